@@ -1,0 +1,28 @@
+# make demo: finetune the shipped model on the built-in scenes, evaluate, report. make test: all tests.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: env demo test clean
+
+env: .venv/.ready
+
+.venv/.ready: setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python >= 3.11 is needed: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+# The peers the tests compare with (torch, diffusers, scikit-image ...) are installed only for the tests.
+.venv/.ready-test: .venv/.ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+demo: env
+	$(BIN)/python main.py --config=configs/multitask.py
+	@echo "look at runs/multitask/report.html"
+
+test: .venv/.ready-test
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf .venv build *.egg-info

@@ -1,0 +1,50 @@
+"""Packaging: `pip install -e .`, with extras for accelerators and for the tests."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "generalist/__init__.py").read_text()).group(1)
+
+setup(
+    name="generalist",
+    version=VERSION,
+    description="One pixel-space diffusion model for depth, segmentation and restoration, in JAX",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["generalist", "generalist.*"]),
+    package_data={"generalist": ["pretrained/scenes/*", "tasks/*.json"]},
+    install_requires=[
+        "absl-py>=2.1",
+        "clu>=0.0.12",
+        "etils[epath]>=1.9",
+        "flax>=0.12,<0.14",
+        "grain>=0.2.12",
+        "jax>=0.10",
+        "ml_collections>=1.0",
+        "numpy>=2.0",
+        "opencv-python-headless>=4.10",
+        "optax>=0.2.5",
+        "orbax-checkpoint>=0.11.20",
+        "pillow>=11",
+        "safetensors>=0.5",
+        "tensorboardX>=2.6",
+        "tensorflow-datasets>=4.9.9",
+    ],
+    extras_require={
+        "cuda12": ["jax[cuda12]>=0.10"],
+        "cuda13": ["jax[cuda13]>=0.10"],
+        "tpu": ["jax[tpu]>=0.10"],
+        "data": ["gcsfs>=2025.1", "scipy>=1.14"],  # gs:// paths, and the .mat files of SIDD and NYU
+        "notebook": ["ipykernel>=6.29", "nbclient>=0.10", "nbformat>=5.10"],
+        # What the tests compare with; nothing of it is imported by the package.
+        "test": [
+            "diffusers>=0.35", "ipykernel>=6.29", "nbclient>=0.10", "nbformat>=5.10", "pytest>=8", "scikit-image>=0.25",
+            "scipy>=1.14", "torch>=2.8", "torchmetrics>=1.7"],
+    },
+    entry_points={"console_scripts": ["generalist=generalist.cli:main"]},
+)
