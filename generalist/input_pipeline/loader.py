@@ -1,0 +1,64 @@
+"""Sources and tasks -> batches whose content is a pure function of (seed, step)."""
+
+from collections.abc import Mapping
+
+import grain
+import numpy as np
+
+from generalist.tasks import Task
+from generalist.tasks.base import resize_image, to_size
+
+Batch = dict[str, np.ndarray]
+
+
+class Encode:
+    """Example -> what the step takes: image uint8 (S, S, 3), target and mask at (s, s), task index."""
+
+    def __init__(self, task: Task, index: int, image_size: int, target_size: int):
+        self.task, self.index, self.image_size, self.target_size = task, index, image_size, target_size
+
+    def __call__(self, example: dict) -> Batch:
+        target = self.task.encode(example["label"], self.target_size)
+        return {"image": fit(example["image"], self.image_size), "target": target.rgb, "mask": target.mask,
+                "task": np.int32(self.index)}
+
+
+def fit(image: np.ndarray, size: int) -> np.ndarray:
+    """uint8 (h, w, 3) -> uint8 (size, size, 3), antialiased."""
+    if image.shape[:2] == (size, size):
+        return image
+    return np.clip(np.rint(resize_image(image.astype(np.float32), to_size(size))), 0, 255).astype(np.uint8)
+
+
+def training_batches(
+        sources: Mapping[str, object], tasks: Mapping[str, Task], weights: Mapping[str, float], *, seed: int,
+        batch_size: int, image_size: int, target_size: int, first_step: int = 0, process: tuple[int, int] = (0, 1),
+        threads: int = 2, prefetch: int = 8) -> grain.DatasetIterator:
+    """Endless shuffled mixture of the tasks, beginning with the batch of step `first_step`.
+
+    Args:
+      sources: {task: random-access source}.
+      tasks: {task: codec}; the order gives the task index.
+      weights: {task: share of the samples}, relative.
+      seed: of the shuffle; every epoch has its own order.
+      batch_size: of all processes together.
+      image_size, target_size: sides of the batch's images and targets.
+      process: (index, count); every process gets an equal, interleaved part of each global batch.
+      threads, prefetch: reader threads, and batches made ahead.
+
+    The global position is all there is to save: batch `k` holds examples `k * batch_size ...` of the global order.
+    """
+    index, count = process
+    if batch_size % count:
+        raise ValueError(f"batch_size {batch_size} is not divisible by {count} processes: choose a multiple of {count}")
+    names = [name for name in tasks if weights.get(name, 0) > 0]
+    parts = [
+        grain.MapDataset.source(sources[name]).seed(seed + i).shuffle().repeat()
+        .map(Encode(tasks[name], list(tasks).index(name), image_size, target_size))
+        for i, name in enumerate(names)]
+    mixed = grain.MapDataset.mix(parts, weights=[weights[name] for name in names])
+    batches = mixed[index::count].batch(batch_size // count)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
+    iterator = iter(batches.to_iter_dataset(options))
+    iterator.set_state({"next_index": first_step})
+    return iterator

@@ -1,0 +1,71 @@
+"""Readers of the official data sets, each in its official layout below one `data_dir`."""
+
+import dataclasses
+from typing import Iterable
+
+from etils import epath
+
+from generalist.input_pipeline.sources.ade20k import ADE20K
+from generalist.input_pipeline.sources.base import DataError, LayoutError, Source, choose, find_root
+from generalist.input_pipeline.sources.coco import COCO
+from generalist.input_pipeline.sources.lol import LOL
+from generalist.input_pipeline.sources.nyu import NYUV2
+from generalist.input_pipeline.sources.rain13k import Rain13K
+from generalist.input_pipeline.sources.sidd import SIDD
+
+SOURCES: dict[str, type[Source]] = {
+    "nyu": NYUV2, "ade20k": ADE20K, "coco": COCO, "sidd": SIDD, "rain13k": Rain13K, "lol": LOL}
+DATASET_OF: dict[str, str] = {task: name for name, source in SOURCES.items() for task in source.TASKS}
+
+
+@dataclasses.dataclass(frozen=True)
+class MissingDataset:
+    """A data set that is not, or not completely, below data_dir."""
+
+    name: str
+    folder: str  # where it was looked for
+    where: str  # where it comes from
+    layout: str
+    absent: tuple[str, ...]  # what was not found below `folder`; empty: the folder itself
+
+
+def open_source(dataset: str, task: str | None, split: str, data_dir, **kwargs) -> Source:
+    """Opens one split ("train"; "val" or "test") of a data set of SOURCES for a task of it (None: its first).
+
+    Raises ValueError for unknown names, LayoutError if the folders are not as LAYOUT says.
+    """
+    return SOURCES[choose("data set", dataset, SOURCES)](data_dir, split, task, **kwargs)
+
+
+def missing(data_dir, names: Iterable[str] = tuple(SOURCES)) -> list[MissingDataset]:
+    """The data sets of `names` that are not complete below `data_dir` (a path, gs://, or None)."""
+    found = (_missing(data_dir, SOURCES[choose("data set", name, SOURCES)]) for name in names)
+    return [dataset for dataset in found if dataset is not None]
+
+
+def _missing(data_dir, source: type[Source]) -> MissingDataset | None:
+    root = find_root(data_dir, source.FOLDERS)
+    absent = () if root is None else tuple(
+        " or ".join(parts) for parts in source.NEEDED if not any((root / part).exists() for part in parts))
+    if root is not None and not absent:
+        return None
+    folder = root or epath.Path(data_dir or "<data_dir>") / source.FOLDERS[0]
+    return MissingDataset(source.NAME, str(folder), source.WHERE, source.LAYOUT, absent)
+
+
+def describe_missing(datasets: list[MissingDataset], data_dir) -> str:
+    """The user's error: what is missing, where it comes from, the layout expected; "" if nothing is."""
+    if not datasets:
+        return ""
+    if not data_dir:
+        head = "no data directory was given: set GENERALIST_DATA_DIR or --config.data_dir to a local path or gs://"
+    elif not epath.Path(data_dir).expanduser().exists():
+        head = f"the data directory {data_dir} does not exist"
+    else:
+        head = f"the data directory {data_dir} is not complete"
+    return "\n\n".join([f"{head}. {len(datasets)} data set(s) missing:", *map(_describe, datasets)])
+
+
+def _describe(dataset: MissingDataset) -> str:
+    absent = f"lacks {', '.join(dataset.absent)}" if dataset.absent else "not found"
+    return f"{dataset.name}: {dataset.folder} {absent}\n  from {dataset.where}\n{dataset.layout}"

@@ -1,0 +1,222 @@
+"""What the readers of the official data sets share: listing, pairing, decoding, and damaged files.
+
+Paths go through `etils.epath`, so that `data_dir` may be a local folder or gs://bucket/folder.
+"""
+
+import difflib
+import os
+import sys
+from typing import Iterable
+
+import cv2
+from etils import epath
+import numpy as np
+
+EVALUATION = ("val", "test")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
+JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
+
+
+class DataError(Exception):
+    """A file is missing, damaged or out of its range: which one, what is wrong, what is allowed."""
+
+    hint = "Set --config.data.on_error=skip to go on without such files: they are counted and reported."
+
+    def __init__(self, path, problem: str, allowed: str):
+        super().__init__(str(path), problem, allowed)  # all three in `args`, so that it survives pickling
+
+    def __str__(self) -> str:
+        path, problem, allowed = self.args
+        return f"{path}: {problem}. {allowed} {self.hint}".rstrip()
+
+
+class LayoutError(DataError):
+    """A whole folder or annotation file is not as it must be; leaving out single files does not help."""
+
+    hint = ""
+
+
+def choose(what: str, value, allowed: Iterable[str]):
+    """Returns `value` if it is allowed, else raises ValueError with the closest match."""
+    allowed = list(allowed)
+    if value in allowed:
+        return value
+    close = difflib.get_close_matches(str(value), allowed, n=1, cutoff=0.4)
+    guess = f" Did you mean {close[0]!r}?" if close else ""
+    raise ValueError(f"unknown {what} {value!r}.{guess} Allowed: {', '.join(allowed)}.")
+
+
+def read_bytes(path: str) -> bytes:
+    """The content of a file; DataError if it cannot be read or is empty."""
+    try:
+        data = epath.Path(path).read_bytes()
+    except OSError as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
+        raise DataError(path, reason, "Every example needs its image and its label.") from error
+    if not data:
+        raise DataError(path, "the file is empty (0 bytes)", "It must be a PNG or JPEG image.")
+    return data
+
+
+def decode(path: str, flags: int) -> np.ndarray:
+    """Reads and decodes one image file by OpenCV; channels in OpenCV's order (BGR)."""
+    data = read_bytes(path)
+    # Some decoders fill the lost part of a cut JPEG with grey and say nothing: look for its end marker.
+    cut = data.startswith(JPEG_START) and data.find(JPEG_END, data.rfind(JPEG_SCAN)) < 0
+    pixels = None if cut else cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    if pixels is None:
+        raise DataError(path, f"cannot be decoded ({len(data)} bytes, cut short or damaged)",
+                        "It must be a PNG or JPEG image.")
+    return pixels
+
+
+def read_image(path: str) -> np.ndarray:
+    """Reads an image as uint8 (h, w, 3) RGB in 0..255.
+
+    An EXIF orientation is ignored: the labels of these data sets lie on the stored pixel grid.
+    """
+    pixels = decode(path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+
+
+def read_map(path: str, dtype: type, what: str) -> np.ndarray:
+    """Reads a label image (h, w) of exactly this dtype, as stored; DataError for any other."""
+    pixels = decode(path, cv2.IMREAD_UNCHANGED)
+    if pixels.dtype != dtype or pixels.ndim != 2:
+        channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+        raise DataError(path, f"{pixels.dtype.itemsize * 8}-bit image with {channels} channel(s)",
+                        f"{what} must be a {np.dtype(dtype).itemsize * 8}-bit PNG with 1 channel.")
+    return pixels
+
+
+def require_same_size(image: np.ndarray, image_path: str, label: np.ndarray, label_path: str) -> None:
+    """DataError unless both lie on one pixel grid."""
+    if image.shape[:2] != label.shape[:2]:
+        (h, w), (label_h, label_w) = image.shape[:2], label.shape[:2]
+        raise DataError(label_path, f"is {label_w}x{label_h} (width x height), but its image {image_path} is {w}x{h}",
+                        "Image and label must have the same size.")
+
+
+def find_root(data_dir, folders: tuple[str, ...]) -> epath.Path | None:
+    """The first of `folders` that exists below `data_dir`, or None."""
+    if not data_dir:
+        return None
+    candidates = (epath.Path(data_dir).expanduser() / folder for folder in folders)
+    return next((path for path in candidates if path.exists()), None)
+
+
+class Source:
+    """Random access to one split of one data set: picklable, deterministic, read on demand.
+
+    `source[i]` is {"image": uint8 (h, w, 3) RGB, "label": the form of the task, "key": str}.
+    A subclass states the class attributes, fills `items` in `index()` and reads one in `read()`.
+
+    Args:
+      data_dir: local path or gs:// of the folder that holds the data set's folder.
+      split: one of SPLITS; "val" and "test" both open the one evaluation set that each data set publishes.
+      task: one of TASKS (default: the first).
+      on_error: "raise" the DataError of a damaged example, or "skip" it: the next readable example
+        takes its place, always the same one, `skipped` counts its file and stderr names it once.
+    """
+
+    NAME: str  # the key in SOURCES
+    TASKS: tuple[str, ...]
+    SPLITS: dict[str, str]  # split -> its folder or name on disk
+    EVAL_SPLIT: str
+    FOLDERS: tuple[str, ...]  # accepted names below data_dir; the first is the one we recommend
+    WHERE: str  # where it comes from, under which terms
+    LAYOUT: str  # what must lie below data_dir
+    NEEDED: tuple[tuple[str, ...], ...]  # below the folder, one of each tuple must exist
+    USUAL: dict[str, int]  # split -> usual number of examples: printed when another, never required
+
+    def __init__(self, data_dir, split: str = "train", task: str | None = None, on_error: str = "raise"):
+        self.task = choose(f"task of {self.NAME}", task or self.TASKS[0], self.TASKS)
+        split = choose(f"split of {self.NAME}", split, dict.fromkeys([*self.SPLITS, *EVALUATION]))
+        self.split = self.EVAL_SPLIT if split in EVALUATION else split
+        self.on_error = choose("on_error", on_error, ("raise", "skip"))
+        self._skipped: set[str] = set()
+        root = find_root(data_dir, self.FOLDERS)
+        if root is None:
+            problem = f"holds no folder {' or '.join(self.FOLDERS)}"
+            raise LayoutError(data_dir or "data_dir", problem, self.expected_layout())
+        self.root = str(root)
+        self.items = self.index()
+        self._report_count(self.split, len(self))
+
+    def index(self) -> list:
+        """Lists the examples: (key, image path, label path) each."""
+        raise NotImplementedError
+
+    def read_label(self, path: str) -> np.ndarray:
+        """Reads one label; that of a restoration task is the clean image."""
+        return read_image(path)
+
+    def read(self, index: int) -> dict:
+        """Reads example `index` or raises DataError."""
+        key, image_path, label_path = self.items[index]
+        image, label = read_image(image_path), self.read_label(label_path)
+        require_same_size(image, image_path, label, label_path)
+        return {"image": image, "label": label, "key": key}
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> dict:
+        count = len(self)
+        first = range(count)[index]  # negative indices and IndexError as a list has them
+        for step in range(count):
+            try:
+                return self.read((first + step) % count)
+            except DataError as error:
+                self._skip(error)
+        problem = f"none of the {count} examples of {self.split} can be read"
+        raise LayoutError(self.root, problem, self.expected_layout())
+
+    @property
+    def skipped(self) -> int:
+        """Number of damaged files that this process has met and left out."""
+        return len(self._skipped)
+
+    @classmethod
+    def expected_layout(cls) -> str:
+        return f"{cls.NAME} comes from {cls.WHERE} Layout expected below data_dir:\n{cls.LAYOUT}"
+
+    def files(self, folder: str, pattern: str = "*", strip: str = "") -> dict[str, str]:
+        """Image files of `folder` (below the root): {relative path without suffix and `strip`: full path}."""
+        base = epath.Path(self.root) / folder
+        found: dict[str, str] = {}
+        for path in map(str, base.glob(pattern) if base.exists() else ()):
+            # Plain strings: path objects double the time, and some data sets have 200,000 files.
+            stem, suffix = os.path.splitext(path[len(str(base)) + 1:])
+            if suffix.lower() in IMAGE_SUFFIXES and not os.path.basename(stem).startswith("."):
+                key = stem.replace(strip, "")
+                if key in found:
+                    raise LayoutError(path, f"has the same name as {found[key]}", "Keep one of them.")
+                found[key] = path
+        if not found:
+            state = f"holds no image {pattern}" if base.exists() else "no such folder"
+            raise LayoutError(base, state, self.expected_layout())
+        return found
+
+    def pair(self, images: dict[str, str], labels: dict[str, str]) -> list[tuple[str, str, str]]:
+        """Joins images and labels by name, sorted; a half without its twin is a DataError."""
+        for key in sorted(images.keys() ^ labels.keys()):
+            half, lost, others = (images, "label", labels) if key in images else (labels, "image", images)
+            self._skip(DataError(half[key], f"has no {lost}: none is named like {key!r}",
+                                 f"A {lost} such as {min(others.values())} must exist."))
+        return [(key, images[key], labels[key]) for key in sorted(images.keys() & labels.keys())]
+
+    def _skip(self, error: DataError) -> None:
+        path, problem, _ = error.args
+        if self.on_error == "raise" or isinstance(error, LayoutError):
+            raise error
+        if path not in self._skipped:
+            self._skipped.add(path)
+            print(f"{self.NAME}: skipped {path}: {problem}", file=sys.stderr)
+
+    def _report_count(self, split: str, count: int) -> None:
+        if not count:
+            raise LayoutError(self.root, f"no complete example of {split}", self.expected_layout())
+        usual = self.USUAL.get(split, count)
+        if count != usual:
+            print(f"{self.NAME}/{split}: {count} examples in {self.root} (usually {usual})", file=sys.stderr)

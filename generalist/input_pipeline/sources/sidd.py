@@ -1,0 +1,136 @@
+"""SIDD: photographs of smartphones with real noise, and their noise-free twins."""
+
+import functools
+import threading
+
+from etils import epath
+import numpy as np
+
+from generalist.input_pipeline.sources.base import LayoutError, Source
+
+PRE_CUT, FRAMES = "train/input", "SIDD_Medium_Srgb/Data"
+NOISY_BLOCKS, CLEAN_BLOCKS = "ValidationNoisyBlocksSrgb", "ValidationGtBlocksSrgb"
+CROP_SIDE = (256, 512)  # smallest and largest side of a training crop, pixels
+_loading = threading.Lock()
+
+
+def scipy_io():
+    """The module scipy.io; ImportError with the command that installs it."""
+    try:
+        import scipy.io  # only the validation blocks need it
+    except ImportError as error:
+        raise ImportError("the validation blocks of SIDD are .mat files: pip install scipy") from error
+    return scipy.io
+
+
+def block_shape(path: str, variable: str) -> tuple[int, ...]:
+    """Shape (scenes, blocks, h, w, 3) of the uint8 array `variable`, from the header of a v5 .mat file."""
+    io, allowed = scipy_io(), f"It must be a version 5 .mat file with {variable}, uint8 (40, 32, 256, 256, 3)."
+    try:
+        with epath.Path(path).open("rb") as file:
+            variables = {name: (shape, dtype) for name, shape, dtype in io.whosmat(file)}
+    except Exception as error:  # scipy raises many kinds: NotImplementedError for v7.3, ValueError, zlib.error, ...
+        raise LayoutError(path, f"cannot be read ({error})", allowed) from error
+    shape, dtype = variables.get(variable, ((), "absent"))
+    if len(shape) != 5 or shape[-1] != 3 or dtype != "uint8":
+        raise LayoutError(path, f"{variable} is {dtype} {shape}", allowed)
+    return shape
+
+
+@functools.lru_cache(maxsize=2)
+def _load_blocks(path: str, variable: str) -> np.ndarray:
+    io = scipy_io()
+    try:
+        with epath.Path(path).open("rb") as file:
+            return io.loadmat(file, variable_names=[variable])[variable]
+    except Exception as error:
+        raise LayoutError(path, f"cannot be read ({error})", "The file is damaged: get it again.") from error
+
+
+def load_blocks(path: str, variable: str) -> np.ndarray:
+    """All blocks of one file, kept in memory (252 MB each); the lock lets many threads load it once."""
+    with _loading:
+        return _load_blocks(path, variable)
+
+
+class SIDD(Source):
+    """Denoising. Image: noisy; label: clean, both uint8 (h, w, 3) sRGB.
+
+    train reads pre-cut patches (train/{input,groundtruth}) where they exist. Otherwise it cuts
+    `crops_per_frame` square crops of 256 to 512 pixels from each full frame; place and side depend on
+    the index alone. A PNG cannot be decoded in part, so each such crop decodes two frames of about
+    5000x3000 pixels, which is slow: cut patches beforehand for real training.
+    val is the 1,280 official blocks of 256x256, keys "<scene>_<block>" counted from 0.
+    """
+
+    NAME = "sidd"
+    TASKS = ("denoise",)
+    SPLITS = {"train": "train", "val": "val"}
+    EVAL_SPLIT = "val"
+    FOLDERS = ("sidd", "denoise", "SIDD")
+    WHERE = "www.eecs.yorku.ca (Smartphone Image Denoising Dataset: SIDD-Medium sRGB, and the sRGB validation blocks)."
+    LAYOUT = """\
+  sidd/train/{input,groundtruth}/<name>.png                     pre-cut patches (sidd may be called denoise), or
+  sidd/SIDD_Medium_Srgb/Data/<scene>/<n>_NOISY_SRGB_<m>.PNG     the full frames,
+  sidd/SIDD_Medium_Srgb/Data/<scene>/<n>_GT_SRGB_<m>.PNG        each with its clean twin
+  sidd/ValidationNoisyBlocksSrgb.mat                            also below sidd/val/
+  sidd/ValidationGtBlocksSrgb.mat"""
+    NEEDED = ((PRE_CUT, FRAMES), *((f"{name}.mat", f"val/{name}.mat") for name in (NOISY_BLOCKS, CLEAN_BLOCKS)))
+    USUAL = {"train": 96_000, "val": 1_280}  # 320 pairs of frames with 300 patches each
+
+    def __init__(self, data_dir, split: str = "train", task: str | None = None, on_error: str = "raise", *,
+                 crops_per_frame: int = 300):
+        self._crops_per_frame = crops_per_frame
+        self._crops: int | None = None  # examples cut from one item; None: items are read whole
+        super().__init__(data_dir, split, task, on_error)
+
+    def index(self) -> list[tuple]:
+        if self.split == "val":
+            return self._blocks()
+        if (epath.Path(self.root) / PRE_CUT).exists():
+            return self.pair(self.files(PRE_CUT), self.files("train/groundtruth"))
+        self._crops = self._crops_per_frame
+        return self.pair(self.files(FRAMES, "*/*NOISY_SRGB_*", strip="NOISY_"),
+                         self.files(FRAMES, "*/*GT_SRGB_*", strip="GT_"))
+
+    def __len__(self) -> int:
+        return len(self.items) * (self._crops or 1)
+
+    def read(self, index: int) -> dict:
+        if self.split == "val":
+            return self._read_block(*self.items[index])
+        crop, item = divmod(index, len(self.items))  # neighbours differ in their frame: one damaged frame is one step
+        example = super().read(item)
+        if self._crops is None:
+            return example
+        window = crop_window(example["image"].shape[:2], index)
+        # Copies, so that the full frames are freed.
+        return {"image": example["image"][window].copy(), "label": example["label"][window].copy(),
+                "key": f"{example['key']}_{crop}"}
+
+    def _blocks(self) -> list[tuple[str, int, int]]:
+        self._mat = tuple((self._mat_path(name), name) for name in (NOISY_BLOCKS, CLEAN_BLOCKS))
+        noisy, clean = (block_shape(*mat) for mat in self._mat)
+        if noisy != clean:
+            problem = f"has the shape {clean}, the noisy blocks {noisy}"
+            raise LayoutError(self._mat[1][0], problem, "Both must be equal.")
+        return [(f"{scene:04d}_{block:02d}", scene, block) for scene in range(noisy[0]) for block in range(noisy[1])]
+
+    def _mat_path(self, name: str) -> str:
+        candidates = [epath.Path(self.root) / folder / f"{name}.mat" for folder in ("", "val")]
+        for path in candidates:
+            if path.exists():
+                return str(path)
+        raise LayoutError(candidates[0], "no such file", self.expected_layout())
+
+    def _read_block(self, key: str, scene: int, block: int) -> dict:
+        noisy, clean = (load_blocks(*mat)[scene, block] for mat in self._mat)
+        return {"image": np.ascontiguousarray(noisy), "label": np.ascontiguousarray(clean), "key": key}
+
+
+def crop_window(size: tuple[int, int], index: int) -> tuple[slice, slice]:
+    """A random square window inside (h, w), of side CROP_SIDE where it fits: a pure function of the index."""
+    rng = np.random.default_rng(index)
+    side = min(int(rng.integers(CROP_SIDE[0], CROP_SIDE[1] + 1)), *size)
+    top, left = (int(rng.integers(length - side + 1)) for length in size)
+    return slice(top, top + side), slice(left, left + side)
