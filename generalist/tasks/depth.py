@@ -1,0 +1,94 @@
+"""Metric depth as a grey image: black is 0 m, white is `max_depth`."""
+
+import dataclasses
+
+import cv2
+import numpy as np
+
+from generalist.tasks import base
+
+
+@dataclasses.dataclass(frozen=True)
+class DepthPrediction:
+    """Attributes: depth float32 (h, w) metres; confidence float32 (h, w) in [0, 1], 1 - spread of the channels."""
+
+    depth: np.ndarray
+    confidence: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Depth(base.Task):
+    """Painter's linear grey code of metric depth, in floating point: depth / max_depth in all three channels.
+
+    Labels are float (h, w) metres with 0 = unknown. The round trip is exact to 1e-5 m for depths in
+    0.001..max_depth metres; larger depths saturate. Painter itself rounds to 8 bits, steps of 39 mm.
+
+    Attributes:
+      max_depth: metres painted white.
+    """
+
+    name: str = "depth"
+    prompt: str = "Performance depth estimation"
+    protocol: str = "nyu-eigen-metric"
+    max_depth: float = 10.0
+
+    def encode(self, label: np.ndarray, size: base.Size) -> base.Target:
+        """float (h, w) metres -> grey Target; unknown pixels are black, masked, and never blend into others."""
+        depth = base.check_map(self.name, label, "f", "a float map of metres").astype(np.float32)
+        if not np.all(depth >= 0) or np.isinf(depth).any():
+            raise ValueError(f"Task '{self.name}': depth must be finite and >= 0 metres (0 = unknown), got values "
+                             f"in {depth.min()}..{depth.max()}.")
+        # Painter counts less than 1e-4 of the range (1 mm of 10 m) as missing.
+        valid = depth >= 1e-4 * self.max_depth
+        depth, valid = _resize_valid(np.minimum(depth, self.max_depth), valid, base.to_size(size))
+        grey = (depth * (2.0 / self.max_depth) - 1.0).astype(np.float32)
+        return base.Target(np.repeat(grey[..., None], 3, axis=-1), valid.astype(np.float32)[..., None])
+
+    def decode(self, rgb: np.ndarray, size: base.Size | None = None) -> DepthPrediction:
+        """float (h, w, 3) in [-1, 1] -> metres at `size`: mean of the clipped channels, then bilinear."""
+        unit = np.clip((base.check_image(self.name, rgb, np.float32).astype(np.float32) + 1.0) / 2.0, 0.0, 1.0)
+        size = rgb.shape[:2] if size is None else base.to_size(size)
+        depth = base.resize_bilinear(unit.mean(-1) * np.float32(self.max_depth), size)
+        confidence = base.resize_bilinear(1.0 - (unit.max(-1) - unit.min(-1)), size)
+        return DepthPrediction(depth, confidence)
+
+    def label_of(self, prediction: DepthPrediction) -> np.ndarray:
+        """float32 (h, w) metres."""
+        return prediction.depth
+
+    def metric(self):
+        """`generalist.metrics.DepthMetric` with this task's protocol."""
+        from generalist import metrics
+        return metrics.DepthMetric(protocol=self.protocol)
+
+    def legend(self) -> tuple[float, float, str]:
+        """(value of the darkest colour, value of the brightest, unit) of `render`."""
+        return 0.0, self.max_depth, "m"
+
+    def render(self, prediction_or_label: DepthPrediction | np.ndarray, vmin: float | None = None,
+               vmax: float | None = None) -> np.ndarray:
+        """Metres -> uint8 (h, w, 3) in the perceptually uniform colours "inferno"; unknown pixels are black.
+
+        The scale is 0..max_depth unless `vmin` and `vmax` (metres) say otherwise; values outside saturate.
+        """
+        depth = getattr(prediction_or_label, "depth", prediction_or_label)
+        vmin, vmax = 0.0 if vmin is None else vmin, self.max_depth if vmax is None else vmax
+        if not vmin < vmax:
+            raise ValueError(f"render needs vmin < vmax, got vmin={vmin} and vmax={vmax} metres.")
+        grey = np.round(255 * np.clip((depth - vmin) / (vmax - vmin), 0.0, 1.0)).astype(np.uint8)
+        colours = cv2.applyColorMap(grey, cv2.COLORMAP_INFERNO)[..., ::-1]
+        return np.where((depth > 0)[..., None], colours, 0).astype(np.uint8)
+
+
+def _resize_valid(depth: np.ndarray, valid: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of the valid pixels of each output pixel's area, or nearest where an axis grows; invalid where none is.
+
+    Returns depth float32 `size`, 0 where invalid, and valid bool `size`.
+    """
+    depth = np.where(valid, depth, 0.0)
+    if size[0] > depth.shape[0] or size[1] > depth.shape[1] or size == depth.shape:
+        return base.resize_nearest(depth, size), base.resize_nearest(valid, size)
+    weight = base.resize_area(valid.astype(np.float32), size)
+    mean = base.resize_area(depth, size) / np.maximum(weight, 1e-6)
+    valid = weight > 1e-6
+    return np.where(valid, mean, 0.0).astype(np.float32), valid

@@ -1,0 +1,56 @@
+"""Restoration: the clean image itself is what the model paints."""
+
+import dataclasses
+
+import numpy as np
+
+from generalist.tasks import base
+
+
+@dataclasses.dataclass(frozen=True)
+class RestorationPrediction:
+    """A restored image.
+
+    Attributes:
+      image: uint8 (h, w, 3).
+      confidence: float32 (h, w) in [0, 1]: 1 minus how far the strongest channel left [-1, 1] before it was clipped.
+    """
+
+    image: np.ndarray
+    confidence: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Restoration(base.Task):
+    """Denoising, deraining, light enhancement: labels are clean images, uint8 (h, w, 3).
+
+    At the label's own size the round trip is exact. Resizing takes the area mean where the image shrinks and bicubic
+    where it grows (Painter's training targets are resized by nearest neighbour, which aliases; that is not copied).
+    """
+
+    def encode(self, label: np.ndarray, size: base.Size) -> base.Target:
+        """uint8 (h, w, 3) -> Target; every pixel counts."""
+        image = base.check_image(self.name, label, np.uint8)
+        levels = base.resize_image(image.astype(np.float32), base.to_size(size))
+        return base.Target(base.from_levels(np.clip(levels, 0.0, 255.0)), np.ones((*levels.shape[:2], 1), np.float32))
+
+    def decode(self, rgb: np.ndarray, size: base.Size | None = None) -> RestorationPrediction:
+        """float (h, w, 3) in [-1, 1] -> image at `size`, rounded to the nearest of the 256 levels."""
+        overshoot = np.abs(base.check_image(self.name, rgb, np.float32)).max(-1) - 1.0
+        size = rgb.shape[:2] if size is None else base.to_size(size)
+        levels = base.resize_image(base.to_levels(self.name, rgb), size)
+        confidence = base.resize_bilinear((1.0 - np.clip(overshoot, 0.0, 1.0)).astype(np.float32), size)
+        return RestorationPrediction(np.round(np.clip(levels, 0.0, 255.0)).astype(np.uint8), confidence)
+
+    def label_of(self, prediction: RestorationPrediction) -> np.ndarray:
+        """uint8 (h, w, 3)."""
+        return prediction.image
+
+    def metric(self):
+        """`generalist.metrics.ImageQuality` with this task's protocol."""
+        from generalist import metrics
+        return metrics.ImageQuality(protocol=self.protocol)
+
+    def render(self, prediction_or_label: RestorationPrediction | np.ndarray) -> np.ndarray:
+        """The image itself, uint8 (h, w, 3)."""
+        return getattr(prediction_or_label, "image", prediction_or_label)
