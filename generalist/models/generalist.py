@@ -1,0 +1,99 @@
+"""The whole model: image encoder, text encoder and the pixel-space UNet they condition."""
+
+from typing import NamedTuple
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+
+from generalist.models import layers
+from generalist.models.text_encoder import TextEncoder
+from generalist.models.unet import UNet
+from generalist.models.vision_transformer import VisionTransformer
+
+TIMESTEP_SCALE = 999.0  # t in [0, 1] -> the timestep units of the pre-trained UNet
+
+
+class Condition(NamedTuple):
+    """What the UNet knows of image and prompt; computed once a sample.
+
+    context: list of (keys, values) of every cross-attention, each (b, n, heads, d).
+    image: (b, s, s, 3) image at the target resolution where it is concatenated, else None.
+    features: (b, g, g, d) L2-normalised encoder features where they are injected, else None.
+    pooled: (b, d) mean prompt token where the UNet takes it, else None.
+    """
+
+    context: list
+    image: jax.Array | None
+    features: jax.Array | None
+    pooled: jax.Array | None
+
+
+class GeneralistModel(nnx.Module):
+    """Image + prompt -> RGB target, by diffusion in pixel space (arXiv 2407.00503).
+
+    Args:
+        unet, image_encoder, text_encoder: keyword arguments of `UNet`, `VisionTransformer`,
+            `TextEncoder`; the UNet's widths that depend on the encoders are filled in here.
+        target_size: side of the target, in pixels.
+        concatenate_image: append the image to x_t at `conv_in`.
+        aligned_features: add the encoder's token grid to every level of the UNet.
+        pooled_text: add the mean prompt token to the time embedding.
+        dtype: computation; parameters are float32.
+    """
+
+    def __init__(
+            self, *, unet: dict, image_encoder: dict, text_encoder: dict, target_size=128,
+            concatenate_image=False, aligned_features=False, pooled_text=False, dtype=jnp.float32, rngs: nnx.Rngs):
+        kw = {"rngs": rngs, "dtype": dtype}
+        self.image_encoder = VisionTransformer(**image_encoder, **kw)
+        self.text_encoder = TextEncoder(**text_encoder, **kw)
+        text_dim, image_dim, context_dim = text_encoder["dim"], image_encoder["dim"], unet["context_dim"]
+        self.unet = UNet(
+                in_channels=6 if concatenate_image else 3, aligned=image_dim if aligned_features else 0,
+                pooled_text=text_dim if pooled_text else 0, **unet, **kw)
+        self.image_projection = layers.linear(image_dim, context_dim, **kw)
+        # A text encoder of the UNet's own width is the one it was pre-trained with: no projection then.
+        self.text_projection = layers.linear(text_dim, context_dim, **kw) if text_dim != context_dim else None
+        self.image_size, self.target_size = image_encoder["image_size"], target_size
+        self.concatenate_image, self.aligned_features, self.pooled_text = concatenate_image, aligned_features, pooled_text
+
+    def encode(self, image, text, *, keep_image=None, keep_text=None) -> Condition:
+        """Image and prompt tokens -> condition.
+
+        Args:
+            image: (b, S, S, 3) float32 in [-1, 1], any S; resized to what the parts need.
+            text: (b, n, d) prompt tokens of `encode_text`.
+            keep_image, keep_text: (b,) 0 or 1; 0 hides that condition (classifier-free guidance).
+        """
+        keep = lambda x, k: x if k is None else x * k.reshape(-1, *[1] * (x.ndim - 1)).astype(x.dtype)
+        image, text = keep(image, keep_image), keep(text, keep_text)
+        tokens = self.image_encoder(resize(image, self.image_size))
+        context = [keep(self.image_projection(tokens), keep_image),
+                              text if self.text_projection is None else keep(self.text_projection(text), keep_text)]
+        features = None
+        if self.aligned_features:
+            grid = self.image_size // self.image_encoder.patch
+            normalised = tokens / (jnp.linalg.norm(tokens.astype(jnp.float32), axis=-1, keepdims=True) + 1e-6)
+            # Times sqrt(d): unit variance a channel, the scale the UNet's own activations have.
+            features = keep(normalised * tokens.shape[-1] ** 0.5, keep_image).reshape(len(tokens), grid, grid, -1)
+        return Condition(
+                context=self.unet.context(jnp.concatenate(context, axis=1)),
+                image=resize(image, self.target_size) if self.concatenate_image else None,
+                features=features, pooled=text.mean(1) if self.pooled_text else None)
+
+    def denoise(self, x_t, t, condition: Condition):
+        """x_t (b, s, s, 3), t (b,) in [0, 1] (1 is pure noise) -> prediction (b, s, s, 3) float32."""
+        x = x_t if condition.image is None else jnp.concatenate([x_t, condition.image], axis=-1)
+        return self.unet(x, t * TIMESTEP_SCALE, condition.context, pooled=condition.pooled, features=condition.features)
+
+    def encode_text(self, ids):
+        """Word ids (k, n) int32 -> prompt tokens (k, n, d)."""
+        return self.text_encoder(ids)
+
+
+def resize(image, size: int):
+    """(b, S, S, c) -> (b, size, size, c), antialiased; the identity at the same size."""
+    if image.shape[1:3] == (size, size):
+        return image
+    return jax.image.resize(image, (image.shape[0], size, size, image.shape[-1]), "cubic")

@@ -1,0 +1,105 @@
+"""Layers shared by the UNet and the encoders. Parameters are float32, computation is in `dtype`."""
+
+import math
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+
+zeros = nnx.initializers.zeros_init()
+
+
+class Keys:
+    """The keys that `nnx.Rngs(seed)` hands to initialisers, bit for bit.
+
+    It counts in Python: the traced counter of `nnx.Rngs` makes tracing quadratic in the number of parameters.
+    """
+
+    def __init__(self, seed: int):
+        self._root, self._count = jax.random.key(seed), 0
+
+    def params(self) -> jax.Array:
+        """The next key."""
+        self._count += 1
+        return jax.random.fold_in(self._root, self._count - 1)
+
+
+def linear(d_in: int, d_out: int, *, rngs, dtype, use_bias=True, zero_init=False) -> nnx.Linear:
+    """Dense layer; `zero_init` makes it output zero, for parts that are new beside pre-trained ones."""
+    init = {"kernel_init": zeros} if zero_init else {}
+    return nnx.Linear(d_in, d_out, use_bias=use_bias, dtype=dtype, rngs=rngs, **init)
+
+
+def conv(c_in: int, c_out: int, size: int, *, rngs, dtype, stride=1, zero_init=False) -> nnx.Conv:
+    """NHWC convolution with torch's symmetric padding `size // 2`."""
+    init = {"kernel_init": zeros} if zero_init else {}
+    return nnx.Conv(
+            c_in, c_out, (size, size), strides=stride, padding=size // 2, dtype=dtype, rngs=rngs, **init)
+
+
+class GroupNorm(nnx.Module):
+    """Group normalisation over (h, w, channels of the group), optionally followed by SiLU.
+
+    Computed in the folded form: one pass for the per-channel sums, then one multiply-add; the
+    statistics are float32. Equals Wu & He (2018) with population variance.
+    """
+
+    def __init__(self, channels: int, *, groups: int = 32, epsilon: float = 1e-5, dtype=jnp.float32):
+        if channels % groups:
+            raise ValueError(f"{channels} channels cannot be split into {groups} groups: choose a divisor of {channels}")
+        self.scale = nnx.Param(jnp.ones((channels,), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((channels,), jnp.float32))
+        self.groups, self.epsilon, self.dtype = groups, epsilon, dtype
+
+    def __call__(self, x, *, silu: bool = False):
+        """x (b, h, w, c) -> (b, h, w, c)."""
+        b, h, w, c = x.shape
+        x32 = x.astype(jnp.float32)
+        sums = jnp.stack([x32.sum((1, 2)), jnp.square(x32).sum((1, 2))])  # (2, b, c)
+        sums = sums.reshape(2, b, self.groups, c // self.groups).sum(-1) / (h * w * c // self.groups)
+        mean, var = sums[0], jnp.maximum(sums[1] - jnp.square(sums[0]), 0.0)
+        per_channel = lambda s: jnp.repeat(s, c // self.groups, axis=-1)
+        scale = per_channel(jax.lax.rsqrt(var + self.epsilon)) * self.scale[...]
+        shift = self.bias[...] - per_channel(mean) * scale
+        y = x32 * scale[:, None, None] + shift[:, None, None]
+        return (jax.nn.silu(y) if silu else y).astype(self.dtype)
+
+
+def timestep_embedding(timesteps, dim: int, max_period: float = 10_000.0):
+    """Sinusoidal features (b,) -> (b, dim), cosines first, as Stable Diffusion orders them."""
+    half = dim // 2
+    frequencies = jnp.exp(-math.log(max_period) * jnp.arange(half, dtype=jnp.float32) / half)
+    angles = timesteps.astype(jnp.float32)[:, None] * frequencies
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+def position_embedding(h: int, w: int, dim: int):
+    """2-D sin-cos features (h, w, dim) of pixel centres in [0, 1], frequencies pi, 2 pi, 4 pi, ..."""
+    bands = dim // 4
+    frequencies = math.pi * 2.0 ** jnp.arange(bands)
+    features = []
+    for size, shape in ((h, (h, 1, bands)), (w, (1, w, bands))):
+        angles = ((jnp.arange(size) + 0.5) / size)[:, None] * frequencies
+        angles = jnp.broadcast_to(angles.reshape(shape), (h, w, bands))
+        features += [jnp.sin(angles), jnp.cos(angles)]
+    return jnp.concatenate(features, axis=-1)
+
+
+def patchify(x, patch: int):
+    """Space to depth: (b, h, w, c) -> (b, h / patch, w / patch, patch * patch * c)."""
+    b, h, w, c = x.shape
+    x = x.reshape(b, h // patch, patch, w // patch, patch, c).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(b, h // patch, w // patch, patch * patch * c)
+
+
+def unpatchify(x, patch: int):
+    """Depth to space, the inverse of `patchify`."""
+    b, h, w, c = x.shape
+    x = x.reshape(b, h, w, patch, patch, c // (patch * patch)).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(b, h * patch, w * patch, c // (patch * patch))
+
+
+def upsample(x):
+    """Nearest 2x by broadcasting, which XLA handles far better than a gather or a resize."""
+    b, h, w, c = x.shape
+    return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)

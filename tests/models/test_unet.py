@@ -1,0 +1,151 @@
+"""The UNet's options beside Stable Diffusion's: they begin as nothing, and its variants."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from generalist.models import parameters
+from generalist.models.layers import Keys
+from generalist.models.unet import TransformerBlock, UNet
+
+PLAIN = {"channels": (8, 16), "layers_per_block": 1, "attention_levels": (False, False), "context_dim": 8, "heads": 2,
+         "groups": 4, "patch": 2}
+OPTIONS = {"position": True, "pooled_text": 6, "aligned": 5, "refine": 4}
+NEW = ("position.", "pooled_text.", "aligned.", "refine.")
+OPENING = {"position": "position.kernel", "pooled_text": "pooled_text.kernel", "aligned": "aligned.1.kernel",
+           "refine": "refine.conv2.kernel"}  # what has to leave zero for the option to act
+
+
+def make(**settings):
+    return lambda: UNet(**settings, rngs=Keys(0))
+
+
+def runner(graphdef, jit):
+    def forward(params, x, t, tokens, pooled, features):
+        model = parameters.merge(graphdef, params)
+        return model(x, t, model.context(tokens), pooled=pooled, features=features)
+
+    return jit(forward)
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    rng = np.random.default_rng(1)
+    normal = lambda *shape: rng.standard_normal(shape, np.float32)
+    return {"x": normal(2, 16, 16, 3), "t": np.array([0.0, 999.0], np.float32), "tokens": normal(2, 5, 8),
+            "pooled": normal(2, 6), "features": normal(2, 2, 2, 5)}
+
+
+@pytest.fixture(scope="module")
+def optional(quick_jit, random_weights):
+    """(function, weights) of the UNet with every option; the new weights are as they are initialised."""
+    graphdef, weights = random_weights(make(**PLAIN, **OPTIONS))
+    weights = {path: value for path, value in weights.items() if not path.startswith(NEW)}
+    new = quick_jit(lambda: {
+        path: x for path, x in parameters.split(make(**PLAIN, **OPTIONS)())[1].items() if path.startswith(NEW)})()
+    return runner(graphdef, quick_jit), weights | new
+
+
+def test_options_leave_the_pretrained_function_unchanged(optional, inputs, quick_jit):
+    forward, weights = optional
+    graphdef, shapes = parameters.abstract(make(**PLAIN))
+    assert set(shapes) == {path for path in weights if not path.startswith(NEW)}
+    plain = runner(graphdef, quick_jit)({path: weights[path] for path in shapes}, **inputs)
+    assert plain.shape == (2, 16, 16, 3)
+    np.testing.assert_allclose(forward(weights, **inputs), plain, atol=1e-6)
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_acts_once_its_weights_leave_zero(optional, inputs, option):
+    forward, weights = optional
+    opened = weights | {OPENING[option]: np.full_like(weights[OPENING[option]], 0.1)}
+    assert not weights[OPENING[option]].any()
+    assert np.abs(forward(opened, **inputs) - forward(weights, **inputs)).max() > 1e-3
+
+
+def test_time_and_tokens_matter(optional, inputs):
+    forward, weights = optional
+    base = forward(weights, **inputs)
+    assert np.abs(forward(weights, **dict(inputs, t=inputs["t"] + 50)) - base).max() > 1e-3
+    assert np.abs(forward(weights, **dict(inputs, tokens=-inputs["tokens"])) - base).max() > 1e-3
+
+
+@pytest.mark.parametrize("settings", [
+    pytest.param({"attention_levels": (True, False)}, id="A"),
+    pytest.param({"attention_levels": (False, True)}, id="C"),
+    pytest.param({"attention_levels": (True, False), "window": 4}, id="W"),
+    pytest.param({"attention_levels": (True, False), "patch": 2, "refine": 4}, id="E"),
+])
+def test_variants_keep_the_shape_and_have_the_attention_they_say(settings):
+    settings = {"channels": (8, 8), "layers_per_block": 1, "context_dim": 8, "heads": 2, "groups": 4} | settings
+
+    def forward(x, t, tokens):
+        model = make(**settings)()
+        context = model.context(tokens)
+        return model(x, t, context), context
+
+    shaped = jax.ShapeDtypeStruct
+    out, context = jax.eval_shape(
+        forward, shaped((2, 16, 32, 3), jnp.float32), shaped((2,), jnp.float32), shaped((2, 5, 8), jnp.float32))
+    assert out.shape == (2, 16, 32, 3) and out.dtype == jnp.float32
+    # One transformer a layer on the way down, one in the middle, two on the way up.
+    assert len(context) == 3 * sum(settings["attention_levels"]) + 1
+    assert {k.shape for k, _ in context} == {(2, 5, 2, 4)}
+
+
+def test_windows_must_divide_the_grid():
+    model = make(**dict(PLAIN, patch=1, attention_levels=(True, False), window=4))
+    forward = lambda x: (unet := model())(x, jnp.zeros(1), unet.context(jnp.zeros((1, 5, 8))))
+    with pytest.raises(ValueError, match="a 10x12 grid cannot be cut into windows of 4: choose a divisor of both"):
+        jax.eval_shape(forward, jax.ShapeDtypeStruct((1, 10, 12, 3), jnp.float32))
+
+
+def test_attention_levels_must_cover_the_channels():
+    with pytest.raises(ValueError, match=r"attention_levels has 1 entries for 2 levels: \(True,\)"):
+        make(**dict(PLAIN, attention_levels=(True,)))()
+
+
+@pytest.fixture(scope="module")
+def self_attention():
+    """(grid (h, w, 8), window, shift) -> the same grid after the self-attention of a transformer block."""
+    block = TransformerBlock(8, 8, 2, window=None, shift=False, rngs=nnx.Rngs(0), dtype=jnp.float32)
+
+    def run(grid, window, shift=False):
+        block.window, block.shift = window, shift
+        h, w, c = grid.shape
+        return np.asarray(block._self_attention(jnp.asarray(grid).reshape(1, h * w, c), h, w)).reshape(h, w, c)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def grid():
+    return np.random.default_rng(0).standard_normal((8, 8, 8), np.float32)
+
+
+def test_a_window_that_covers_the_grid_is_global_attention(self_attention, grid):
+    for shift in (False, True):
+        np.testing.assert_array_equal(self_attention(grid, 8, shift), self_attention(grid, None))
+
+
+def test_windowed_attention_is_global_attention_on_each_tile(self_attention, grid):
+    out = self_attention(grid, 4)
+    for rows in (slice(0, 4), slice(4, 8)):
+        for columns in (slice(0, 4), slice(4, 8)):
+            np.testing.assert_allclose(out[rows, columns], self_attention(grid[rows, columns], None), atol=1e-5)
+    assert np.abs(out - self_attention(grid, None)).max() > 1e-3
+
+
+def test_shifted_windows_lie_between_the_others(self_attention, grid):
+    """Moved by half a window: the tile in the middle of the grid is one of them."""
+    out = self_attention(grid, 4, shift=True)
+    np.testing.assert_allclose(out[2:6, 2:6], self_attention(grid[2:6, 2:6], None), atol=1e-5)
+    corners = np.roll(grid, (2, 2), (0, 1))[:4, :4]
+    np.testing.assert_allclose(np.roll(out, (2, 2), (0, 1))[:4, :4], self_attention(corners, None), atol=1e-5)
+
+
+def test_every_second_transformer_of_a_level_is_shifted():
+    model = nnx.eval_shape(make(**dict(PLAIN, attention_levels=(False, True), layers_per_block=3, window=4)))
+    assert [a.transformer_blocks[0].shift for a in model.down_blocks[1].attentions] == [False, True, False]
