@@ -1,0 +1,1 @@
+"""Experiment configurations: plain data, loaded in milliseconds."""

@@ -1,0 +1,165 @@
+"""What every configuration shares: every field there is, with the values of the paper's full-size run, and the small run on the scenes."""
+
+import os
+
+import ml_collections
+from ml_collections.config_dict import ConfigDict
+
+SCENES = ("depth", "semantic", "instance", "denoise", "derain", "light")
+PAPER = ("depth", "semantic", "coco_semantic", "instance", "denoise", "derain", "light")
+
+
+def parse(arg: str) -> tuple[str, bool]:
+    """The text behind `multitask.py:` -> ("scenes" or "paper", from scratch).
+
+    Without "scenes" or "paper", a data directory in GENERALIST_DATA_DIR decides (main.py puts `--config.data_dir` there).
+    """
+    words = [word for word in arg.split(",") if word]
+    unknown = set(words) - {"scenes", "paper", "scratch"}
+    if unknown or {"scenes", "paper"} <= set(words):
+        raise ValueError(f"config argument {arg!r}: choose 'scenes' or 'paper', and optionally ',scratch'")
+    automatic = "paper" if os.environ.get("GENERALIST_DATA_DIR") else "scenes"
+    return next((w for w in words if w != "scratch"), automatic), "scratch" in words
+
+
+def paper() -> ConfigDict:
+    """The full-size model on the paper's six data sets at 128x128."""
+    c = ConfigDict()
+    c.seed = 0
+    c.total_steps = 200_000
+    c.batch_size = 256  # of all devices together
+    c.data_dir = os.environ.get("GENERALIST_DATA_DIR", "")  # local path or gs://...
+
+    c.tasks = ConfigDict()
+    c.tasks.set = "paper"  # the codecs: generalist.tasks.TASK_SETS
+    # Share of the samples (relative): Painter's mixture without its pose task.
+    c.tasks.weights = ConfigDict({
+        "depth": 0.10, "semantic": 0.20, "coco_semantic": 0.25, "instance": 0.15, "denoise": 0.15, "derain": 0.05, "light": 0.05})
+    c.tasks.loss_weights = ConfigDict({name: 1.0 for name in PAPER})
+    # Logit-normal mean and deviation of t, and the share of samples at t = 1. Masks can be read through heavy
+    # noise, photographs cannot: tasks with flat colours train closer to pure noise.
+    c.tasks.timesteps = ConfigDict({
+        "depth": (0.5, 1.0, 0.5), "semantic": (1.0, 1.0, 0.5), "coco_semantic": (1.0, 1.0, 0.5), "instance": (1.0, 1.0, 0.5),
+        "denoise": (0.0, 1.0, 0.5), "derain": (0.0, 1.0, 0.5), "light": (0.0, 1.0, 0.5)})
+
+    c.data = ConfigDict()
+    c.data.source = "paper"  # "paper" (data_dir) or "scenes" (built in)
+    c.data.image_size = 256  # side of the image the encoder sees
+    c.data.threads = 16
+    c.data.prefetch = 8  # batches
+    c.data.on_error = "raise"  # or "skip": count and report damaged files
+    c.data.scenes_train = 0  # number of scenes, for source "scenes"
+    c.data.scenes_size = 64
+
+    c.model = ConfigDict()
+    c.model.init_from = ""  # safetensors file or workdir to start from
+    c.model.dtype = "bfloat16"  # computation; parameters are float32
+    c.model.target_size = 128
+    c.model.concatenate_image = True  # append the image to x_t; False is the paper's cross-attention alone
+    c.model.aligned_features = True  # add the encoder's token grid at every level
+    c.model.pooled_text = False  # add the mean prompt token to the time embedding
+    c.model.unet = ConfigDict({  # Stable Diffusion's; variant C: (False, True, True, False), W: window=16, E: patch=2 and refine=64
+        "channels": (320, 640, 1280, 1280), "layers_per_block": 2, "attention_levels": (True, True, True, False),
+        "context_dim": 768, "heads": 8, "window": 0, "patch": 2, "groups": 32, "position": False, "refine": 64})
+    c.model.image_encoder = ConfigDict({"image_size": 256, "patch": 16, "dim": 768, "depth": 12, "heads": 12})
+    c.model.text_encoder = ConfigDict({"dim": 768, "depth": 12, "heads": 12})
+
+    c.diffusion = ConfigDict()
+    c.diffusion.schedule = "cosine"  # shifted to the target's resolution; or "scaled_linear"
+    c.diffusion.prediction = "x0"  # or "v", "eps"
+    c.diffusion.loss_weight = "x0"  # or "simple", "min_snr", "sigmoid"
+    c.diffusion.start = "zeros"  # what t = 1 looks like: "zeros" (its mean) or "noise"
+    c.diffusion.drop_image = 0.0  # share of samples without the image (for guidance)
+    c.diffusion.drop_text = 0.0
+    c.diffusion.prototype_weight = 0.0  # cross-entropy of the soft colour decode, segmentation by palette only
+    c.diffusion.prototype_temperature = 0.12
+    c.diffusion.sampler = "one_step"  # or "ddim", "dpmpp_2m"
+    c.diffusion.steps = 1
+    c.diffusion.eta = 0.0
+    c.diffusion.guidance = 1.0  # 1 is off
+
+    c.optimizer = ConfigDict()
+    c.optimizer.lr = 1e-4
+    c.optimizer.schedule = "cosine"  # "constant", "linear", "cosine"
+    c.optimizer.warmup_steps = 1_000
+    c.optimizer.decay_fraction = 1.0  # share of the run the decay takes
+    c.optimizer.b1 = 0.9
+    c.optimizer.b2 = 0.99
+    c.optimizer.clip = 1.0
+    c.optimizer.weight_decay = 0.01
+    c.optimizer.weight_decay_on = (r"kernel$",)  # path regexes
+    c.optimizer.lr_multipliers = ((r"^image_encoder\.", 0.1),)  # first match wins
+    c.optimizer.frozen = (r"^text_encoder\.",)  # add r"^image_encoder\." to freeze it too
+    c.optimizer.ema = 0.9999
+    c.optimizer.accumulate = 1  # parts a batch is processed in
+
+    c.sharding = ConfigDict()
+    c.sharding.fsdp = 1  # devices that share parameters, EMA and optimizer state
+    c.sharding.cpu_devices = 0  # without an accelerator: devices the CPU is split into; 0: one a core
+
+    c.checkpoint = ConfigDict()
+    c.checkpoint.every_steps = 1_000
+    c.checkpoint.keep = 2
+
+    c.eval = ConfigDict()
+    c.eval.every_steps = 10_000
+    c.eval.batch_size = 64
+    c.eval.examples = 200  # held-out examples a task in the loop
+    c.eval.final_examples = 0  # at the end; 0: all
+    c.eval.panels = 4
+    c.eval.split = "val"
+    c.eval.tasks = PAPER + ("panoptic",)
+
+    c.log = ConfigDict()
+    c.log.every_steps = 50
+    return c
+
+
+def scenes(scratch: bool = False) -> ConfigDict:
+    """A small model on the built-in scenes at 64x64, for two CPU cores and twelve minutes."""
+    c = paper()
+    c.total_steps = 700
+    c.batch_size = 16
+    c.data_dir = ""
+
+    c.tasks.set = "scenes"
+    c.tasks.weights = ConfigDict({"depth": 1.0, "semantic": 1.5, "instance": 1.5, "denoise": 0.75, "derain": 0.75, "light": 0.5})
+    c.tasks.loss_weights = ConfigDict({"depth": 3.0, "semantic": 1.0, "instance": 1.0, "denoise": 3.0, "derain": 3.0, "light": 2.0})
+    c.tasks.timesteps = ConfigDict({name: (0.0, 1.0, 0.75) for name in SCENES})
+
+    c.data.source = "scenes"
+    c.data.image_size = 64
+    c.data.threads = 2
+    c.data.scenes_train = 1_000_000  # rendered on demand: practically never the same twice
+
+    c.model.init_from = "" if scratch else "scenes"  # the weights shipped with the package
+    c.model.dtype = "float32"
+    c.model.target_size = 64
+    c.model.pooled_text = True
+    c.model.unet = ConfigDict({
+        "channels": (64, 128), "layers_per_block": 1, "attention_levels": (False, True), "context_dim": 128, "heads": 4,
+        "window": 0, "patch": 4, "groups": 16, "position": True, "refine": 16})
+    c.model.image_encoder = ConfigDict({"image_size": 64, "patch": 8, "dim": 128, "depth": 2, "heads": 4})
+    c.model.text_encoder = ConfigDict({"dim": 64, "depth": 2, "heads": 2})
+
+    c.diffusion.prototype_weight = 0.1
+
+    c.optimizer.lr = 2e-3 if scratch else 5e-4
+    c.optimizer.warmup_steps = 50
+    c.optimizer.lr_multipliers = ()
+    c.optimizer.ema = 0.99
+
+    c.checkpoint.every_steps = 100
+    c.eval.every_steps = 0  # only at the end
+    c.eval.batch_size = 8
+    c.eval.examples = 64
+    c.eval.final_examples = 200
+    c.eval.tasks = SCENES + ("panoptic",)
+    c.log.every_steps = 20
+    return c
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """`paper` or `scenes`, as `parse` decides."""
+    name, scratch = parse(arg)
+    return scenes(scratch) if name == "scenes" else paper()

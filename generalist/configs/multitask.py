@@ -1,0 +1,13 @@
+"""One generalist on all tasks: `python main.py --config=configs/multitask.py`.
+
+Data decide: with a data directory (GENERALIST_DATA_DIR or --config.data_dir) the paper's data sets and the full-size
+model, without one the built-in scenes and a small model. `multitask.py:scenes` and `multitask.py:paper` force either;
+`multitask.py:scenes,scratch` does not start from the shipped weights.
+"""
+
+from generalist.configs import common
+
+
+def get_config(arg: str = ""):
+    """The configuration; every field is described in common.py."""
+    return common.get_config(arg)

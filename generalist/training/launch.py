@@ -1,0 +1,142 @@
+"""The command line of main.py: which config, which workdir, which devices."""
+
+import contextlib
+import difflib
+import os
+import pathlib
+import re
+import sys
+from collections.abc import Sequence
+
+from absl import flags, logging
+from ml_collections import ConfigDict, config_flags
+
+import generalist
+
+PACKAGE = pathlib.Path(generalist.__file__).parent
+
+class UsageError(Exception):
+    """The command line asks for something that is not there."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command line and returns the exit code; what the user can mend is one message, without a traceback."""
+    sys.stdout.reconfigure(line_buffering=True)
+    logging.set_verbosity(logging.WARNING)
+    from generalist.input_pipeline.sources.base import DataError
+    from generalist.training.checkpoint import CheckpointError
+
+    try:
+        values = parse(list(argv))
+        run(values.config, values.workdir or f"runs/{_config_name(argv)}", values.mode)
+    except (UsageError, DataError, ValueError, FloatingPointError, CheckpointError) as error:
+        if os.environ.get("GENERALIST_TRACEBACK"):
+            raise
+        print(f"error: {error}\n(GENERALIST_TRACEBACK=1 shows where it happened)", file=sys.stderr)
+        return 1 if isinstance(error, (FloatingPointError, CheckpointError)) else 2
+    return 0
+
+
+def parse(argv: list[str]) -> flags.FlagValues:
+    """argv -> config with its overrides, workdir and mode. UsageError names an unknown flag, file or key and the closest match."""
+    argv = _join_config_flag(argv)
+    given = _value(argv, "--config")
+    if given is None:
+        raise UsageError("no config given. Try: python main.py --config=configs/multitask.py")
+    data_dir = _value(argv, "--config.data_dir")
+    if data_dir is not None:
+        os.environ["GENERALIST_DATA_DIR"] = data_dir  # the one rule that decides the data; configs read it
+    path, _, argument = given.partition(".py:")
+    resolved = _resolve(path if path.endswith(".py") else path + ".py")
+    argv = [f"--config={resolved}:{argument}" if a.startswith("--config=") else a for a in argv]
+    _check_fields(argv, _read_flags([a for a in argv if not a.startswith("--config.")]).config)
+    values = _read_flags(argv)
+    config = values.config
+    source = f"data directory {config.data_dir!r}: the paper's data sets" if config.data.source == "paper" else "the built-in scenes"
+    reason = argument or ("a data directory is given" if config.data_dir else "no data directory is given")
+    print(f"config {resolved} ({reason}): {source}")
+    return values
+    return config
+
+
+def _read_flags(argv: list[str]) -> flags.FlagValues:
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, "Config file, e.g. configs/multitask.py.", flag_values=values, sys_argv=argv)
+    flags.DEFINE_string("workdir", None, "Folder of the run; default runs/<name of the config>.", flag_values=values)
+    flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train and evaluate, or only evaluate the workdir.", flag_values=values)
+    try:
+        values(argv)
+    except flags.UnrecognizedFlagError as error:
+        close = difflib.get_close_matches(error.flagname, ["config", "workdir", "mode"], 1)
+        raise UsageError(f"unknown flag --{error.flagname}." + (f" Did you mean --{close[0]}?" if close else "")
+                         + " Flags: --config, --config.<field>, --workdir, --mode") from error
+    except (flags.Error, TypeError) as error:
+        cause = str(error).strip().splitlines()[-1]  # ml_collections puts a whole traceback into the message
+        raise UsageError(cause.removeprefix("ValueError: ")) from error
+    return values
+
+
+def _check_fields(argv: list[str], config: ConfigDict) -> None:
+    from generalist.training.workdir import flatten
+
+    known = flatten(config.to_dict())
+    for argument in argv:
+        field = argument.split("=")[0].removeprefix("--config.").split("[")[0]
+        if argument.startswith("--config.") and field not in known:
+            close = difflib.get_close_matches(field, known, 1, 0.4)
+            raise UsageError(f"unknown field --config.{field}." + (f" Did you mean --config.{close[0]}?" if close else ""))
+
+
+def run(config: ConfigDict, workdir: str, mode: str) -> None:
+    """Sets up the devices, then trains or evaluates."""
+    _split_cpu(config.sharding.cpu_devices or os.cpu_count(), config.batch_size)
+    from generalist.training import loop, setup
+
+    if config.data.source == "paper":
+        from generalist.input_pipeline.sources import DATASET_OF, describe_missing, missing
+
+        absent = missing(config.data_dir, sorted({DATASET_OF[task] for task in config.tasks.weights}))
+        if absent:
+            raise UsageError(describe_missing(absent, config.data_dir))
+    if mode == "eval":
+        results = setup.evaluate(config, pathlib.Path(workdir), config.eval.final_examples, print)
+        print(f"{len(results)} figures in {workdir}/eval")
+    else:
+        loop.train_and_evaluate(config, workdir)
+
+
+def _split_cpu(devices: int, batch_size: int) -> None:
+    """Makes the CPU several devices, which keeps all cores busy where one program does not: 1.28x on two cores."""
+    import jax
+
+    with contextlib.suppress(RuntimeError):  # JAX is already running, in a notebook, and keeps the devices it has
+        jax.config.update("jax_num_cpu_devices", max(n for n in range(1, min(devices, 8) + 1) if batch_size % n == 0))
+
+
+def _join_config_flag(argv: list[str]) -> list[str]:
+    """`--config FILE` -> `--config=FILE`, `-config` -> `--config`."""
+    joined, rest = [], iter(argv)
+    for argument in rest:
+        argument = re.sub(r"^-(?=config)", "--", argument)
+        if argument == "--config":
+            argument = f"--config={next(rest, '')}"
+        joined.append(argument)
+    return joined
+
+
+def _resolve(path: str) -> pathlib.Path:
+    """A config path as typed, from anywhere: as it is, or below the package or its parent."""
+    candidates = [pathlib.Path(path), PACKAGE / path, PACKAGE.parent / path]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate.absolute()
+    known = sorted(str(p.relative_to(PACKAGE)) for p in (PACKAGE / "configs").rglob("*.py") if p.name not in ("__init__.py", "common.py"))
+    raise UsageError(f"no config file {path}. There are: {', '.join(known)}")
+
+
+def _value(argv: Sequence[str], flag: str) -> str | None:
+    return next((a.split("=", 1)[1] for a in argv if a.startswith(flag + "=")), None)
+
+
+def _config_name(argv: Sequence[str]) -> str:
+    return pathlib.Path(_value(_join_config_flag(list(argv)), "--config").partition(".py")[0]).name

@@ -1,0 +1,70 @@
+"""AdamW with tables of path regexes: which parameters are frozen, how fast each learns, which decay."""
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+
+import optax
+
+SCHEDULES = ("constant", "linear", "cosine")
+
+
+def match(table: Sequence[tuple[str, float]], paths, default: float) -> dict[str, float]:
+    """The value of the first regex of `table` that matches (re.search) each path, else `default`.
+
+    Raises:
+      ValueError: a regex that matches no path at all; it is misspelt and would do nothing.
+    """
+    for pattern, _ in table:
+        if not any(re.search(pattern, path) for path in paths):
+            groups = sorted({".".join(path.split(".")[:2]) for path in paths})
+            raise ValueError(f"optimizer: the pattern {pattern!r} matches no parameter. Parameters begin with: {', '.join(groups)}")
+    first = lambda path: next((value for pattern, value in table if re.search(pattern, path)), default)
+    return {path: first(path) for path in paths}
+
+
+def trainable(frozen: Sequence[str], paths) -> list[str]:
+    """The paths that no pattern of `frozen` matches."""
+    stays = match([(pattern, 1.0) for pattern in frozen], paths, 0.0)
+    return [path for path in paths if not stays[path]]
+
+
+def learning_rate(*, lr: float, schedule: str, warmup_steps: int, decay_fraction: float, total_steps: int) -> optax.Schedule:
+    """Linear warm-up from 0, then `schedule`; the decay to 0 takes the last `decay_fraction` of the steps.
+
+    Raises ValueError for an unknown schedule, or a warm-up and decay that together exceed the run.
+    """
+    if schedule not in SCHEDULES:
+        close = difflib.get_close_matches(schedule, SCHEDULES, 1)
+        raise ValueError(f"optimizer.schedule {schedule!r}: choose one of {', '.join(SCHEDULES)}"
+                         + (f"; did you mean {close[0]!r}?" if close else ""))
+    warmup_steps = min(warmup_steps, total_steps // 2)
+    decay_steps = min(max(1, round(decay_fraction * total_steps)), total_steps - warmup_steps)
+    decay = {
+        "constant": optax.constant_schedule(lr),
+        "linear": optax.linear_schedule(lr, 0.0, decay_steps),
+        "cosine": optax.cosine_decay_schedule(lr, decay_steps),
+    }[schedule]
+    return optax.join_schedules(
+        [optax.linear_schedule(lr / max(1, warmup_steps), lr, warmup_steps), optax.constant_schedule(lr), decay],
+        [warmup_steps, total_steps - decay_steps])
+
+
+def make_optimizer(settings: Mapping, paths: Sequence[str], total_steps: int) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """The `optimizer` group of a config -> (AdamW over the trainable {path: array}, its learning-rate schedule).
+
+    Order: clip by global norm, Adam, decoupled weight decay (kernels only, by default), per-path multiplier, learning rate.
+    """
+    schedule = learning_rate(
+        lr=settings["lr"], schedule=settings["schedule"], warmup_steps=settings["warmup_steps"],
+        decay_fraction=settings["decay_fraction"], total_steps=total_steps)
+    decays = match([(p, 1.0) for p in settings["weight_decay_on"]], paths, 0.0)
+    speed = match([tuple(row) for row in settings["lr_multipliers"]], paths, 1.0)
+    multiply = optax.stateless(lambda updates, _: {path: u * speed[path] for path, u in updates.items()})
+    return optax.chain(
+        optax.clip_by_global_norm(settings["clip"]),
+        optax.scale_by_adam(b1=settings["b1"], b2=settings["b2"], eps=1e-8),
+        optax.add_decayed_weights(settings["weight_decay"], mask=lambda _: {p: bool(decays[p]) for p in paths}),
+        multiply,
+        optax.scale_by_learning_rate(schedule),
+    ), schedule

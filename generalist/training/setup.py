@@ -1,0 +1,188 @@
+"""From a config to the things the loop works with."""
+
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from generalist import diffusion, models
+from generalist.diffusion.schedules import one_of
+from generalist.inference.generalist import load, make_schedule, model_settings
+from generalist.input_pipeline import loader, open_sources
+from generalist.models import parameters as parameters_lib
+from generalist.models.text_encoder import tokenize
+from generalist.pretrained import weights
+from generalist.tasks import Task, get_tasks
+from generalist.training import optimizer as optimizer_lib
+from generalist.training import sharding
+from generalist.training.step import Objective, State, make_step
+from generalist.training.workdir import to_plain
+
+
+class Run(NamedTuple):
+    """What the loop needs besides the config; `state` is the initial one."""
+
+    graphdef: Any
+    state: State
+    optimizer: optax.GradientTransformation
+    learning_rate: optax.Schedule
+    objective: Objective
+    tasks: dict[str, Task]
+    task_names: list[str]
+    mesh: jax.sharding.Mesh
+    batch_sharding: jax.sharding.NamedSharding
+
+
+def prepare(config: ConfigDict, log: Callable[[str], None]) -> Run:
+    """Mesh, tasks, model, optimizer and the initial state, created where it will live."""
+    check(config)
+    tasks = get_tasks(config.tasks.set, list(config.tasks.weights))
+    mesh = sharding.make_mesh(config.sharding.fsdp)
+    log(f"devices: {jax.device_count()} x {jax.devices()[0].device_kind} ({jax.default_backend()}), mesh {dict(mesh.shape)}, jax {jax.__version__}")
+    plain = to_plain(config)
+    make_model = lambda: models.build(model_settings(plain), config.seed)
+    graphdef, shapes = parameters_lib.abstract(make_model)
+    trained = optimizer_lib.trainable(config.optimizer.frozen, shapes)
+    optimizer, learning_rate = optimizer_lib.make_optimizer(config.optimizer.to_dict(), trained, config.total_steps)
+    start = _starting_weights(config, shapes, log)
+
+    def initial(loaded) -> State:
+        values = loaded or parameters_lib.split(make_model())[1]
+        parameters = {path: values[path] for path in trained}
+        frozen = {path: value for path, value in values.items() if path not in parameters}
+        ema = jax.tree.map(jnp.copy, parameters)  # buffers of its own: the step donates both
+        return State(jnp.zeros((), jnp.int32), parameters, ema, frozen, optimizer.init(parameters))
+
+    shardings = sharding.shard_largest_axis(mesh, jax.eval_shape(initial, start))
+    state = jax.jit(initial, out_shardings=shardings)(start)
+    _print_parameters(state, log)
+    objective = make_objective(config, tasks, graphdef, state)
+    return Run(graphdef, state, optimizer, learning_rate, objective, tasks, list(tasks), mesh, sharding.batch_sharding(mesh))
+
+
+def check(config: ConfigDict) -> None:
+    """Raises ValueError for what would otherwise fail late: after the model is made, or after hours of training."""
+    get_tasks(config.tasks.set, config.eval.tasks)
+    d = config.diffusion
+    for field, allowed in (("prediction", diffusion.KINDS), ("sampler", diffusion.SAMPLERS), ("start", ("zeros", "noise")),
+                           ("schedule", diffusion.SCHEDULES)):
+        one_of(allowed, d[field], f"diffusion.{field}")
+    if d.prediction == "eps" and d.start == "zeros":
+        raise ValueError("diffusion.prediction 'eps' says nothing about the image at t = 1, where diffusion.start is 'zeros': "
+                         "choose prediction 'x0' or 'v', or start 'noise'")
+
+
+def _starting_weights(config, shapes, log):
+    if not config.model.init_from:
+        log("weights: from scratch")
+        return None
+    _, values = weights.load_weights(config.model.init_from)
+    weights.check_fit(values, shapes, f"model.init_from={config.model.init_from}")
+    log(f"weights: from {weights.folder_of(config.model.init_from)}")
+    return values
+
+
+def make_objective(config: ConfigDict, tasks: dict[str, Task], graphdef, state: State) -> Objective:
+    """The loss of a config; the prompts go through the frozen text encoder here, once."""
+    d = config.diffusion
+    laws = np.asarray([config.tasks.timesteps[name] for name in tasks], np.float32)
+    diffusion.check_timestep_law(*laws.T)
+    encode = jax.jit(lambda p, ids: parameters_lib.merge(graphdef, p).encode_text(ids))
+    prompts = encode({**state.parameters, **state.frozen}, tokenize([task.prompt for task in tasks.values()]))
+    palettes = {i: jnp.asarray(task.palette / 127.5 - 1.0) for i, task in enumerate(tasks.values()) if hasattr(task, "palette")}
+    return Objective(
+        schedule=make_schedule(config.to_dict()), kind=d.prediction, weight=d.loss_weight, weight_settings={},
+        mean=jnp.asarray(laws[:, 0]), std=jnp.asarray(laws[:, 1]), pure=jnp.asarray(laws[:, 2]), start=d.start,
+        task_weight=jnp.asarray([config.tasks.loss_weights[name] for name in tasks], jnp.float32), prompts=prompts,
+        drop_image=d.drop_image, drop_text=d.drop_text, palettes=palettes if d.prototype_weight else {},
+        prototype_weight=d.prototype_weight, prototype_temperature=d.prototype_temperature)
+
+
+def batches(config: ConfigDict, run: Run, first_step: int):
+    """The training batches from step `first_step` on."""
+    sources = open_sources(config.data, config.data_dir, list(run.tasks), "train", config.seed)
+    return loader.training_batches(
+        sources, run.tasks, config.tasks.weights.to_dict(), seed=config.seed, batch_size=config.batch_size,
+        image_size=config.data.image_size, target_size=config.model.target_size, first_step=first_step,
+        process=(jax.process_index(), jax.process_count()), threads=config.data.threads, prefetch=config.data.prefetch)
+
+
+class CompiledStep:
+    """The compiled step, with what the compiler says of it."""
+
+    def __init__(self, compiled, batch_size: int):
+        self._compiled = compiled
+        self.memory = compiled.memory_analysis()
+        cost = compiled.cost_analysis() or {}
+        self.flops_per_image = cost.get("flops", 0.0) * jax.device_count() / batch_size
+
+    def __call__(self, state, batch):
+        return self._compiled(state, batch)
+
+
+def compile_step(run: Run, state: State, config: ConfigDict, log: Callable[[str], None]) -> CompiledStep:
+    """Compiles the step before the loop and prints what it costs."""
+    step = make_step(run.graphdef, run.objective, run.optimizer, seed=config.seed, ema_decay=config.optimizer.ema,
+                     accumulate=config.optimizer.accumulate)
+    shardings = jax.tree.map(lambda x: x.sharding, state)
+    s, t, b = config.data.image_size, config.model.target_size, config.batch_size
+    shaped = lambda dtype, *shape: jax.ShapeDtypeStruct(shape, dtype, sharding=run.batch_sharding)
+    batch = {"image": shaped(jnp.uint8, b, s, s, 3), "target": shaped(jnp.float32, b, t, t, 3),
+             "mask": shaped(jnp.float32, b, t, t, 1), "task": shaped(jnp.int32, b)}
+    began = time.monotonic()
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, sharding.replicated(run.mesh)))
+    compiled = CompiledStep(jitted.lower(state, batch).compile(), b)
+    memory = compiled.memory
+    log(f"step compiled in {time.monotonic() - began:.0f} s: {compiled.flops_per_image / 1e9:.2f} GFLOP an image, "
+        f"{_gib(memory.argument_size_in_bytes)} state and batch + {_gib(memory.temp_size_in_bytes)} temporaries a device")
+    return compiled
+
+
+def _gib(n: float) -> str:
+    return f"{n / 2**30:.2f} GiB"
+
+
+def _print_parameters(state: State, log: Callable[[str], None]) -> None:
+    groups: dict[str, list[int]] = {}
+    for trained, group in ((1, state.parameters), (0, state.frozen)):
+        for path, value in group.items():
+            row = groups.setdefault(".".join(path.split(".")[:2]) if path.startswith("unet") else path.split(".")[0], [0, 0])
+            row[0] += value.size
+            row[1] += trained * value.size
+    log(f"{'part':28} {'parameters':>12} {'trained':>12}")
+    for name, (total, trained) in groups.items():
+        log(f"{name:28} {total:12,} {trained:12,}")
+    log(f"{'all':28} {sum(r[0] for r in groups.values()):12,} {sum(r[1] for r in groups.values()):12,}")
+
+
+def evaluate(config: ConfigDict, workdir: pathlib.Path, examples: int, log: Callable[[str], None]) -> dict[str, float]:
+    """Official metrics of the averaged weights in `workdir` on held-out data, written to `eval/<step>/`; `examples` 0 is all."""
+    from generalist.evaluation import evaluate as run_evaluation
+
+    generalist = load(workdir)
+    step = weights.read_metadata(workdir).get("step", "0")
+    names = list(config.eval.tasks)
+    sources = open_sources(config.data, config.data_dir, names, config.eval.split, config.seed, examples or None)
+    train = open_sources(config.data, config.data_dir, names, "train", config.seed)
+    began = time.monotonic()
+    results = run_evaluation(
+        generalist.predict_rgb, get_tasks(config.tasks.set, names), sources, train_sources=train, limit=examples,
+        batch_size=config.eval.batch_size, panels=config.eval.panels, out_dir=workdir / "eval" / step,
+        target_size=config.model.target_size, steps=config.diffusion.steps,
+        facts={"step": int(step), "seed": config.seed, "split": config.eval.split, "sampler": config.diffusion.sampler,
+               "start": config.diffusion.start, "weights": str(workdir)}, log=log)
+    log(f"evaluated step {step} in {time.monotonic() - began:.0f} s")
+    return results
+
+
+def report(workdir: pathlib.Path, log: Callable[[str], None]) -> None:
+    """Writes `report.html`."""
+    from generalist.evaluation import write_report
+
+    log(f"report: {write_report(workdir)}")

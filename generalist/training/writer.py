@@ -1,0 +1,40 @@
+"""Scalars to `metrics.jsonl` and to TensorBoard event files, without TensorFlow."""
+
+import json
+import pathlib
+from collections.abc import Mapping
+
+import tensorboardX
+
+
+class Writer:
+    """Appends scalars. A resumed run first drops the lines of steps it will do again."""
+
+    def __init__(self, workdir: pathlib.Path, first_step: int):
+        self._path = pathlib.Path(workdir) / "metrics.jsonl"
+        self._drop_after(first_step)
+        self._file = open(self._path, "a", buffering=1)
+        self._board = tensorboardX.SummaryWriter(str(workdir), purge_step=first_step or None)
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """One line of JSON, one TensorBoard point a scalar."""
+        self._file.write(json.dumps({"step": step, **scalars}) + "\n")
+        for name, value in scalars.items():
+            self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flushes both."""
+        self._file.close()
+        self._board.close()
+
+    def _drop_after(self, step: int) -> None:
+        if not self._path.exists():
+            return
+        kept = []
+        for line in self._path.read_text().splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line)
+            except json.JSONDecodeError:  # the line a kill cut in half
+                continue
+        self._path.write_text("".join(line + "\n" for line in kept))
