@@ -1,0 +1,173 @@
+import csv
+import importlib
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+
+from generalist.evaluation import evaluate
+from generalist.input_pipeline.scenes import ScenesSource
+from generalist.tasks import SCENES_TASKS
+
+SIZE, COUNT = 32, 3  # as in conftest.py
+
+PROMISED = [
+    "depth/rmse", "depth/abs_rel", "depth/delta1", "semantic/miou", "instance/pq", "panoptic/pq", "panoptic/sq", "panoptic/rq",
+    "denoise/psnr", "denoise/ssim", "derain/psnr", "derain/ssim", "light/psnr", "light/ssim",
+    *(f"semantic/iou/{name}" for name in SCENES_TASKS["semantic"].classes)]
+
+
+def of(name):
+    return {name: SCENES_TASKS[name]}
+
+
+def test_an_oracle_reaches_the_ceiling_exactly(make_oracle, sources, tmp_path):
+    metrics = evaluate(make_oracle(sources), SCENES_TASKS, sources, target_size=SIZE, panels=0, out_dir=tmp_path / "0", log=len)
+    ceiling = {name.removeprefix("ceiling/"): value for name, value in metrics.items() if name.startswith("ceiling/")}
+    assert ceiling == {name: metrics[name] for name in ceiling} and set(PROMISED) <= set(ceiling)
+    assert metrics["depth/rmse"] < 1e-5 and metrics["semantic/miou"] == 1.0
+    assert metrics["denoise/psnr"] is None and metrics["denoise/ssim"] == pytest.approx(1.0)
+
+
+def test_every_promised_key_is_there_three_times(finished):
+    for prefix in ("", "trivial/", "ceiling/"):
+        assert [key for key in PROMISED if prefix + key not in finished.metrics] == []
+    assert all(finished.metrics[f"{name}/examples"] == COUNT for name in SCENES_TASKS)
+    assert all(0 < finished.metrics[f"{name}/seconds_per_image"] < 60 for name in SCENES_TASKS)
+
+
+def test_a_noisy_oracle_lies_between_trivial_and_ceiling(finished):
+    m = finished.metrics
+    assert m["ceiling/depth/rmse"] < m["depth/rmse"] < m["trivial/depth/rmse"]
+    assert m["trivial/semantic/miou"] < m["semantic/miou"] <= m["ceiling/semantic/miou"]
+    # Gaussian noise of 0.1 in [-1, 1] is 12.75 levels: 26.0 dB, a little more where it is clipped.
+    assert all(26.0 < m[f"{name}/psnr"] < 28.0 for name in ("denoise", "derain", "light"))
+
+
+def test_metrics_json_is_what_is_returned_and_strict_json(finished):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    assert json.loads((finished.folder / "metrics.json").read_text(), parse_constant=refuse) == finished.metrics
+
+
+def test_values_per_image_average_to_the_metrics(finished):
+    with open(finished.folder / "per_image.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == COUNT * len(SCENES_TASKS)
+    for name in ("depth/rmse", "depth/delta1", "denoise/psnr", "derain/ssim", "light/psnr"):
+        task, key = name.split("/")
+        values = [float(row[key]) for row in rows if row["task"] == task]
+        assert math.fsum(values) / COUNT == finished.metrics[name]
+    assert [row["key"] for row in rows if row["task"] == "depth"] == [f"scenes/0/val/{i:08d}" for i in range(COUNT)]
+    assert all(row["psnr"] == "" for row in rows if row["task"] == "depth")
+
+
+def test_the_card_says_how_the_numbers_came_about(finished):
+    card = json.loads((finished.folder / "card.json").read_text())
+    assert card["tasks"]["depth"] == {
+        "protocol": "native", "counts": "metric depth on every labelled pixel from 1 mm to 10 m, no crop",
+        "codec_version": 1, "examples": COUNT, "source": "ScenesSource", "split": "val", "data_seed": 0}
+    assert (card["steps"], card["weights"], card["target_size"]) == (1, "an <oracle>", SIZE)
+    assert card["versions"]["numpy"] == np.__version__
+
+
+def test_panoptic_shares_what_its_components_painted(finished):
+    # 3 examples in batches of 2 are two calls a painted task; panoptic adds none.
+    assert {name: finished.oracle.calls.count(name) for name in SCENES_TASKS} == {
+        name: 0 if name == "panoptic" else 2 for name in SCENES_TASKS}
+
+
+def test_panoptic_alone_paints_its_components(make_oracle, sources, finished, tmp_path):
+    oracle = make_oracle(sources, noise=0.1)
+    metrics = evaluate(oracle, of("panoptic"), sources, target_size=SIZE, panels=0, out_dir=tmp_path / "0", log=len)
+    assert oracle.calls == ["semantic", "instance"]
+    assert metrics["panoptic/pq"] == finished.metrics["panoptic/pq"]
+
+
+def test_a_limit_takes_the_first_examples(make_oracle, sources, finished, tmp_path):
+    oracle = make_oracle(sources, noise=0.1)
+    metrics = evaluate(oracle, of("derain"), sources, target_size=SIZE, limit=1, panels=0, out_dir=tmp_path / "0", log=len)
+    with open(finished.folder / "per_image.csv", newline="") as file:
+        first = next(row for row in csv.DictReader(file) if row["task"] == "derain")
+    assert metrics["derain/examples"] == 1 and metrics["derain/psnr"] == float(first["psnr"])
+
+
+def test_labels_larger_than_the_model_are_measured_at_their_own_size(make_oracle, tmp_path):
+    large = {"denoise": ScenesSource("denoise", "val", 2, (48, 64))}
+    metrics = evaluate(make_oracle(large), of("denoise"), large, target_size=SIZE, panels=0, out_dir=tmp_path / "0", log=len)
+    assert metrics["denoise/psnr"] == metrics["ceiling/denoise/psnr"] < 40
+
+
+def test_images_of_several_sizes_come_as_a_list(tmp_path):
+    class Mixed:
+        task = "depth"
+
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            return ScenesSource("depth", "val", 3, ((16, 24), (16, 24), (20, 16))[index])[index]
+
+    seen = []
+
+    def predict(images, name):
+        seen.append([image.shape for image in images])
+        assert isinstance(images, list)
+        return np.zeros((3, 8, 8, 3), np.float32)  # 5 m everywhere
+
+    metrics = evaluate(predict, of("depth"), {"depth": Mixed()}, target_size=8, panels=3, out_dir=tmp_path / "0", log=len)
+    assert seen == [[(16, 24, 3), (16, 24, 3), (20, 16, 3)]]
+    errors = [np.sqrt(np.mean((5 - label[label > 0]) ** 2)) for label in (Mixed()[i]["label"] for i in range(3))]
+    assert metrics["depth/rmse"] == pytest.approx(np.mean(errors), rel=1e-6)
+
+
+def test_the_log_says_how_far_it_is_and_how_long_it_takes(make_oracle, sources, tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.import_module("generalist.evaluation.evaluate"), "_LOG_EVERY", 0.0)
+    lines = []
+    evaluate(make_oracle(sources), of("light"), sources, target_size=SIZE, batch_size=2, panels=0, out_dir=tmp_path / "0",
+             log=lines.append)
+    assert re.fullmatch(r"eval 2/3 examples \(light\) \| [\d.]+/s \| ETA \d+ s", lines[0])
+    assert lines[1].startswith("eval 3/3") and lines[1].endswith("ETA 0 s") and len(lines) == 3
+
+
+def test_the_log_ends_with_the_table(finished):
+    lines = finished.log[-1].splitlines()
+    assert lines[0].split() == ["task", "metric", "prediction", "trivial", "ceiling", "vs", "trivial", "unit"]
+    assert next(line for line in lines if line.startswith("denoise")).split()[4] == "exact"
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda s: s.pop("depth"), "no source for task depth; there are sources for"),
+    (lambda s: s.update(depth=ScenesSource("depth", "val", 0, SIZE)), "the source of task depth is empty: ScenesSource")])
+def test_missing_and_empty_sources_are_named(make_oracle, sources, tmp_path, change, message):
+    sources = dict(sources)
+    change(sources)
+    with pytest.raises(ValueError, match=message):
+        evaluate(make_oracle({}), of("depth"), sources, target_size=SIZE, out_dir=tmp_path / "0", log=len)
+
+
+def test_an_empty_training_source_is_named(make_oracle, sources, tmp_path):
+    with pytest.raises(ValueError, match="the training source of task depth is empty"):
+        evaluate(make_oracle({}), of("depth"), sources, train_sources={"depth": ScenesSource("depth", "train", 0, SIZE)},
+                 target_size=SIZE, out_dir=tmp_path / "0", log=len)
+
+
+@pytest.mark.parametrize("painted, message", [
+    (np.zeros((3, 16, 16, 3), np.float32), r"float32 of shape \(3, 16, 16, 3\), expected float32 of shape \(3, 32, 32, 3\)"),
+    (np.zeros((3, 32, 32, 3), np.uint8), "uint8"), (np.full((3, 32, 32, 3), np.nan, np.float32), "nan or inf")])
+def test_what_cannot_be_a_painting_is_refused(sources, tmp_path, painted, message):
+    with pytest.raises(ValueError, match=f"Task 'light': predict_rgb .*{message}"):
+        evaluate(lambda images, name: painted, of("light"), sources, target_size=SIZE, out_dir=tmp_path / "0", log=len)
+
+
+def test_an_example_that_is_no_image_is_named(make_oracle, tmp_path):
+    class Broken(ScenesSource):
+        def __getitem__(self, index):
+            return super().__getitem__(index) | {"image": np.zeros((4, 4), np.float32)}
+
+    with pytest.raises(ValueError, match="Task 'depth', example 'scenes/0/val/00000000': the image must be uint8"):
+        broken = {"depth": Broken("depth", "val", 1, SIZE)}
+        evaluate(make_oracle({}), of("depth"), broken, target_size=SIZE, out_dir=tmp_path / "0", log=len)
