@@ -1,0 +1,218 @@
+"""The command `generalist`: predict, evaluate, report, doctor. Also `python -m generalist.cli`."""
+
+import argparse
+import collections
+import importlib.metadata
+import os
+import pathlib
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+
+import generalist
+
+DEFAULT_WORKDIR = "runs/multitask"  # where `python main.py --config=configs/multitask.py` trains
+
+_PREDICT = """examples:
+  generalist predict photo.jpg --task depth semantic --out predictions
+  generalist predict photos/*.jpg --task denoise --from runs/multitask --out predictions --tile
+
+Each image and task gives <image>.<task>.png, the data (depth: 16-bit millimetres; semantic: class ids; instance: ids;
+panoptic: COCO's PNG, with a .json; restoration: the image), and <image>.<task>.render.png, a picture for people.
+The exit code is 0, or 1 if some image failed (the others are done nevertheless), or 2 if nothing could start.
+"""
+_EXAMPLES = """examples:
+  generalist predict photo.jpg --task depth semantic --out predictions
+  generalist evaluate --from runs/multitask --limit 100
+  generalist report runs/multitask
+  generalist doctor
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command line and returns the exit code; what the user can mend is one line on stderr, without a traceback."""
+    args = make_parser().parse_args(argv)
+    sys.stdout.reconfigure(line_buffering=True)
+    try:
+        return args.run(args)
+    except (ValueError, OSError) as error:
+        print(f"generalist: error: {_one_line(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("generalist: interrupted", file=sys.stderr)
+        return 130
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The commands and their options."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("generalist", description=generalist.__doc__.splitlines()[0], epilog=_EXAMPLES, formatter_class=raw)
+    parser.add_argument("--version", action="version", version=generalist.__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(run, help: str, **settings) -> argparse.ArgumentParser:
+        sub = commands.add_parser(run.__name__, help=help, description=help, formatter_class=raw, **settings)
+        sub.set_defaults(run=run)
+        return sub
+
+    sub = command(predict, "Predict one task or several of images.", epilog=_PREDICT,
+                  usage="generalist predict IMAGE [IMAGE ...] [--task TASK [TASK ...]] [options]")  # else IMAGE is shown last
+    sub.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
+    sub.add_argument("--task", nargs="+", default=["depth"], metavar="TASK", help="depth, semantic, ... (default: depth)")
+    _add_source(sub, "a workdir, a model folder, or 'scenes' for the weights of the package "
+                f"(default: {DEFAULT_WORKDIR} if it holds weights, else scenes)")
+    sub.add_argument("--out", default="predictions", metavar="DIR", help="folder of the results (default: %(default)s)")
+    sub.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: as the model's config says)")
+    sub.add_argument("--seed", type=int, default=0, metavar="N", help="of the noise, where the sampler uses any (default: 0)")
+    sub.add_argument("--tile", action=argparse.BooleanOptionalAction,
+                     help="restore in tiles at native resolution, or the whole image at the model's (default: tiles if it is larger)")
+    sub = command(evaluate, "Measure a workdir on held-out data, by the official metrics, into DIR/eval.")
+    _add_source(sub, f"a workdir (default: {DEFAULT_WORKDIR})")
+    sub.add_argument("--limit", type=int, default=0, metavar="N", help="examples a task (default: 0, all)")
+    command(report, "Write report.html of an evaluated workdir.").add_argument("workdir", metavar="WORKDIR")
+    command(doctor, "Show versions, devices, data and weights, and what is wrong with them.")
+    return parser
+
+
+def _add_source(parser: argparse.ArgumentParser, help: str) -> None:
+    parser.add_argument("--from", dest="source", metavar="DIR", help=help)
+
+
+def predict(args: argparse.Namespace) -> int:
+    """Predicts every image; one that fails is reported and the others go on."""
+    images = _distinct([pathlib.Path(image) for image in args.images])
+    out = pathlib.Path(args.out)
+    source = args.source or _default_source()
+    model = generalist.load(source)
+    model.components(args.task)  # an unknown task fails here, before the first image
+    print(f"weights: {source}")
+    failed, began = 0, time.monotonic()
+    for done, image in enumerate(images, start=1):
+        started = time.monotonic()
+        try:
+            results = model.predict(image, args.task, steps=args.steps, seed=args.seed, tile=args.tile)
+            files = [file.name for result in results.values() for file in _save(result, out / f"{image.stem}.{result.task}")]
+        except (ValueError, OSError) as error:
+            failed += 1
+            print(f"generalist: error: {_one_line(error)}", file=sys.stderr)
+            continue
+        now = time.monotonic()
+        left = (now - began) / done * (len(images) - done)
+        print(f"[{done}/{len(images)}] {image}: {' '.join(files)}, {now - started:.2f} s" + (f", {left:.0f} s left" if left else ""))
+    print(f"{len(images) - failed} of {len(images)} images done, results in {out}")
+    return 1 if failed else 0
+
+
+def _default_source() -> str:
+    from generalist.pretrained.weights import WEIGHTS
+
+    return DEFAULT_WORKDIR if (pathlib.Path(DEFAULT_WORKDIR) / WEIGHTS).is_file() else "scenes"
+
+
+def _distinct(images: list[pathlib.Path]) -> list[pathlib.Path]:
+    """`images` without repetitions. ValueError if two would write the same files."""
+    by_stem = collections.defaultdict(dict)
+    for image in images:
+        by_stem[image.stem][image] = None
+    for stem, same in by_stem.items():
+        if len(same) > 1:
+            raise ValueError(f"{', '.join(map(str, same))}: the results of both would be named {stem}.*; "
+                             "predict them in two runs with another --out")
+    return list(dict.fromkeys(images))
+
+
+def _save(result, stem: pathlib.Path) -> list[pathlib.Path]:
+    from generalist.inference.prediction import png
+    from generalist.pretrained.weights import write_atomically
+
+    files = result.save(f"{stem}.png")
+    picture = pathlib.Path(f"{stem}.render.png")
+    write_atomically(picture, png(result.render()))
+    return [*files, picture]
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """Evaluates a workdir by its own config; GENERALIST_DATA_DIR says where the data are now."""
+    from generalist.pretrained.weights import SHIPPED, folder_of, load_weights
+
+    source = args.source or DEFAULT_WORKDIR
+    if source in SHIPPED:
+        raise ValueError(f"--from {source}: figures are written into the folder they belong to; give a workdir, or a copy of "
+                         f"{SHIPPED[source]}")
+    from ml_collections import ConfigDict
+
+    from generalist.training import setup
+
+    config = ConfigDict(load_weights(source)[0])
+    config.data_dir = os.environ.get("GENERALIST_DATA_DIR", config.data_dir)
+    setup.evaluate(config, folder_of(source), args.limit, print)
+    return 0
+
+
+def report(args: argparse.Namespace) -> int:
+    """Writes the report and prints where it is."""
+    from generalist.evaluation import write_report
+
+    print(write_report(args.workdir))
+    return 0
+
+
+def doctor(args: argparse.Namespace) -> int:
+    """Prints what a report of a problem needs; the exit code is 1 if something is wrong."""
+    import jax
+
+    print(f"generalist {generalist.__version__}, Python {platform.python_version()}, {platform.platform()}")
+    for package in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "opencv-python-headless", "pillow"):
+        print(f"  {package} {_version(package)}")
+    for device in jax.devices():
+        print(f"  device {device.id}: {device.device_kind} ({device.platform})")
+    problems = [*_device_problems(jax.default_backend()), *_data_problems(), *_weights_problems()]
+    for problem in problems:
+        print(f"warning: {problem}")
+    print("all is well" if not problems else f"{len(problems)} warning(s)")
+    return 1 if problems else 0
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _device_problems(backend: str) -> list[str]:
+    if backend == "cpu" and shutil.which("nvidia-smi"):
+        return ["JAX runs on the CPU although there is an NVIDIA card: pip install 'jax[cuda13]' (or jax[cuda12] for older drivers)"]
+    return []
+
+
+def _data_problems() -> list[str]:
+    folder = os.environ.get("GENERALIST_DATA_DIR", "")
+    print(f"data directory (GENERALIST_DATA_DIR): {folder or 'none, the built-in scenes are used'}")
+    if folder and "://" not in folder and not pathlib.Path(folder).is_dir():
+        return [f"GENERALIST_DATA_DIR={folder} is no folder"]
+    return []
+
+
+def _weights_problems() -> list[str]:
+    from generalist.pretrained.weights import SHIPPED
+
+    problems = []
+    for name, folder in SHIPPED.items():
+        try:
+            model = generalist.load(name)
+        except ValueError as error:
+            problems.append(_one_line(error))
+        else:
+            print(f"weights '{name}': {sum(x.size for x in model.parameters.values()) / 1e6:.1f} M parameters in {folder}")
+    return problems
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

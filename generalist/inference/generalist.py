@@ -1,0 +1,194 @@
+"""A trained model for use: images in, what each task predicts out."""
+
+import itertools
+import os
+from collections.abc import Iterable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from generalist import diffusion, models
+from generalist.inference.images import read_image
+from generalist.inference.prediction import Result, check_samples, make_result
+from generalist.inference.tiling import paint_tiles
+from generalist.models import parameters as parameters_lib
+from generalist.models.text_encoder import tokenize
+from generalist.pretrained import weights
+from generalist.tasks import Restoration, get_tasks
+
+BATCHES = (1, 2, 4, 8, 16, 32, 64)  # batches are padded to one of these, so that few programs are compiled
+
+
+class Generalist:
+    """Parameters, codecs and a compiled sampler.
+
+    Args:
+      config: a training config as plain nested dicts (`config.json` of a workdir).
+      parameters: {dotted path: array}, all of the model's.
+    """
+
+    def __init__(self, config: Mapping, parameters: Mapping[str, np.ndarray]):
+        self.config = config
+        self.tasks = get_tasks(config["tasks"]["set"])
+        self.image_size = config["data"]["image_size"]
+        self.target_size = config["model"]["target_size"]
+        self._diffusion = config["diffusion"]
+        self._schedule = make_schedule(config)
+        self._graphdef, expected = parameters_lib.abstract(lambda: models.build(model_settings(config)))
+        weights.check_fit(parameters, expected, "the weights")
+        self.parameters = {path: jnp.asarray(parameters[path], jnp.float32) for path in expected}
+        self._prompts = {}
+        self._sample = jax.jit(self._sample_fn, static_argnames=("steps", "sampler", "start"))
+
+    def predict(self, image, task: str | Iterable[str] = "depth", steps: int | None = None, samples: int = 1,
+                seed: int = 0, tile: bool | int | None = None) -> Result | dict[str, Result]:
+        """Predicts one task or several of one image; several share a batch.
+
+        Args:
+          image: a file, a PIL image, or uint8 (h, w, 3) of any size; grey and RGBA are converted (see `read_image`).
+          task: a name, or several.
+          steps: denoising steps; None takes the config's.
+          samples: for depth and restoration, how many to draw and average, with their spread as `uncertainty`. They
+            differ only where the sampler is random (it starts from noise, or eta > 0); else they are one and the spread 0.
+          seed: of that randomness.
+          tile: for restoration, whether to work at native resolution in overlapping tiles of the model's target size;
+            an integer is the overlap in pixels (True: a quarter of the side). None tiles images larger than the target.
+            The other tasks always see the whole image.
+
+        Returns:
+          For a name its result, for several {name: result}; all at the image's own height and width.
+
+        Raises:
+          ValueError: no readable image, an unknown task or one the model was not trained on, or an argument out of range.
+        """
+        image = read_image(image)
+        names = [task] if isinstance(task, str) else list(task)
+        codecs = get_tasks(self.config["tasks"]["set"], names)
+        check_samples(codecs, samples)
+        painted = self._paint(image, self.components(names), steps, samples if self.stochastic else 1, seed, tile)
+        results = {name: make_result(codec, painted, image.shape[:2], samples) for name, codec in codecs.items()}
+        return results[task] if isinstance(task, str) else results
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether the seed matters."""
+        return self._diffusion["start"] == "noise" or self._diffusion["eta"] > 0
+
+    def components(self, tasks: Iterable[str]) -> list[str]:
+        """What the model must paint for these tasks, each once: a merged task needs its parts, any other itself.
+
+        Raises ValueError for an unknown task, with the closest match, and for one the model was not trained on.
+        """
+        codecs = get_tasks(self.config["tasks"]["set"], tasks)
+        if not codecs:
+            raise ValueError(f"no task given: choose from {', '.join(self.tasks)}")
+        components = dict.fromkeys(part for name, codec in codecs.items() for part in codec.components or (name,))
+        trained = [name for name, weight in self.config["tasks"]["weights"].items() if weight > 0]
+        if missing := [name for name in components if name not in trained]:
+            raise ValueError(f"the model was not trained on {', '.join(missing)}, only on {', '.join(trained)}")
+        return list(components)
+
+    def _paint(self, image, names, steps, draws, seed, tile):
+        """uint8 (h, w, 3) -> {name: float32 (draws, s, s, 3), or (draws, h, w, 3) where tiled}."""
+        in_tiles = max(image.shape[:2]) > self.target_size if tile is None else tile is not False
+        tiled = [name for name in names if in_tiles and isinstance(self.tasks[name], Restoration)]
+        whole = [name for name in names if name not in tiled]
+        painted = {name: self._paint_tiled(image, name, steps, draws, seed, tile) for name in tiled}
+        if whole:
+            batch = np.repeat(self._fit(image)[None], len(whole) * draws, 0)
+            rgb = self.predict_rgb(batch, np.repeat(whole, draws).tolist(), steps, seed)
+            painted.update(zip(whole, np.split(rgb, len(whole))))
+        return painted
+
+    def _paint_tiled(self, image, name, steps, draws, seed, tile):
+        overlap = self.target_size // 4 if tile is None or tile is True else tile
+        seeds = itertools.count(seed)
+        paint = lambda tiles: self.predict_rgb(tiles, name, steps, next(seeds))
+        return np.stack([paint_tiles(paint, image, self.target_size, overlap) for _ in range(draws)])
+
+    def predict_rgb(
+            self, images: np.ndarray, task: str | Sequence[str], steps: int | None = None, seed: int = 0) -> np.ndarray:
+        """What the model paints.
+
+        Args:
+          images: uint8 (b, h, w, 3), any size; resized to the size the model was trained with.
+          task: name of a task, or one for each image.
+          steps: denoising steps; None takes the config's.
+          seed: of the noise, where the sampler starts from or adds any.
+
+        Returns:
+          float32 (b, s, s, 3) in about [-1, 1], s the model's target size.
+        """
+        images = np.stack([self._fit(image) for image in images])
+        names = [task] * len(images) if isinstance(task, str) else task
+        padded = next((n for n in BATCHES if n >= len(images)), BATCHES[-1])
+        parts = [slice(i, i + padded) for i in range(0, len(images), padded)]
+        return np.concatenate([
+            self._predict_part(images[part], names[part], padded, steps, seed + i) for i, part in enumerate(parts)])
+
+    def _predict_part(self, images, names, padded, steps, seed):
+        steps = self._diffusion["steps"] if steps is None else steps
+        sampler = self._diffusion["sampler"]
+        if sampler == "one_step" and steps > 1:
+            sampler = "ddim"
+        missing = padded - len(images)
+        filled = np.concatenate([images, np.repeat(images[-1:], missing, 0)])
+        prompts = np.concatenate([self.prompt(name) for name in [*names, *names[-1:] * missing]])
+        rgb = self._sample(self.parameters, filled, prompts, jax.random.key(seed),
+                           steps=steps, sampler=sampler, start=self._diffusion["start"])
+        return np.asarray(rgb)[:len(images)]
+
+    def _fit(self, image):
+        size = (self.image_size, self.image_size)  # Pillow antialiases whichever way the size changes
+        return image if image.shape[:2] == size else np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+
+    def prompt(self, task: str) -> np.ndarray:
+        """Prompt tokens (1, n, d) of a task, computed once. Unknown names raise ValueError with the closest match."""
+        if task not in self._prompts:
+            (codec,) = get_tasks(self.config["tasks"]["set"], [task]).values()
+            model = parameters_lib.merge(self._graphdef, self.parameters)
+            self._prompts[task] = np.asarray(model.encode_text(jnp.asarray(tokenize([codec.prompt]))))
+        return self._prompts[task]
+
+    def _sample_fn(self, parameters, images, text, key, *, steps, sampler, start):
+        model = parameters_lib.merge(self._graphdef, parameters)
+        image = images.astype(jnp.float32) / 127.5 - 1.0
+        condition = model.encode(image, text)
+        denoise = lambda x_t, t: model.denoise(x_t, t, condition)
+        guidance = self._diffusion["guidance"]
+        if guidance != 1.0:
+            hidden = model.encode(image, text, keep_image=jnp.zeros(len(image)))
+            denoise = lambda x_t, t: _guide(model.denoise(x_t, t, hidden), model.denoise(x_t, t, condition), guidance)
+        shape = (len(image), self.target_size, self.target_size, 3)
+        first, noise = jax.random.split(key)
+        return diffusion.sample(
+            denoise, diffusion.start(first, shape, start), self._schedule, self._diffusion["prediction"], sampler, steps,
+            eta=self._diffusion["eta"], key=noise)
+
+
+def _guide(without, with_image, guidance):
+    """Classifier-free guidance (Ho & Salimans 2022) with weight 1 = none."""
+    return without + guidance * (with_image - without)
+
+
+def model_settings(config: Mapping) -> dict:
+    """The arguments of `models.build` in a config."""
+    settings = {name: value for name, value in config["model"].items() if name != "init_from"}
+    settings["unet"] = dict(settings["unet"], window=settings["unet"]["window"] or None)
+    return settings
+
+
+def make_schedule(config: Mapping):
+    """The noise schedule of a config; the cosine one is shifted to the target's resolution (arXiv 2301.11093)."""
+    name = config["diffusion"]["schedule"]
+    if name == "cosine":
+        return diffusion.CosineSchedule.for_resolution(config["model"]["target_size"])
+    return diffusion.get_schedule(name)
+
+
+def load(name_or_path: str | os.PathLike) -> Generalist:
+    """A training workdir, a model folder, or the name of shipped weights ("scenes") -> Generalist."""
+    config, parameters = weights.load_weights(name_or_path)
+    return Generalist(config, parameters)

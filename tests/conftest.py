@@ -1,0 +1,74 @@
+"""A config small enough for tests, and a model folder with random weights made from it."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from generalist.configs import common
+
+
+def pytest_configure(config):
+    """Programs are compiled once for all tests and the processes they start: compiling takes most of their time.
+
+    Set before the first import of JAX, which reads it then.
+    """
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("jax")))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+
+def _tiny_config() -> ConfigDict:
+    c = common.scenes(scratch=True)
+    c.total_steps = 2
+    c.batch_size = 4
+    c.data.image_size = c.model.target_size = 32
+    c.data.scenes_train, c.data.scenes_size, c.data.threads, c.data.prefetch = 64, 32, 1, 1
+    c.model.unet.update({"channels": (16, 32), "context_dim": 32, "heads": 2, "patch": 4, "groups": 8})
+    c.model.image_encoder.update({"image_size": 32, "patch": 8, "dim": 16, "depth": 1, "heads": 2})
+    c.model.text_encoder.update({"dim": 16, "depth": 1, "heads": 2})
+    c.optimizer.warmup_steps = 1
+    c.checkpoint.every_steps = 1
+    c.eval.batch_size = c.eval.examples = c.eval.final_examples = 4
+    c.eval.panels = 1
+    c.log.every_steps = 1
+    return c
+
+
+@pytest.fixture
+def tiny_config() -> ConfigDict:
+    """The scenes config at 32x32 with 16 and 32 channels, from scratch, two steps; yours to change."""
+    return _tiny_config()
+
+
+def _random_value(rng: np.random.Generator, path: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Values of an ordinary size everywhere; layers that begin at zero would make every prediction the same."""
+    noise = rng.standard_normal(shape, np.float32)
+    return 1.0 + 0.1 * noise if path.endswith("scale") else noise / np.sqrt(np.prod(shape[:-1]), dtype=np.float32)
+
+
+@pytest.fixture(scope="session")
+def tiny_workdir(tmp_path_factory):
+    """A model folder (config.json, model.safetensors) of that config with random weights; read only."""
+    from generalist import models
+    from generalist.inference.generalist import model_settings
+    from generalist.models import parameters
+    from generalist.pretrained.weights import CONFIG, save_weights
+
+    folder = tmp_path_factory.mktemp("tiny_workdir")
+    config = json.loads(_tiny_config().to_json_best_effort())
+    _, shapes = parameters.abstract(lambda: models.build(model_settings(config)))
+    rng = np.random.default_rng(0)
+    save_weights(folder, {path: _random_value(rng, path, x.shape) for path, x in shapes.items()}, {})
+    (folder / CONFIG).write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_workdir):
+    """That model, loaded; shared, so that its programs are compiled once."""
+    from generalist.inference import load
+
+    return load(tiny_workdir)

@@ -1,0 +1,72 @@
+"""Everything users call an image becomes uint8 (h, w, 3), or an error that says what was wrong with it."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from generalist.inference.images import ImageError, read_image
+
+RGB = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tiff", ".webp"])
+def test_file_pil_and_array_agree(tmp_path, suffix):
+    path = tmp_path / f"x{suffix}"
+    Image.fromarray(RGB).save(path, lossless=True) if suffix == ".webp" else Image.fromarray(RGB).save(path)
+    for image in (RGB, Image.fromarray(RGB), path, str(path)):
+        np.testing.assert_array_equal(read_image(image), RGB)
+
+
+def test_grey_becomes_three_equal_channels():
+    grey = np.array([[0, 7, 255]], np.uint8)
+    for image in (grey, grey[..., None], Image.fromarray(grey)):
+        np.testing.assert_array_equal(read_image(image), [[[0] * 3, [7] * 3, [255] * 3]])
+
+
+def test_alpha_is_dropped():
+    rgba = np.concatenate([RGB, np.full((2, 3, 1), 9, np.uint8)], -1)
+    for image in (rgba, Image.fromarray(rgba)):
+        np.testing.assert_array_equal(read_image(image), RGB)
+
+
+def test_palette_and_black_and_white_files(tmp_path):
+    Image.fromarray(np.array([[True, False]])).save(tmp_path / "bw.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "bw.png"), [[[255] * 3, [0] * 3]])
+    palette = Image.new("P", (1, 1), 1)
+    palette.putpalette([0, 0, 0, 10, 20, 30])
+    palette.save(tmp_path / "palette.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "palette.png"), [[[10, 20, 30]]])
+
+
+def test_photographs_are_turned_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held turned to the left: rotate by 90 degrees clockwise
+    Image.fromarray(RGB).save(tmp_path / "turned.png", exif=exif)
+    np.testing.assert_array_equal(read_image(tmp_path / "turned.png"), np.rot90(RGB, -1))
+
+
+@pytest.mark.parametrize("array, said", [
+    (np.zeros((2, 3, 3), np.float32), r"float32 and shape \(2, 3, 3\).*multiply floats"),
+    (np.zeros((2, 3, 3), np.uint16), "uint16"),
+    (np.zeros((2, 3, 2), np.uint8), r"shape \(2, 3, 2\)"),
+    (np.zeros((1, 2, 3, 3), np.uint8), r"shape \(1, 2, 3, 3\)"),
+    (np.zeros((0, 3, 3), np.uint8), r"shape \(0, 3, 3\)"),
+    (None, "object"),
+])
+def test_wrong_arrays_are_named(array, said):
+    with pytest.raises(ImageError, match=said) as error:
+        read_image(array)
+    assert "uint8 array of shape (h, w)" in str(error.value)
+
+
+def test_wrong_files_are_named(tmp_path):
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "cut.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:60])
+    (tmp_path / "text.jpg").write_text("no image")
+    (tmp_path / "empty.png").touch()
+    Image.fromarray(np.zeros((2, 2), np.uint16)).save(tmp_path / "deep.png")
+    for name, said in (("cut.png", "no readable image"), ("text.jpg", "no readable image"), ("empty.png", "no readable image"),
+                       ("deep.png", "8 bits a channel"), ("absent.png", "no such file"), (".", "a folder")):
+        with pytest.raises(ImageError, match=said) as error:
+            read_image(tmp_path / name)
+        assert str(tmp_path / name) in str(error.value)

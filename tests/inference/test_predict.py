@@ -1,0 +1,110 @@
+"""`Generalist.predict`: any image, one task or several, at the image's own size."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from generalist.inference import Generalist, ImageError
+from generalist.pretrained.weights import load_weights
+
+RNG = np.random.default_rng(0)
+SMALL = RNG.integers(0, 256, (20, 30, 3), np.uint8)  # smaller than the model's 32 pixels
+LARGE = RNG.integers(0, 256, (40, 56, 3), np.uint8)
+
+
+def test_a_name_gives_a_result_and_a_list_a_dict(tiny_model):
+    one = tiny_model.predict(SMALL, "depth")
+    assert one.task == "depth" and one.depth.shape == (20, 30) and one.depth.dtype == np.float32
+    names = ["denoise", "depth", "panoptic"]
+    several = tiny_model.predict(SMALL, names)
+    assert list(several) == names and [result.task for result in several.values()] == names
+    assert all(result.render().shape == (20, 30, 3) for result in several.values())
+    assert all(result.confidence.shape == (20, 30) for result in several.values())
+    np.testing.assert_allclose(several["depth"].depth, one.depth, atol=1e-3)  # another batch size, the same model
+
+
+def test_panoptic_merges_what_its_components_paint(tiny_model):
+    results = tiny_model.predict(SMALL, ["semantic", "instance", "panoptic", "depth", "denoise"])
+    rgb = tiny_model.predict_rgb(np.stack([SMALL] * 4), ["semantic", "instance"] * 2)
+    expected = tiny_model.tasks["panoptic"].merge(rgb[0], rgb[1], (20, 30))
+    assert np.mean(results["panoptic"].id_map == expected.id_map) > 0.99  # ties may fall otherwise in another batch
+    assert tiny_model.components(["panoptic", "semantic", "depth"]) == ["semantic", "instance", "depth"]
+
+
+def test_each_image_of_a_batch_follows_its_own_task(tiny_model):
+    mixed = tiny_model.predict_rgb(np.stack([SMALL] * 4), ["depth", "light", "semantic", "derain"])
+    for rgb, name in zip(mixed, ("depth", "light")):
+        np.testing.assert_allclose(rgb, tiny_model.predict_rgb(SMALL[None], name)[0], atol=1e-3)
+    assert np.abs(mixed[0] - mixed[1]).max() > 1e-2
+
+
+def test_file_pil_and_array_give_the_same(tiny_model, tmp_path):
+    Image.fromarray(SMALL).save(tmp_path / "x.png")
+    expected = tiny_model.predict(SMALL, "depth").depth
+    for image in (tmp_path / "x.png", Image.fromarray(SMALL)):
+        np.testing.assert_array_equal(tiny_model.predict(image, "depth").depth, expected)
+
+
+def test_restoration_tiles_what_is_larger_than_the_model(tiny_model, monkeypatch):
+    monkeypatch.setattr(tiny_model, "predict_rgb", lambda images, task, *_: np.stack(images) / np.float32(127.5) - 1)
+    assert (tiny_model.predict(LARGE, "denoise").image == LARGE).all()  # a painter that changes nothing
+    assert (tiny_model.predict(LARGE, "denoise", tile=3).image == LARGE).all()
+    whole = tiny_model.predict(LARGE, "denoise", tile=False).image
+    assert whole.shape == LARGE.shape and (whole != LARGE).any()  # shrunk to 32 x 32 and enlarged again
+    assert (tiny_model.predict(SMALL, "denoise", tile=True).image == SMALL).all()
+    assert tiny_model.predict(LARGE, "depth", tile=True).depth.shape == (40, 56)
+
+
+def test_tiles_through_the_model(tiny_model):
+    tiled, whole = (tiny_model.predict(LARGE, "denoise", tile=tile).image for tile in (True, False))
+    assert tiled.shape == whole.shape == LARGE.shape and (tiled != whole).any()
+
+
+def test_a_deterministic_sampler_has_equal_samples(tiny_model):
+    assert not tiny_model.stochastic
+    one, four = (tiny_model.predict(SMALL, "depth", samples=n) for n in (1, 4))
+    np.testing.assert_array_equal(four.depth, one.depth)
+    assert one.uncertainty is None and (four.uncertainty == 0).all()
+
+
+def test_samples_from_noise_differ_and_follow_the_seed(tiny_workdir):
+    config, parameters = load_weights(tiny_workdir)
+    config["diffusion"]["start"] = "noise"
+    model = Generalist(config, parameters)
+    first, same, other = (model.predict(SMALL, "depth", samples=4, seed=seed) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first.depth, same.depth)
+    assert (first.depth != other.depth).any()
+    assert first.uncertainty.shape == (20, 30) and first.uncertainty.mean() > 0
+
+
+def test_more_steps_change_the_prediction(tiny_model):
+    assert (tiny_model.predict(SMALL, "depth", steps=3).depth != tiny_model.predict(SMALL, "depth").depth).any()
+
+
+@pytest.mark.parametrize("arguments, said", [
+    ({"task": "dept"}, "Did you mean 'depth'.*Valid names: depth, semantic"),
+    ({"task": []}, "no task given: choose from depth"),
+    ({"task": "depth", "steps": 0}, "steps=1, not 0"),
+    ({"task": "depth", "samples": 0}, "samples is 0"),
+    ({"task": ["depth", "semantic"], "samples": 2}, "predict semantic with samples=1"),
+    ({"task": "denoise", "tile": 32}, r"tile overlap 32 is outside 0\.\.31"),
+])
+def test_mistakes_are_named(tiny_model, arguments, said):
+    with pytest.raises(ValueError, match=said):
+        tiny_model.predict(SMALL, **arguments)
+
+
+def test_an_image_that_is_none(tiny_model, tmp_path):
+    (tmp_path / "x.jpg").write_text("nothing")
+    with pytest.raises(ImageError, match="x.jpg: no readable image"):
+        tiny_model.predict(tmp_path / "x.jpg")
+
+
+def test_a_task_the_model_was_not_trained_on(tiny_workdir):
+    config, parameters = load_weights(tiny_workdir)
+    config = json.loads(json.dumps(config))
+    config["tasks"]["weights"] = {"depth": 1.0, "instance": 0.0}
+    with pytest.raises(ValueError, match="not trained on semantic, instance, only on depth"):
+        Generalist(config, parameters).predict(SMALL, "panoptic")

@@ -1,0 +1,124 @@
+"""The command line: files written, mistakes in one line, one bad image does not lose the others."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import generalist
+from generalist import cli
+
+
+@pytest.fixture
+def use_tiny(tiny_model, monkeypatch):
+    """The commands load the shared model, whatever they are told to load; returns the list of what they were told."""
+    loaded = []
+    monkeypatch.setattr(generalist, "load", lambda source: loaded.append(source) or tiny_model, raising=False)
+    return loaded
+
+
+@pytest.fixture
+def photos(tmp_path):
+    images = {"a": (20, 30), "b": (40, 25)}
+    for name, size in images.items():
+        Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)).save(tmp_path / f"{name}.png")
+    (tmp_path / "bad.jpg").write_text("no image")
+    return tmp_path
+
+
+def test_predict_writes_data_and_pictures(use_tiny, photos, tiny_workdir, capsys):
+    out = photos / "out"
+    code = cli.main(["predict", f"{photos}/a.png", f"{photos}/b.png", "--task", "depth", "panoptic", "--from", str(tiny_workdir),
+                     "--out", str(out)])
+    assert code == 0 and use_tiny == [str(tiny_workdir)]
+    kinds = ("depth.png", "depth.render.png", "panoptic.png", "panoptic.json", "panoptic.render.png")
+    assert {path.name for path in out.iterdir()} == {f"{stem}.{kind}" for stem in "ab" for kind in kinds}
+    assert np.asarray(Image.open(out / "b.depth.png")).shape == (40, 25)
+    assert np.asarray(Image.open(out / "b.depth.render.png")).shape == (40, 25, 3)
+    printed = capsys.readouterr().out
+    assert f"weights: {tiny_workdir}" in printed and "[1/2]" in printed and "s left" in printed and "2 of 2 images done" in printed
+
+
+def test_one_bad_image_does_not_lose_the_others(use_tiny, photos, capsys):
+    code = cli.main(["predict", f"{photos}/bad.jpg", f"{photos}/a.png", "--out", f"{photos}/out"])
+    assert code == 1
+    assert (photos / "out" / "a.depth.png").is_file()
+    printed = capsys.readouterr()
+    assert printed.err.count("\n") == 1 and "bad.jpg: no readable image" in printed.err
+    assert "1 of 2 images done" in printed.out
+
+
+def test_default_weights(use_tiny, photos, monkeypatch, tiny_workdir):
+    monkeypatch.chdir(photos)
+    cli.main(["predict", "a.png"])
+    (photos / "runs").mkdir()
+    (photos / "runs" / "multitask").symlink_to(tiny_workdir)
+    cli.main(["predict", "a.png"])
+    assert use_tiny == ["scenes", "runs/multitask"]
+
+
+def test_mistakes_are_one_line_and_code_2(use_tiny, photos, capsys):
+    Image.new("RGB", (4, 4)).save(photos / "a.bmp")
+    for arguments, said in ((["a.png", "--task", "dept"], "Did you mean 'depth'"),
+                            (["a.png", "a.bmp"], "the results of both would be named a.*")):
+        assert cli.main(["predict", *(f"{photos}/{a}" if "." in a else a for a in arguments)]) == 2
+        error = capsys.readouterr().err
+        assert said in error and error.startswith("generalist: error: ") and error.count("\n") == 1
+
+
+def test_missing_weights(tmp_path, capsys):
+    assert cli.main(["predict", "a.png", "--from", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert f"no config.json in {tmp_path}" in error and error.count("\n") == 1
+
+
+def test_evaluate_refuses_to_write_into_the_package(capsys):
+    assert cli.main(["evaluate", "--from", "scenes"]) == 2
+    assert "give a workdir" in capsys.readouterr().err
+
+
+def test_evaluate_and_report(tiny_workdir, tmp_path, monkeypatch):
+    """They hand the workdir's own config, with the data directory of today, to the evaluation, and the folder to the report."""
+    from generalist import evaluation
+    from generalist.training import setup
+
+    calls = []
+    monkeypatch.setattr(setup, "evaluate", lambda config, workdir, limit, log: calls.append((config, workdir, limit)))
+    monkeypatch.setattr(evaluation, "write_report", lambda workdir: calls.append(workdir))
+    monkeypatch.setenv("GENERALIST_DATA_DIR", str(tmp_path))
+    assert cli.main(["evaluate", "--from", str(tiny_workdir), "--limit", "3"]) == 0
+    assert cli.main(["report", "runs/a"]) == 0
+    (config, workdir, limit), reported = calls
+    assert (config.model.target_size, config.data_dir, workdir, limit, reported) == (32, str(tmp_path), tiny_workdir, 3, "runs/a")
+
+
+def test_doctor_names_what_is_wrong(use_tiny, monkeypatch, capsys):
+    monkeypatch.setenv("GENERALIST_DATA_DIR", "/nowhere/at/all")
+    assert cli.main(["doctor"]) == 1
+    printed = capsys.readouterr().out
+    assert f"generalist {generalist.__version__}" in printed and "jax " in printed and "device 0" in printed
+    assert "warning: GENERALIST_DATA_DIR=/nowhere/at/all is no folder" in printed and "M parameters" in printed
+
+
+def test_doctor_sees_an_unused_card(monkeypatch):
+    monkeypatch.setattr(cli.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
+    assert "although there is an NVIDIA card" in cli._device_problems("cpu")[0]
+    assert cli._device_problems("gpu") == []
+
+
+def test_help_shows_examples_without_loading_jax():
+    code = "import sys; from generalist import cli; cli.make_parser().print_help(); assert 'jax' not in sys.modules"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "generalist predict photo.jpg --task depth semantic" in printed
+
+
+def test_as_a_module_with_a_real_process(photos, tiny_workdir):
+    command = [sys.executable, "-m", "generalist.cli", "predict", "a.png", "--from", str(tiny_workdir), "--out", "out"]
+    environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(generalist.__file__).parents[1])}
+    done = subprocess.run(command, cwd=photos, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert (photos / "out" / "a.depth.png").is_file()

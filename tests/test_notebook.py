@@ -1,0 +1,43 @@
+"""The notebook runs from its first cell to its last, trains, and leaves a model that predicts the same after reloading."""
+
+import pathlib
+
+import nbclient
+import nbformat
+import pytest
+
+NOTEBOOK = pathlib.Path(__file__).parents[1] / "notebooks" / "generalist.ipynb"
+# Inserted before the training: the model of tests/conftest.py instead of the full one.
+SHRINK = """
+config.update({0})
+config.model.init_from = ""
+"""
+
+
+@pytest.fixture
+def notebook():
+    return nbformat.read(NOTEBOOK, as_version=4)
+
+
+def test_is_valid_and_clean(notebook):
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert len({cell.id for cell in notebook.cells}) == len(notebook.cells)
+    assert all(cell.outputs == [] and cell.execution_count is None for cell in code)
+
+
+def test_runs_from_start_to_end(notebook, tiny_config, tmp_path, monkeypatch):
+    monkeypatch.setenv("GENERALIST_NOTEBOOK_STEPS", "2")
+    monkeypatch.setenv("PYTHONPATH", str(NOTEBOOK.parents[1]))
+    (train,) = [i for i, cell in enumerate(notebook.cells) if "train_and_evaluate(" in cell.source]
+    small = {name: getattr(tiny_config, name).to_dict() for name in ("data", "model", "optimizer", "eval")} | {"batch_size": 4}
+    small["eval"]["tasks"] = ("depth", "semantic", "instance", "denoise")
+    notebook.cells.insert(train, nbformat.v4.new_code_cell(SHRINK.format(small)))
+    nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": tmp_path}}).execute()
+
+    printed = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
+    assert "the reloaded model predicts the same" in printed
+    assert {path.name for path in (tmp_path / "generalist-model").iterdir()} == {"config.json", "model.safetensors"}
+    assert (tmp_path / "predictions" / "depth.png").stat().st_size > 0
+    pictures = [o for cell in notebook.cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
+    assert len(pictures) >= 5  # at least a panel, and the four predictions

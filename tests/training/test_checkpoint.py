@@ -1,0 +1,158 @@
+"""Checkpoints: what is restored is what was saved, or it is not used."""
+
+import pathlib
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from generalist.training.checkpoint import CheckpointError, Checkpointer, read_json
+from generalist.training.step import State
+
+SEED = 5
+
+
+def make_state(step: int) -> State:
+    rng = np.random.default_rng(step)
+    parameters = {name: jnp.asarray(rng.standard_normal((64, 64), np.float32)) for name in ("unet.a", "unet.b")}
+    return State(jnp.int32(step), parameters, {name: x + 1 for name, x in parameters.items()},
+                 {"text": jnp.arange(3.0)}, optax.adam(0.1).init(parameters))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with the checkpoints of steps 1 and 2."""
+    checkpointer = Checkpointer(tmp_path / "checkpoints", keep=2)
+    checkpointer.save(make_state(1), SEED)
+    checkpointer.save(make_state(2), SEED)
+    checkpointer.close()
+    return tmp_path / "checkpoints"
+
+
+def restore(folder, seed=SEED):
+    """(what is restored, the log) by a checkpointer that has not seen the folder before."""
+    checkpointer, log = Checkpointer(folder, keep=2), []
+    try:
+        return checkpointer.restore(make_state(0), seed, log.append), log
+    finally:
+        checkpointer.close()
+
+
+def assert_is_step(state: State, step: int):
+    jax.tree.map(np.testing.assert_array_equal, state, make_state(step))
+
+
+def data_files(folder, step) -> list[pathlib.Path]:
+    """The files of a checkpoint's arrays, largest last."""
+    return sorted((p for p in (folder / str(step) / "state").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+def flip_a_bit(folder, step):
+    file = data_files(folder, step)[-1]
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0b100
+    file.write_bytes(content)
+
+
+def test_the_newest_is_restored_bit_for_bit(folder):
+    state, log = restore(folder)
+    assert_is_step(state, 2)
+    assert log == []
+
+
+def test_none_where_there_is_none(tmp_path):
+    assert restore(tmp_path / "nothing") == (None, [])
+
+
+def test_a_flipped_bit_is_noticed_and_the_one_before_used(folder):
+    flip_a_bit(folder, 2)
+    state, log = restore(folder)
+    assert_is_step(state, 1)
+    assert len(log) == 1 and log[0].startswith(f"WARNING: checkpoint {folder / '2'} cannot be used")
+
+
+def test_a_truncated_file_is_noticed_and_the_one_before_used(folder):
+    file = data_files(folder, 2)[-1]
+    file.write_bytes(file.read_bytes()[:-100])
+    state, log = restore(folder)
+    assert_is_step(state, 1)
+    assert len(log) == 1
+
+
+def test_changed_values_are_noticed_by_the_checksum(folder, monkeypatch):
+    """What storage returns without an error but with other values: here, the arrays of step 1 under the name of step 2."""
+    for file in data_files(folder, 2):
+        file.unlink()
+    for file in data_files(folder, 1):
+        target = folder / "2" / file.relative_to(folder / "1")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(file.read_bytes())
+    state, log = restore(folder)
+    assert_is_step(state, 1)
+    assert re.search(r"checksum of \S+ and \d+ others differs", log[0])
+
+
+def test_all_damaged_is_an_error(folder):
+    flip_a_bit(folder, 1)
+    flip_a_bit(folder, 2)
+    with pytest.raises(CheckpointError, match=r"none of the checkpoints \[2, 1\] in .* can be used"):
+        restore(folder)
+
+
+def test_another_seed_is_an_error(folder):
+    log = []
+    checkpointer = Checkpointer(folder, keep=2)
+    with pytest.raises(CheckpointError, match="none of the checkpoints"):
+        checkpointer.restore(make_state(0), SEED + 1, log.append)
+    checkpointer.close()
+    assert "it belongs to seed 5, this run has seed 6" in log[0]
+
+
+def test_a_save_is_a_snapshot_even_when_the_next_step_reuses_its_memory(tmp_path):
+    """Saves are asynchronous and steps donate the state: what is saved is what was there at the call."""
+    step = jax.jit(lambda s: jax.tree.map(lambda x: x * 0 - 1, s), donate_argnums=0)
+    checkpointer = Checkpointer(tmp_path, keep=2)
+    state = make_state(1)
+    checkpointer.save(state, SEED)
+    for _ in range(3):
+        state = step(state)
+    checkpointer.close()
+    assert_is_step(restore(tmp_path)[0], 1)
+
+
+def test_only_the_last_are_kept_and_the_same_step_is_saved_once(tmp_path):
+    checkpointer = Checkpointer(tmp_path, keep=2)
+    for step in (1, 2, 3, 3):
+        checkpointer.save(make_state(step), SEED)
+    checkpointer.close()
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name.isdigit()) == ["2", "3"]
+
+
+def test_later_checkpoints_are_forgotten(folder):
+    checkpointer = Checkpointer(folder, keep=2)
+    checkpointer.forget_after(1)
+    checkpointer.save(make_state(2), SEED)  # the one forgotten can be written again
+    checkpointer.close()
+    assert_is_step(restore(folder)[0], 2)
+
+
+def test_a_failing_save_says_what_may_be_wrong(tmp_path, monkeypatch):
+    checkpointer = Checkpointer(tmp_path, keep=2)
+
+    def full(*args, **kwargs):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(checkpointer._manager, "save", full)
+    with pytest.raises(CheckpointError, match="checkpoint of step 1 in .* failed: No space left on device. Is the disk full"):
+        checkpointer.save(make_state(1), SEED)
+    checkpointer.close()
+
+
+@pytest.mark.parametrize("content", [b'{"a": 1', b"\xff\xfe\x00"])
+def test_damaged_json_is_named(tmp_path, content):
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(CheckpointError, match="config.json cannot be read"):
+        read_json(tmp_path / "config.json")

@@ -1,0 +1,99 @@
+"""AdamW with tables of path regexes: one step by hand, optax as a peer, and what the tables say."""
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from generalist.training.optimizer import learning_rate, make_optimizer, match, trainable
+
+SETTINGS = {
+    "lr": 0.1, "schedule": "constant", "warmup_steps": 0, "decay_fraction": 0.0, "b1": 0.9, "b2": 0.99, "clip": 1e9,
+    "weight_decay": 0.0, "weight_decay_on": (r"kernel$",), "lr_multipliers": ()}
+PARAMETERS = {"image_encoder.kernel": jnp.array([1.0, -2.0]), "unet.bias": jnp.array([0.5]), "unet.kernel": jnp.array([4.0, 3.0])}
+GRADIENTS = {"image_encoder.kernel": jnp.array([0.3, 0.1]), "unet.bias": jnp.array([-0.2]), "unet.kernel": jnp.array([1.0, -5.0])}
+
+
+def after(steps=1, **changes):
+    """The parameters after some steps with the same gradients."""
+    optimizer, _ = make_optimizer(SETTINGS | changes, list(PARAMETERS), 100)
+    parameters, state = PARAMETERS, optimizer.init(PARAMETERS)
+    for _ in range(steps):
+        updates, state = optimizer.update(GRADIENTS, state, parameters)
+        parameters = optax.apply_updates(parameters, updates)
+    return parameters
+
+
+def test_first_step_by_hand():
+    """Adam's first update is the sign of the gradient; kernels also decay by lr * weight_decay * value."""
+    parameters = after(weight_decay=0.5)
+    np.testing.assert_allclose(parameters["unet.bias"], [0.5 + 0.1], rtol=1e-6)
+    np.testing.assert_allclose(parameters["unet.kernel"], [4 - 0.1 - 0.1 * 0.5 * 4, 3 + 0.1 - 0.1 * 0.5 * 3], rtol=1e-6)
+
+
+def test_equals_optax_adamw_with_clipping():
+    """With everything decaying at one speed, what is left is optax.adamw behind clip_by_global_norm."""
+    peer = optax.chain(optax.clip_by_global_norm(0.7), optax.adamw(0.1, b1=0.9, b2=0.99, weight_decay=0.02))
+    parameters, state = PARAMETERS, peer.init(PARAMETERS)
+    for _ in range(3):
+        updates, state = peer.update(GRADIENTS, state, parameters)
+        parameters = optax.apply_updates(parameters, updates)
+    ours = after(3, clip=0.7, weight_decay=0.02, weight_decay_on=(".",))
+    for path, value in parameters.items():
+        np.testing.assert_allclose(ours[path], value, rtol=1e-6)
+
+
+def test_multipliers_scale_the_whole_update_and_the_first_match_wins():
+    plain = after(weight_decay=0.5)
+    slow = after(weight_decay=0.5, lr_multipliers=((r"^image_encoder\.", 0.1), (r"kernel", 0.5)))
+    for path, factor in {"image_encoder.kernel": 0.1, "unet.kernel": 0.5, "unet.bias": 1.0}.items():
+        np.testing.assert_allclose(slow[path] - PARAMETERS[path], factor * (plain[path] - PARAMETERS[path]), rtol=1e-5)
+
+
+def test_frozen_paths_are_not_trainable():
+    paths = ["text_encoder.kernel", "unet.kernel", "unet.text_encoder_like"]
+    assert trainable((r"^text_encoder\.",), paths) == paths[1:]
+    assert trainable((), paths) == paths
+
+
+@pytest.mark.parametrize("field", ["weight_decay_on", "lr_multipliers"])
+def test_a_pattern_that_matches_nothing_is_named(field):
+    pattern = r"^imge_encoder\."
+    with pytest.raises(ValueError, match="imge_encoder.*matches no parameter") as error:
+        after(**{field: (pattern,) if field == "weight_decay_on" else ((pattern, 0.1),)})
+    assert "image_encoder.kernel, unet.bias, unet.kernel" in str(error.value)
+
+
+def test_match_gives_the_first_value_or_the_default():
+    assert match([("a", 1.0), ("b", 2.0)], ["ab", "xb", "x"], 9.0) == {"ab": 1.0, "xb": 2.0, "x": 9.0}
+
+
+def values(schedule, steps, **changes):
+    settings = {"lr": 1.0, "warmup_steps": 4, "decay_fraction": 0.5, "total_steps": 20, "schedule": schedule} | changes
+    return [float(learning_rate(**settings)(step)) for step in steps]
+
+
+def test_warm_up_is_linear_and_never_zero():
+    """From lr / warm-up at the first step to lr at step 4: a quarter, then three more quarters in four steps."""
+    np.testing.assert_allclose(values("linear", range(5)), [0.25, 0.4375, 0.625, 0.8125, 1.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("schedule", "end"), [("constant", [1, 1, 1]), ("linear", [1, 0.5, 0.1]), ("cosine", [1, 0.5, 0.02447])])
+def test_plateau_then_decay_over_the_last_half(schedule, end):
+    np.testing.assert_allclose(values(schedule, [4, 7, 10]), [1, 1, 1], rtol=1e-6)
+    np.testing.assert_allclose(values(schedule, [10, 15, 19]), end, rtol=1e-3)
+
+
+def test_decay_ends_at_zero():
+    np.testing.assert_allclose([*values("linear", [20]), *values("cosine", [20])], 0.0, atol=1e-7)
+
+
+def test_warm_up_and_decay_are_cut_to_fit_a_short_run():
+    """At most half a run warms up, and the decay takes no more than the rest."""
+    short = values("linear", range(5), warmup_steps=1000, decay_fraction=1.0, total_steps=4)
+    np.testing.assert_allclose(short, [0.5, 0.75, 1.0, 0.5, 0.0], atol=1e-6)
+
+
+def test_unknown_schedule_names_the_closest():
+    with pytest.raises(ValueError, match="optimizer.schedule 'cosin': choose one of constant, linear, cosine; did you mean 'cosine'"):
+        values("cosin", [0])
