@@ -48,7 +48,7 @@ def load_weights(folder: str | os.PathLike) -> tuple[dict, dict[str, np.ndarray]
     try:
         config = json.loads((folder / CONFIG).read_text())
         arrays = safetensors.numpy.load_file(folder / WEIGHTS)
-    except (safetensors.SafetensorError, json.JSONDecodeError, OSError) as error:
+    except (safetensors.SafetensorError, UnicodeDecodeError, json.JSONDecodeError, OSError) as error:
         raise WeightsError(f"{folder}: damaged {CONFIG} or {WEIGHTS} ({error}). Restore the folder, or train again.") from error
     return config, {path: np.asarray(value, np.float32) for path, value in arrays.items()}
 

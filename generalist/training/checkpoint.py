@@ -107,5 +107,5 @@ def read_json(path: pathlib.Path) -> dict:
     """A JSON file of the workdir. CheckpointError naming it if it is damaged."""
     try:
         return json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}). Choose another --workdir, or move this one away.") from error

@@ -60,7 +60,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path, log=prin
                 state, metrics = step_fn(state, batch)
                 settle()  # of the step before: the device never waits for the host
                 pending.append((step, metrics))
-                last = step == config.total_steps or stop.is_set
+                stopping = stop.is_set  # read once: a signal in mid-step must not skip the save
+                last = step == config.total_steps or stopping
                 if last or step % config.log.every_steps == 0:
                     settle()
                     scalars, line = meters.report(step, float(run.learning_rate(step - 1)))
@@ -70,7 +71,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path, log=prin
                     settle()
                     checkpointer.save(state, config.seed)
                     export(workdir, config, {**state.frozen, **state.ema}, step)
-                if stop.is_set:
+                if stopping:
                     checkpointer.close()
                     log(f"SIGTERM: saved step {step} in {workdir}; the same command resumes it")
                     raise SystemExit(EXIT_PREEMPTED)

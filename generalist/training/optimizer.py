@@ -18,7 +18,7 @@ def match(table: Sequence[tuple[str, float]], paths, default: float) -> dict[str
     for pattern, _ in table:
         if not any(re.search(pattern, path) for path in paths):
             groups = sorted({".".join(path.split(".")[:2]) for path in paths})
-            raise ValueError(f"optimizer: the pattern {pattern!r} matches no parameter. Parameters begin with: {', '.join(groups)}")
+            raise ValueError(f"optimizer: the pattern {pattern!r} matches no parameter. Those it is matched against begin with: {', '.join(groups)}")
     first = lambda path: next((value for pattern, value in table if re.search(pattern, path)), default)
     return {path: first(path) for path in paths}
 
@@ -30,9 +30,10 @@ def trainable(frozen: Sequence[str], paths) -> list[str]:
 
 
 def learning_rate(*, lr: float, schedule: str, warmup_steps: int, decay_fraction: float, total_steps: int) -> optax.Schedule:
-    """Linear warm-up from 0, then `schedule`; the decay to 0 takes the last `decay_fraction` of the steps.
+    """Linear warm-up from lr / warmup_steps, a plateau, then `schedule`: its decay to 0 takes the last `decay_fraction` of the steps.
 
-    Raises ValueError for an unknown schedule, or a warm-up and decay that together exceed the run.
+    The warm-up is cut to half of a short run, and the decay to what the warm-up leaves.
+    Raises ValueError for an unknown schedule.
     """
     if schedule not in SCHEDULES:
         close = difflib.get_close_matches(schedule, SCHEDULES, 1)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 import tensorboardX
 
+from generalist.pretrained.weights import write_atomically
+
 
 class Writer:
     """Appends scalars. A resumed run first drops the lines of steps it will do again."""
@@ -37,4 +39,4 @@ class Writer:
                     kept.append(line)
             except json.JSONDecodeError:  # the line a kill cut in half
                 continue
-        self._path.write_text("".join(line + "\n" for line in kept))
+        write_atomically(self._path, "".join(line + "\n" for line in kept).encode())

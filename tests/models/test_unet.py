@@ -1,5 +1,7 @@
 """The UNet's options beside Stable Diffusion's: they begin as nothing, and its variants."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -108,16 +110,22 @@ def test_attention_levels_must_cover_the_channels():
 
 
 @pytest.fixture(scope="module")
-def self_attention():
+def self_attention(quick_jit, random_weights):
     """(grid (h, w, 8), window, shift) -> the same grid after the self-attention of a transformer block."""
-    block = TransformerBlock(8, 8, 2, window=None, shift=False, rngs=nnx.Rngs(0), dtype=jnp.float32)
+    build = lambda window, shift: TransformerBlock(8, 8, 2, window=window, shift=shift, rngs=Keys(0), dtype=jnp.float32)
+    _, weights = random_weights(lambda: build(None, False))
 
-    def run(grid, window, shift=False):
-        block.window, block.shift = window, shift
-        h, w, c = grid.shape
-        return np.asarray(block._self_attention(jnp.asarray(grid).reshape(1, h * w, c), h, w)).reshape(h, w, c)
+    @functools.cache
+    def compiled(window, shift):
+        graphdef, _ = parameters.abstract(lambda: build(window, shift))
 
-    return run
+        def run(weights, grid):
+            tokens = grid.reshape(1, -1, 8)
+            return parameters.merge(graphdef, weights)._self_attention(tokens, *grid.shape[:2]).reshape(grid.shape)
+
+        return quick_jit(run)
+
+    return lambda grid, window, shift=False: np.asarray(compiled(window, shift)(weights, grid))
 
 
 @pytest.fixture(scope="module")

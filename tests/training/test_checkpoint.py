@@ -76,13 +76,13 @@ def test_a_flipped_bit_is_noticed_and_the_one_before_used(folder):
 
 def test_a_truncated_file_is_noticed_and_the_one_before_used(folder):
     file = data_files(folder, 2)[-1]
-    file.write_bytes(file.read_bytes()[:-100])
+    file.write_bytes(file.read_bytes()[:file.stat().st_size // 2])
     state, log = restore(folder)
     assert_is_step(state, 1)
     assert len(log) == 1
 
 
-def test_changed_values_are_noticed_by_the_checksum(folder, monkeypatch):
+def test_changed_values_are_noticed_by_the_checksum(folder):
     """What storage returns without an error but with other values: here, the arrays of step 1 under the name of step 2."""
     for file in data_files(folder, 2):
         file.unlink()

@@ -37,6 +37,7 @@ OBJECTIVE = Objective(
     prompts=jnp.arange(12.0).reshape(2, 2, 3) / 10, drop_image=0.25, drop_text=0.25, palettes={},
     prototype_weight=0.0, prototype_temperature=1.0)
 OPTIMIZER = optax.adam(0.01)
+QUICK = {"xla_backend_optimization_level": 0}  # every program runs a few times only
 TASKS = np.array([0, 1, 1, 0, 1, 1, 0, 1], np.int32)
 
 
@@ -61,7 +62,8 @@ def state():
 
 
 def compile_step(graphdef, accumulate=1, seed=0, objective=OBJECTIVE):
-    return jax.jit(make_step(graphdef, objective, OPTIMIZER, seed=seed, ema_decay=0.99, accumulate=accumulate))
+    step = make_step(graphdef, objective, OPTIMIZER, seed=seed, ema_decay=0.99, accumulate=accumulate)
+    return jax.jit(step, compiler_options=QUICK)
 
 
 @pytest.fixture(scope="module")
@@ -74,15 +76,19 @@ def constant_loss(graphdef):
     """(batch, objective, prediction) -> (loss, losses) of a model that predicts one colour."""
 
     def loss(batch, objective, prediction, **drawn):
-        model = parameters_lib.merge(graphdef, {
-            "head.kernel": jnp.zeros((9, 3)), "head.bias": jnp.asarray(prediction, jnp.float32),
-            "text_encoder.kernel": jnp.zeros((3, 3)), "text_encoder.bias": jnp.zeros(3)})
+        weights = {"head.kernel": jnp.zeros((9, 3)), "head.bias": jnp.asarray(prediction, jnp.float32),
+                   "text_encoder.kernel": jnp.zeros((3, 3)), "text_encoder.bias": jnp.zeros(3)}
         n = len(batch["task"])
         drawn = {"t": jnp.full(n, 0.5), "x_t": batch["target"], "eps": jnp.zeros_like(batch["target"]),
                  "keep_image": jnp.ones(n), "keep_text": jnp.ones(n)} | drawn
-        return objective.loss(model, batch | drawn)
+        call = lambda weights, batch: objective.loss(parameters_lib.merge(graphdef, weights), batch)
+        return jax.jit(call, compiler_options=QUICK)(weights, batch | drawn)
 
     return loss
+
+
+def corrupt(objective, batch):
+    return jax.jit(objective.corrupt, compiler_options=QUICK)(batch, jax.random.key(0))
 
 
 def one_pixel(*targets, task=(0, 1)):
@@ -176,7 +182,7 @@ def test_randomness_is_a_function_of_seed_and_step(step, graphdef, state, batch)
 def test_pure_samples_start_where_the_sampler_starts(batch, start):
     """Task 1 is always pure, task 0 never; x_t is zero, or the noise itself without a trace of the target."""
     objective = dataclasses.replace(OBJECTIVE, start=start, pure=jnp.array([0.0, 1.0]))
-    drawn = objective.corrupt(batch, jax.random.key(0))
+    drawn = corrupt(objective, batch)
     pure = TASKS == 1
     np.testing.assert_array_equal(drawn["t"] == 1.0, pure)
     x_t = np.asarray(drawn["x_t"])
@@ -191,6 +197,6 @@ def test_pure_samples_start_where_the_sampler_starts(batch, start):
 
 @pytest.mark.parametrize(("drop", "kept"), [(0.0, 1.0), (1.0, 0.0)])
 def test_conditions_are_dropped_as_often_as_asked(batch, drop, kept):
-    drawn = dataclasses.replace(OBJECTIVE, drop_image=drop, drop_text=1 - drop).corrupt(batch, jax.random.key(0))
+    drawn = corrupt(dataclasses.replace(OBJECTIVE, drop_image=drop, drop_text=1 - drop), batch)
     np.testing.assert_array_equal(drawn["keep_image"], np.full(8, kept))
     np.testing.assert_array_equal(drawn["keep_text"], np.full(8, 1 - kept))

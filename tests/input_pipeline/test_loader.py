@@ -1,0 +1,124 @@
+"""Batches are a pure function of (seed, step), whoever reads them."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from generalist.input_pipeline.loader import Encode, fit, training_batches
+from generalist.tasks import get_tasks
+
+TASKS = get_tasks("scenes", ["denoise", "derain", "light"])
+WEIGHTS = {"denoise": 3.0, "derain": 2.0, "light": 1.0}
+LENGTHS = {"denoise": 40, "derain": 7, "light": 30}
+
+
+class Numbered:
+    """Images of one grey level, the index: a picture says which example it is."""
+
+    def __init__(self, length):
+        self.length = length
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, i):
+        image = np.full((4, 4, 3), i, np.uint8)
+        return {"image": image, "label": image, "key": str(i)}
+
+
+SOURCES = {name: Numbered(length) for name, length in LENGTHS.items()}
+
+
+def batches(count, **changes):
+    settings = {"seed": 0, "batch_size": 6, "image_size": 4, "target_size": 2, "threads": 2, "prefetch": 2} | changes
+    return list(itertools.islice(training_batches(SOURCES, TASKS, settings.pop("weights", WEIGHTS), **settings), count))
+
+
+def order(found):
+    """(task, example) of every sample, in order."""
+    return [(int(t), int(i)) for batch in found for t, i in zip(batch["task"], batch["image"][:, 0, 0, 0])]
+
+
+@pytest.fixture(scope="module")
+def ten():
+    return batches(10)
+
+
+def test_batches_have_the_contracts_shapes_and_types(ten):
+    shapes = {name: (value.shape, value.dtype) for name, value in ten[0].items()}
+    assert shapes == {"image": ((6, 4, 4, 3), np.uint8), "target": ((6, 2, 2, 3), np.float32),
+                      "mask": ((6, 2, 2, 1), np.float32), "task": ((6,), np.int32)}
+
+
+def test_starting_later_equals_skipping(ten):
+    for ours, expected in zip(batches(3, first_step=3), ten[3:6], strict=True):
+        for name, value in expected.items():
+            np.testing.assert_array_equal(ours[name], value)
+
+
+def test_threads_and_prefetch_do_not_matter(ten):
+    assert order(batches(10, threads=0, prefetch=1)) == order(ten)
+
+
+def test_seeds_give_other_orders_of_the_same_tasks(ten):
+    other = batches(10, seed=1)
+    assert [t for t, _ in order(other)] == [t for t, _ in order(ten)]
+    assert order(other) != order(ten)
+
+
+def test_processes_interleave_to_the_batch_of_one(ten):
+    parts = [batches(10, process=(index, 2)) for index in range(2)]
+    assert all(len(batch["task"]) == 3 for part in parts for batch in part)
+    together = [batch for pair in zip(*parts) for batch in zip(order(pair[:1]), order(pair[1:]))]
+    assert [sample for pair in together for sample in pair] == order(ten)
+
+
+def test_shares_are_exact(ten):
+    """Sixty samples in the ratio 3 : 2 : 1."""
+    np.testing.assert_array_equal(np.bincount([t for t, _ in order(ten)]), [30, 20, 10])
+
+
+def test_an_epoch_has_every_example_once_and_the_next_another_order(ten):
+    derain = [i for t, i in order(ten) if t == 1][:14]  # two epochs of seven
+    assert sorted(derain[:7]) == sorted(derain[7:]) == list(range(7))
+    assert derain[:7] != derain[7:]
+
+
+def test_a_task_without_weight_keeps_its_place_in_the_index():
+    found = batches(3, weights={"denoise": 0.0, "light": 1.0})
+    assert {t for t, _ in order(found)} == {2}
+
+
+def test_uneven_processes_are_an_error():
+    with pytest.raises(ValueError, match="batch_size 6 is not divisible by 4 processes"):
+        batches(1, process=(0, 4))
+
+
+def test_targets_are_the_tasks_encoding():
+    rng = np.random.default_rng(0)
+    task = get_tasks("scenes", ["depth"])["depth"]
+    depth = np.where(rng.random((8, 8)) < 0.3, 0, rng.uniform(1, 9, (8, 8))).astype(np.float32)
+    image = rng.integers(0, 256, (8, 8, 3), np.uint8)
+    sample = Encode(task, 4, image_size=8, target_size=4)({"image": image, "label": depth, "key": "0"})
+    target = task.encode(depth, 4)
+    np.testing.assert_array_equal(sample["target"], target.rgb)
+    np.testing.assert_array_equal(sample["mask"], target.mask)
+    assert sample["image"] is image
+    assert sample["task"] == 4 and sample["task"].dtype == np.int32
+
+
+def test_fit_averages_areas_and_rounds():
+    image = np.zeros((4, 2, 3), np.uint8)
+    image[:2] = [[[0, 10, 255]] * 2, [[1, 11, 255]] * 2]  # means 0.5, 10.5 and 255; halves go to the even
+    np.testing.assert_array_equal(fit(image, 2), fit(image.copy(), 2))
+    np.testing.assert_array_equal(fit(image[:2], 1), [[[0, 10, 255]]])
+    assert fit(image, 2).shape == (2, 2, 3) and fit(image, 2).dtype == np.uint8
+
+
+def test_fit_does_not_wrap_around_where_bicubic_overshoots():
+    image = np.zeros((4, 4, 3), np.uint8)
+    image[:, 2:] = 255
+    larger = fit(image, 9)
+    assert larger[0, 0, 0] == 0 and larger[0, -1, 0] == 255
+    assert (np.diff(larger[4, :, 0].astype(int)) >= 0).all()

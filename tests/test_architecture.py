@@ -1,0 +1,141 @@
+"""The house rules, enforced on the source: who may import whom, what is documented, how long a file may be."""
+
+import ast
+import pathlib
+import re
+import sys
+
+import pytest
+
+import generalist
+
+ROOT = pathlib.Path(generalist.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+TREES = {path: ast.parse(path.read_text()) for path in FILES}
+NAMES = [path.relative_to(ROOT).as_posix() for path in FILES]
+
+# Arrows go down only. A room may use itself and these; what a whole file may, is said by its name.
+ARROWS = {
+    "__init__": {"inference", "tasks"},
+    "cli": {"training", "evaluation", "inference", "pretrained"},
+    "training": {"evaluation", "inference", "input_pipeline", "models", "diffusion", "pretrained", "tasks"},
+    "evaluation": {"inference", "metrics", "tasks", "input_pipeline", "pretrained"},
+    "inference": {"models", "diffusion", "tasks", "pretrained"},
+    "input_pipeline": {"tasks"},
+    "pretrained": {"models"},
+    "models": set(),
+    "diffusion": set(),
+    "tasks": set(),
+    "metrics": set(),
+    "configs": set(),
+}
+# Inside a function only, so that importing the room does not load the other: a task knows its official metric.
+LAZY_ARROWS = {"tasks": {"metrics"}}
+
+# What a room may import of others, besides the standard library; rooms that are not listed may import any but FORBIDDEN.
+LIBRARIES = {
+    "__init__": set(),
+    "configs": {"ml_collections"},
+    "models": {"jax", "flax", "numpy"},
+    "diffusion": {"jax", "numpy"},
+    "tasks": {"numpy", "cv2"},
+    "metrics": {"numpy", "cv2"},
+    "pretrained": {"numpy", "safetensors"},
+    "inference": {"jax", "numpy", "cv2", "PIL"},
+    "input_pipeline": {"numpy", "cv2", "grain", "etils", "scipy", "h5py"},  # workers never touch a JAX device
+}
+FORBIDDEN = {"torch", "tensorflow", "tensorflow_datasets", "transformers", "diffusers", "skimage", "torchmetrics"}
+
+
+def room_of(path: pathlib.Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imports(path: pathlib.Path):
+    """(dotted module, line, whether it is inside a function) of every import; TYPE_CHECKING blocks count as ordinary."""
+    inside = {id(node) for function in ast.walk(TREES[path]) if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+              for node in ast.walk(function)}
+    for node in ast.walk(TREES[path]):
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            modules = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for module in modules:
+            yield module, node.lineno, id(node) in inside
+
+
+def test_the_table_has_every_room():
+    assert {room_of(path) for path in FILES} == set(ARROWS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_arrows_go_down(path):
+    room = room_of(path)
+    wrong = []
+    for module, line, lazy in imports(path):
+        top, *rest = module.split(".")
+        other = rest[0] if top == "generalist" and rest else None
+        allowed = ARROWS[room] | {room, None, "__version__"} | (LAZY_ARROWS.get(room, set()) if lazy else set())
+        if other not in allowed:
+            wrong.append(f"{path}:{line}: {room} imports {module}")
+    assert wrong == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_libraries(path):
+    wrong = []
+    for module, line, _ in imports(path):
+        top = module.split(".")[0]
+        if top == "generalist" or top in sys.stdlib_module_names:
+            continue
+        if top in FORBIDDEN or top not in LIBRARIES.get(room_of(path), {top}):
+            wrong.append(f"{path}:{line}: {room_of(path)} imports {module}")
+    assert wrong == []
+
+
+def test_arrows_form_no_circle():
+    """Rooms can be put in an order in which each uses only those before it."""
+    left = {room: targets | LAZY_ARROWS.get(room, set()) for room, targets in ARROWS.items()}
+    while left:
+        ready = {room for room, targets in left.items() if not targets & left.keys()}
+        assert ready, f"a circle among {sorted(left)}"
+        left = {room: targets for room, targets in left.items() if room not in ready}
+
+
+def public(tree: ast.Module):
+    """Name and node of the public functions and classes of a module."""
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+            yield node.name, node
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_everything_public_has_a_docstring(path):
+    assert ast.get_docstring(TREES[path]), f"{path} has no docstring"
+    assert [name for name, node in public(TREES[path]) if not ast.get_docstring(node)] == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_files_are_short_and_finished(path):
+    text = path.read_text()
+    assert text.count("\n") <= 400
+    assert not re.search(r"\b(TODO|FIXME|XXX)\b", text)
+    assert [number for number, line in enumerate(text.splitlines(), 1) if len(line) > 150] == []
+
+
+def body_length(function: ast.FunctionDef) -> int:
+    """Lines of a function without its docstring."""
+    docstring = ast.get_docstring(function) is not None
+    end_of_docstring = function.body[0].end_lineno - function.body[0].lineno + 1 if docstring else 0
+    return function.end_lineno - function.lineno + 1 - end_of_docstring
+
+
+def test_functions_fit_on_a_screen():
+    """All but the loop, which is one page in the order in which things happen, and the configs, which are data."""
+    long = {f"{name}:{node.name}": body_length(node) for name, tree in zip(NAMES, TREES.values()) for node in ast.walk(tree)
+            if isinstance(node, ast.FunctionDef) and body_length(node) > 40}
+    assert {name for name in long if not name.startswith("configs/")} <= {"training/loop.py:train_and_evaluate"}
+    assert all(length <= 100 for length in long.values())
