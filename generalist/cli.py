@@ -48,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def make_parser() -> argparse.ArgumentParser:
     """The commands and their options."""
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("generalist", description=generalist.__doc__.splitlines()[0], epilog=_EXAMPLES, formatter_class=raw)
+    summary = generalist.__doc__.splitlines()[0]
+    parser = argparse.ArgumentParser("generalist", description=summary, epilog=_EXAMPLES, formatter_class=raw)
     parser.add_argument("--version", action="version", version=generalist.__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -67,7 +68,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: as the model's config says)")
     sub.add_argument("--seed", type=int, default=0, metavar="N", help="of the noise, where the sampler uses any (default: 0)")
     sub.add_argument("--tile", action=argparse.BooleanOptionalAction,
-                     help="restore in tiles at native resolution, or the whole image at the model's (default: tiles if it is larger)")
+                     help="restore in tiles at native resolution, or not (default: tiles for images larger than the model's)")
     sub = command(evaluate, "Measure a workdir on held-out data, by the official metrics, into DIR/eval.")
     _add_source(sub, f"a workdir (default: {DEFAULT_WORKDIR})")
     sub.add_argument("--limit", type=int, default=0, metavar="N", help="examples a task (default: 0, all)")
@@ -100,7 +101,8 @@ def predict(args: argparse.Namespace) -> int:
             continue
         now = time.monotonic()
         left = (now - began) / done * (len(images) - done)
-        print(f"[{done}/{len(images)}] {image}: {' '.join(files)}, {now - started:.2f} s" + (f", {left:.0f} s left" if left else ""))
+        eta = f", {left:.0f} s left" if left else ""
+        print(f"[{done}/{len(images)}] {image}: {' '.join(files)}, {now - started:.2f} s{eta}")
     print(f"{len(images) - failed} of {len(images)} images done, results in {out}")
     return 1 if failed else 0
 
@@ -184,7 +186,7 @@ def _version(package: str) -> str:
 
 def _device_problems(backend: str) -> list[str]:
     if backend == "cpu" and shutil.which("nvidia-smi"):
-        return ["JAX runs on the CPU although there is an NVIDIA card: pip install 'jax[cuda13]' (or jax[cuda12] for older drivers)"]
+        return ["JAX runs on the CPU although there is an NVIDIA card: pip install 'jax[cuda13]', or 'jax[cuda12]'"]
     return []
 
 

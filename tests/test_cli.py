@@ -32,15 +32,16 @@ def photos(tmp_path):
 
 def test_predict_writes_data_and_pictures(use_tiny, photos, tiny_workdir, capsys):
     out = photos / "out"
-    code = cli.main(["predict", f"{photos}/a.png", f"{photos}/b.png", "--task", "depth", "panoptic", "--from", str(tiny_workdir),
-                     "--out", str(out)])
+    images = [f"{photos}/{name}.png" for name in "ab"]
+    code = cli.main(["predict", *images, "--task", "depth", "panoptic", "--from", str(tiny_workdir), "--out", str(out)])
     assert code == 0 and use_tiny == [str(tiny_workdir)]
     kinds = ("depth.png", "depth.render.png", "panoptic.png", "panoptic.json", "panoptic.render.png")
-    assert {path.name for path in out.iterdir()} == {f"{stem}.{kind}" for stem in "ab" for kind in kinds}
+    assert {file.name for file in out.iterdir()} == {f"{stem}.{kind}" for stem in "ab" for kind in kinds}
     assert np.asarray(Image.open(out / "b.depth.png")).shape == (40, 25)
     assert np.asarray(Image.open(out / "b.depth.render.png")).shape == (40, 25, 3)
     printed = capsys.readouterr().out
-    assert f"weights: {tiny_workdir}" in printed and "[1/2]" in printed and "s left" in printed and "2 of 2 images done" in printed
+    for said in (f"weights: {tiny_workdir}", "[1/2]", "s left", "2 of 2 images done"):
+        assert said in printed
 
 
 def test_one_bad_image_does_not_lose_the_others(use_tiny, photos, capsys):

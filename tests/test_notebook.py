@@ -7,7 +7,7 @@ import nbformat
 import pytest
 
 NOTEBOOK = pathlib.Path(__file__).parents[1] / "notebooks" / "generalist.ipynb"
-SECONDS = 1200  # a cell may take on a busy machine; about 60 in all on two free cores
+SECONDS = 1200  # a cell may take: long enough for a busy machine
 
 
 @pytest.fixture

@@ -53,7 +53,8 @@ class Result(abc.ABC):
         """
         path = pathlib.Path(path)
         if path.suffix.lower() not in self.suffixes:
-            raise ValueError(f"{path}: a result of task '{self.task}' is saved as {' or '.join(self.suffixes)}, not {path.suffix!r}")
+            allowed = " or ".join(self.suffixes)
+            raise ValueError(f"{path}: a result of task '{self.task}' is saved as {allowed}, not {path.suffix!r}")
         files = self._files(path)
         for file, content in files.items():
             write_atomically(file, content)
