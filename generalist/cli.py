@@ -1,4 +1,4 @@
-"""The command `generalist`: predict, evaluate, report, doctor. Also `python -m generalist.cli`."""
+"""The command `generalist`: predict, evaluate, export, report, doctor. Also `python -m generalist.cli`."""
 
 import argparse
 import collections
@@ -72,6 +72,9 @@ def make_parser() -> argparse.ArgumentParser:
     sub = command(evaluate, "Measure a workdir on held-out data, by the official metrics, into DIR/eval.")
     _add_source(sub, f"a workdir (default: {DEFAULT_WORKDIR})")
     sub.add_argument("--limit", type=int, default=0, metavar="N", help="examples a task (default: 0, all)")
+    sub = command(export, "Copy what is needed to use a model into a folder of its own, at half the size.")
+    _add_source(sub, f"a workdir (default: {DEFAULT_WORKDIR})")
+    sub.add_argument("--out", required=True, metavar="DIR", help="the new folder")
     command(report, "Write report.html of an evaluated workdir.").add_argument("workdir", metavar="WORKDIR")
     command(doctor, "Show versions, devices, data and weights, and what is wrong with them.")
     return parser
@@ -127,7 +130,7 @@ def _distinct(images: list[pathlib.Path]) -> list[pathlib.Path]:
 
 def _save(result, stem: pathlib.Path) -> list[pathlib.Path]:
     from generalist.inference.prediction import png
-    from generalist.pretrained.weights import write_atomically
+    from generalist.files import write_atomically
 
     files = result.save(f"{stem}.png")
     picture = pathlib.Path(f"{stem}.render.png")
@@ -150,6 +153,21 @@ def evaluate(args: argparse.Namespace) -> int:
     config = ConfigDict(load_weights(source)[0])
     config.data_dir = os.environ.get("GENERALIST_DATA_DIR", config.data_dir)
     setup.evaluate(config, folder_of(source), args.limit, print)
+    return 0
+
+
+def export(args: argparse.Namespace) -> int:
+    """Writes config.json and float16 weights; predictions change by no more than that rounding does."""
+    import numpy as np
+
+    from generalist.files import write_atomically
+    from generalist.pretrained import weights
+
+    source, out = weights.folder_of(args.source or DEFAULT_WORKDIR), pathlib.Path(args.out)
+    _, parameters = weights.load_weights(source)
+    weights.save_weights(out, parameters, weights.read_metadata(source), np.float16)
+    write_atomically(out / weights.CONFIG, (source / weights.CONFIG).read_bytes())
+    print(f"{source} -> {out}: {sum(file.stat().st_size for file in out.iterdir()) / 1e6:.1f} MB")
     return 0
 
 

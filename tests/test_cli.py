@@ -123,3 +123,13 @@ def test_as_a_module_with_a_real_process(photos, tiny_workdir):
     done = subprocess.run(command, cwd=photos, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     assert (photos / "out" / "a.depth.png").is_file()
+
+
+def test_export_halves_the_weights_and_keeps_the_predictions(tiny_workdir, tmp_path, capsys):
+    assert cli.main(["export", "--from", str(tiny_workdir), "--out", str(tmp_path / "small")]) == 0
+    assert "MB" in capsys.readouterr().out
+    sizes = [(folder / "model.safetensors").stat().st_size for folder in (tiny_workdir, tmp_path / "small")]
+    assert sizes[1] < 0.6 * sizes[0]
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    full, small = (generalist.load(folder).predict(image, "depth").depth for folder in (tiny_workdir, tmp_path / "small"))
+    np.testing.assert_allclose(small, full, atol=0.05)  # metres; float16 keeps 11 bits of each weight

@@ -12,7 +12,7 @@ import numpy as np
 
 from generalist import __version__
 from generalist.evaluation.scores import Example, component_tasks, decode, native_size
-from generalist.pretrained.weights import write_atomically
+from generalist.files import write_atomically
 from generalist.tasks import Instance, Panoptic, Restoration, RestorationPrediction, Semantic, Task
 from generalist.tasks.base import resize_nearest, to_size
 

@@ -13,7 +13,7 @@ import PIL
 from generalist import __version__
 from generalist.evaluation import panels
 from generalist.metrics import PROTOCOLS
-from generalist.pretrained.weights import write_atomically
+from generalist.files import write_atomically
 from generalist.tasks import Task
 
 METRICS, CARD, PER_IMAGE, PANELS = "metrics.json", "card.json", "per_image.csv", "panels"

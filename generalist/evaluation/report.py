@@ -12,7 +12,7 @@ from generalist.evaluation import tables
 from generalist.evaluation.curves import line_chart
 from generalist.evaluation.page import page
 from generalist.evaluation.record import CARD, METRICS, PANELS
-from generalist.pretrained.weights import write_atomically
+from generalist.files import write_atomically
 
 
 _CLASS_HEAD = """<thead><tr><th>class</th><th class="number main">prediction %</th><th class="number">trivial %</th>

@@ -1,6 +1,7 @@
 """A trained model for use: images in, what each task predicts out."""
 
 import itertools
+import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -189,6 +190,13 @@ def make_schedule(config: Mapping):
 
 
 def load(name_or_path: str | os.PathLike) -> Generalist:
-    """A training workdir, a model folder, or the name of shipped weights ("scenes") -> Generalist."""
+    """A training workdir, a model folder, or the name of shipped weights ("scenes") -> Generalist.
+
+    Raises WeightsError for a folder that is missing, damaged or does not fit, ValueError for codecs of another version.
+    """
     config, parameters = weights.load_weights(name_or_path)
-    return Generalist(config, parameters)
+    generalist = Generalist(config, parameters)
+    for name, version in json.loads(weights.read_metadata(name_or_path).get("codecs", "{}")).items():
+        if name in generalist.tasks:
+            generalist.tasks[name].check_version(version)
+    return generalist

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from generalist import tasks
-from generalist.pretrained.weights import write_atomically
+from generalist.files import write_atomically
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)

@@ -12,6 +12,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from generalist.files import write_atomically
+
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 # Weights that come with the package, by the name `model.init_from` and `generalist.load` take.
 SHIPPED = {"scenes": pathlib.Path(__file__).parent / "scenes"}
@@ -73,17 +75,3 @@ def check_fit(parameters: Mapping[str, np.ndarray], expected: Mapping, source: s
     if problems:
         shown = "\n  ".join(problems[:20]) + ("" if len(problems) <= 20 else f"\n  ... and {len(problems) - 20} more")
         raise WeightsError(f"{source} does not fit the model of this config:\n  {shown}\nUse the model group of the config beside the weights.")
-
-
-def write_atomically(path: pathlib.Path, content: bytes) -> None:
-    """Writes a file so that a reader, or a kill at any moment, sees the old one or the new one, never a half."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

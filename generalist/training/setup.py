@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,7 +45,8 @@ def prepare(config: ConfigDict, log: Callable[[str], None]) -> Run:
     check(config)
     tasks = get_tasks(config.tasks.set, list(config.tasks.weights))
     mesh = sharding.make_mesh(config.sharding.fsdp)
-    log(f"devices: {jax.device_count()} x {jax.devices()[0].device_kind} ({jax.default_backend()}), mesh {dict(mesh.shape)}, jax {jax.__version__}")
+    log(f"devices: {jax.device_count()} x {jax.devices()[0].device_kind} ({jax.default_backend()}), mesh {dict(mesh.shape)}; "
+        f"jax {jax.__version__}, flax {flax.__version__}, optax {optax.__version__}, numpy {np.__version__}")
     plain = to_plain(config)
     make_model = lambda: models.build(model_settings(plain), config.seed)
     graphdef, shapes = parameters_lib.abstract(make_model)

@@ -12,6 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from generalist import __version__
+from generalist.files import write_atomically
 from generalist.pretrained import weights
 from generalist.tasks import get_tasks
 from generalist.training.checkpoint import read_json
@@ -35,8 +36,8 @@ def check_workdir(path: str | pathlib.Path, config: ConfigDict) -> pathlib.Path:
 def write_facts(path: pathlib.Path, config: ConfigDict) -> None:
     """Writes `config.json`, and `run.json`: versions, devices, command line, git commit."""
     if jax.process_index() == 0:
-        weights.write_atomically(path / weights.CONFIG, json.dumps(to_plain(config), indent=1).encode())
-        weights.write_atomically(path / "run.json", json.dumps(_facts(), indent=1).encode())
+        write_atomically(path / weights.CONFIG, json.dumps(to_plain(config), indent=1).encode())
+        write_atomically(path / "run.json", json.dumps(_facts(), indent=1).encode())
 
 
 def export(workdir: pathlib.Path, config: ConfigDict, parameters: Mapping[str, jax.Array], step: int) -> None:

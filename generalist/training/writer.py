@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import tensorboardX
 
-from generalist.pretrained.weights import write_atomically
+from generalist.files import write_atomically
 
 
 class Writer:
