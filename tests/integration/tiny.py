@@ -15,7 +15,7 @@ def get_config(arg: str = ""):
     c.optimizer.warmup_steps = 2
     c.checkpoint.every_steps = 2
     c.eval.final_examples = c.eval.batch_size = 2
-    c.eval.tasks = ("depth", "semantic", "denoise") if arg != "all" else c.eval.tasks
+    c.eval.tasks = c.eval.tasks if arg == "all" else ("denoise",)
     c.eval.panels = 1
     c.log.every_steps = 1
     return c
