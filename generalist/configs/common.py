@@ -118,7 +118,7 @@ def paper() -> ConfigDict:
 def scenes(scratch: bool = False) -> ConfigDict:
     """A small model on the built-in scenes at 64x64, for two CPU cores and twelve minutes."""
     c = paper()
-    c.total_steps = 700
+    c.total_steps = 440
     c.batch_size = 16
     c.data_dir = ""
 
@@ -149,7 +149,7 @@ def scenes(scratch: bool = False) -> ConfigDict:
     c.optimizer.lr_multipliers = ()
     c.optimizer.ema = 0.99
 
-    c.checkpoint.every_steps = 100
+    c.checkpoint.every_steps = 150
     c.eval.every_steps = 0  # only at the end
     c.eval.batch_size = 8
     c.eval.examples = 64

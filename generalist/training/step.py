@@ -92,7 +92,8 @@ class Objective:
     def _prototype_loss(self, x0_hat: jax.Array, batch: Mapping) -> jax.Array:
         total = jnp.zeros(batch["task"].shape)
         for index, palette in self.palettes.items():
-            distance = lambda x: jnp.square(x[..., None, :] - palette).sum(-1)
+            # |x|^2 - 2 x.p + |p|^2: a matrix product, where the difference would be a tensor K times the image.
+            distance = lambda x: jnp.square(x).sum(-1, keepdims=True) - 2.0 * x @ palette.T + jnp.square(palette).sum(-1)
             label = distance(batch["target"]).argmin(-1)
             logits = -distance(x0_hat) / self.prototype_temperature
             entropy = optax.softmax_cross_entropy_with_integer_labels(logits, label)

@@ -51,12 +51,14 @@ def batch():
 
 @pytest.fixture(scope="module")
 def graphdef():
-    return parameters_lib.split(Pointwise(nnx.Rngs(0)))[0]
+    return parameters_lib.abstract(lambda: Pointwise(nnx.Rngs(0)))[0]
 
 
 @pytest.fixture(scope="module")
 def state():
-    values = parameters_lib.split(Pointwise(nnx.Rngs(0)))[1]
+    _, shapes = parameters_lib.abstract(lambda: Pointwise(nnx.Rngs(0)))
+    rng = np.random.default_rng(1)
+    values = {path: jnp.asarray(0.3 * rng.standard_normal(x.shape), jnp.float32) for path, x in shapes.items()}
     frozen = {path: values.pop(path) for path in list(values) if path.startswith("text_encoder")}
     return State(jnp.int32(0), values, values, frozen, OPTIMIZER.init(values))
 
