@@ -9,15 +9,15 @@ import optax
 SCHEDULES = ("constant", "linear", "cosine")
 
 
-def match(table: Sequence[tuple[str, float]], paths, default: float) -> dict[str, float]:
+def match(table: Sequence[tuple[str, float]], paths, default: float, known=None) -> dict[str, float]:
     """The value of the first regex of `table` that matches (re.search) each path, else `default`.
 
     Raises:
-      ValueError: a regex that matches no path at all; it is misspelt and would do nothing.
+      ValueError: a regex that matches none of the `known` paths (default: `paths`); it is misspelt and would do nothing.
     """
     for pattern, _ in table:
-        if not any(re.search(pattern, path) for path in paths):
-            groups = sorted({".".join(path.split(".")[:2]) for path in paths})
+        if not any(re.search(pattern, path) for path in known or paths):
+            groups = sorted({".".join(path.split(".")[:2]) for path in known or paths})
             raise ValueError(f"optimizer: the pattern {pattern!r} matches no parameter. Those it is matched against begin with: {', '.join(groups)}")
     first = lambda path: next((value for pattern, value in table if re.search(pattern, path)), default)
     return {path: first(path) for path in paths}
@@ -51,16 +51,19 @@ def learning_rate(*, lr: float, schedule: str, warmup_steps: int, decay_fraction
         [warmup_steps, total_steps - decay_steps])
 
 
-def make_optimizer(settings: Mapping, paths: Sequence[str], total_steps: int) -> tuple[optax.GradientTransformation, optax.Schedule]:
+def make_optimizer(settings: Mapping, paths: Sequence[str], total_steps: int, known: Sequence[str] | None = None,
+                   ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """The `optimizer` group of a config -> (AdamW over the trainable {path: array}, its learning-rate schedule).
+
+    A pattern may match only parameters that are frozen now, as long as it matches one of the `known`.
 
     Order: clip by global norm, Adam, decoupled weight decay (kernels only, by default), per-path multiplier, learning rate.
     """
     schedule = learning_rate(
         lr=settings["lr"], schedule=settings["schedule"], warmup_steps=settings["warmup_steps"],
         decay_fraction=settings["decay_fraction"], total_steps=total_steps)
-    decays = match([(p, 1.0) for p in settings["weight_decay_on"]], paths, 0.0)
-    speed = match([tuple(row) for row in settings["lr_multipliers"]], paths, 1.0)
+    decays = match([(p, 1.0) for p in settings["weight_decay_on"]], paths, 0.0, known)
+    speed = match([tuple(row) for row in settings["lr_multipliers"]], paths, 1.0, known)
     multiply = optax.stateless(lambda updates, _: {path: u * speed[path] for path, u in updates.items()})
     return optax.chain(
         optax.clip_by_global_norm(settings["clip"]),

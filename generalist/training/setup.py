@@ -51,7 +51,8 @@ def prepare(config: ConfigDict, log: Callable[[str], None]) -> Run:
     make_model = lambda: models.build(model_settings(plain), config.seed)
     graphdef, shapes = parameters_lib.abstract(make_model)
     trained = optimizer_lib.trainable(config.optimizer.frozen, shapes)
-    optimizer, learning_rate = optimizer_lib.make_optimizer(config.optimizer.to_dict(), trained, config.total_steps)
+    optimizer, learning_rate = optimizer_lib.make_optimizer(
+        config.optimizer.to_dict(), trained, config.total_steps, known=list(shapes))
     start = _starting_weights(config, shapes, log)
 
     def initial(loaded) -> State:

@@ -97,3 +97,14 @@ def test_warm_up_and_decay_are_cut_to_fit_a_short_run():
 def test_unknown_schedule_names_the_closest():
     with pytest.raises(ValueError, match="optimizer.schedule 'cosin': choose one of constant, linear, cosine; did you mean 'cosine'"):
         values("cosin", [0])
+
+
+def test_a_multiplier_of_parameters_that_are_frozen_now_is_no_mistake():
+    settings = SETTINGS | {"lr_multipliers": ((r"^image_encoder\.", 0.1),)}
+    trained = ["unet.bias", "unet.kernel"]
+    optimizer, _ = make_optimizer(settings, trained, 100, known=list(PARAMETERS))
+    state = optimizer.init({path: PARAMETERS[path] for path in trained})
+    updates, _ = optimizer.update({p: GRADIENTS[p] for p in trained}, state, {p: PARAMETERS[p] for p in trained})
+    np.testing.assert_allclose(updates["unet.bias"], [0.1], rtol=1e-6)
+    with pytest.raises(ValueError, match="matches no parameter"):
+        make_optimizer(settings, trained, 100)
