@@ -1,6 +1,5 @@
 """Promise: the user's line works in all its spellings, and each mistake gets a message that says what to do."""
 
-import os
 import pathlib
 
 import pytest
@@ -75,10 +74,11 @@ def test_a_mistake_gets_a_message_and_exit_code_2(arguments, said, tmp_path, mon
 
 
 @pytest.mark.parametrize("arguments", [["--config=configs/multitask.py:paper"], ["--config=configs/multitask.py", "--config.data_dir=/nowhere"]])
-def test_the_paper_without_data_lists_every_data_set_its_origin_and_layout(arguments, capsys):
+def test_the_paper_without_data_lists_every_data_set_its_origin_and_layout(arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     assert launch.main(["main.py", *arguments]) == 2
     error = capsys.readouterr().err
     assert "6 data set(s) missing" in error
     for said in ("nyu_depth_v2", "ADEChallengeData2016", "annotations/panoptic_", "SIDD_Medium_Srgb", "Rain100H", "our485"):
         assert said in error
-    assert not os.path.exists("runs")
+    assert list(tmp_path.iterdir()) == []
