@@ -106,7 +106,7 @@ def run(config: ConfigDict, workdir: str, mode: str) -> None:
 
 
 def _split_cpu(devices: int, batch_size: int) -> None:
-    """Makes the CPU several devices, which keeps all cores busy where one program does not: 1.28x on two cores."""
+    """Makes the CPU several devices, which keeps all cores busy where one program's operations do not."""
     import jax
 
     with contextlib.suppress(RuntimeError):  # JAX is already running, in a notebook, and keeps the devices it has
