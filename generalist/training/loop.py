@@ -67,7 +67,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path, log=prin
                     scalars, line = meters.report(step, float(run.learning_rate(step - 1)))
                     writer.write(step, scalars)
                     log(line)
-                if last or step % config.checkpoint.every_steps == 0:
+                evaluating = not last and config.eval.every_steps and step % config.eval.every_steps == 0
+                if last or evaluating or step % config.checkpoint.every_steps == 0:  # what is evaluated is what is saved
                     settle()
                     checkpointer.save(state, config.seed)
                     export(workdir, config, {**state.frozen, **state.ema}, step)
@@ -75,7 +76,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path, log=prin
                     checkpointer.close()
                     log(f"SIGTERM: saved step {step} in {workdir}; the same command resumes it")
                     raise SystemExit(EXIT_PREEMPTED)
-                if config.eval.every_steps and step % config.eval.every_steps == 0 and not last:
+                if evaluating:
                     writer.write(step, _prefixed(setup.evaluate(config, workdir, config.eval.examples, log)))
 
     checkpointer.close()

@@ -17,7 +17,8 @@ FIGURES = ("depth/rmse", "depth/abs_rel", "depth/delta1", "semantic/miou", "pano
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     path = tmp_path_factory.mktemp("end_to_end") / "run"
-    assert launch.main(["main.py", f"--config={CONFIG}:all", f"--workdir={path}", "--config.total_steps=2"]) == 0
+    assert launch.main(["main.py", f"--config={CONFIG}:all", f"--workdir={path}", "--config.total_steps=2", "--config.eval.every_steps=1",
+                        "--config.eval.examples=2", "--config.checkpoint.every_steps=10"]) == 0
     return path
 
 
@@ -36,8 +37,14 @@ def test_the_run_leaves_what_the_readme_lists(workdir):
     assert any(name.startswith("events.out.tfevents") for name in names)
     assert {path.name for path in (workdir / "eval/2").iterdir()} == {"metrics.json", "card.json", "per_image.csv", "panels"}
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [1, 2, 2]  # two steps, one evaluation
-    assert lines[0]["loss"] > 0 and "eval/depth/rmse" in lines[2]
+    assert [line["step"] for line in lines] == [1, 1, 2, 2]  # two steps, each evaluated
+    assert lines[0]["loss"] > 0 and "eval/depth/rmse" in lines[1] and "eval/depth/rmse" in lines[3]
+
+
+def test_an_evaluation_between_two_checkpoints_measures_the_weights_of_its_own_step(workdir):
+    cards = {step: json.loads((workdir / f"eval/{step}/card.json").read_text()) for step in (1, 2)}
+    assert [card["step"] for card in cards.values()] == [1, 2]
+    assert {path.name for path in (workdir / "checkpoints").iterdir()} >= {"1", "2"}
 
 
 def test_the_workdir_is_a_model_that_predicts_every_task(workdir):
