@@ -15,6 +15,7 @@ import time
 import jax
 
 from generalist.configs.ablations import conditioning
+from generalist.training import launch
 
 FIGURES = ("depth/rmse", "semantic/miou", "panoptic/pq", "denoise/psnr", "derain/psnr", "light/psnr")
 
@@ -59,7 +60,7 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", default=list(conditioning.VARIANTS), choices=list(conditioning.VARIANTS))
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/conditioning"))
     args = parser.parse_args()
-    jax.config.update("jax_num_cpu_devices", os.cpu_count())
+    launch.use_all_cores(os.cpu_count(), conditioning.get_config().batch_size)
     args.out.mkdir(parents=True, exist_ok=True)
     results = {variant: train(variant, args.minutes, args.out) for variant in args.variants}
     (args.out / "table.json").write_text(json.dumps(results, indent=1))

@@ -118,14 +118,14 @@ def paper() -> ConfigDict:
 def scenes(scratch: bool = False) -> ConfigDict:
     """A small model on the built-in scenes at 64x64, for two CPU cores and twelve minutes."""
     c = paper()
-    c.total_steps = 440
+    c.total_steps = 600
     c.batch_size = 16
     c.data_dir = ""
 
     c.tasks.set = "scenes"
-    c.tasks.weights = ConfigDict({"depth": 1.0, "semantic": 1.5, "instance": 1.5, "denoise": 0.75, "derain": 0.75, "light": 0.5})
+    c.tasks.weights = ConfigDict({"depth": 1.5, "semantic": 1.75, "instance": 1.0, "denoise": 0.75, "derain": 0.75, "light": 0.4})
     c.tasks.loss_weights = ConfigDict({"depth": 3.0, "semantic": 1.0, "instance": 1.0, "denoise": 3.0, "derain": 3.0, "light": 2.0})
-    c.tasks.timesteps = ConfigDict({name: (0.0, 1.0, 0.75) for name in SCENES})
+    c.tasks.timesteps = ConfigDict({name: (0.0, 1.0, 0.9) for name in SCENES})
 
     c.data.source = "scenes"
     c.data.image_size = 64
@@ -142,14 +142,14 @@ def scenes(scratch: bool = False) -> ConfigDict:
     c.model.image_encoder = ConfigDict({"image_size": 64, "patch": 8, "dim": 128, "depth": 2, "heads": 4})
     c.model.text_encoder = ConfigDict({"dim": 64, "depth": 2, "heads": 2})
 
-    c.diffusion.prototype_weight = 0.1
+    c.diffusion.prototype_weight = 0.2
 
-    c.optimizer.lr = 2e-3 if scratch else 5e-4
+    c.optimizer.lr = 2e-3 if scratch else 2e-4
     c.optimizer.warmup_steps = 50
     c.optimizer.lr_multipliers = ()
     c.optimizer.ema = 0.99
 
-    c.checkpoint.every_steps = 150
+    c.checkpoint.every_steps = 200
     c.eval.every_steps = 0  # only at the end
     c.eval.batch_size = 8
     c.eval.examples = 64

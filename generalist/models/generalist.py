@@ -44,7 +44,7 @@ class GeneralistModel(nnx.Module):
 
     def __init__(
             self, *, unet: dict, image_encoder: dict, text_encoder: dict, target_size=128,
-            concatenate_image=False, aligned_features=False, pooled_text=False, dtype=jnp.float32, rngs: nnx.Rngs):
+            concatenate_image=False, aligned_features=False, pooled_text=False, dtype=jnp.float32, rngs: layers.Rngs):
         kw = {"rngs": rngs, "dtype": dtype}
         self.image_encoder = VisionTransformer(**image_encoder, **kw)
         self.text_encoder = TextEncoder(**text_encoder, **kw)

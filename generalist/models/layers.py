@@ -1,40 +1,55 @@
 """Layers shared by the UNet and the encoders. Parameters are float32, computation is in `dtype`."""
 
 import math
+from collections.abc import Sequence
 
 from flax import nnx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 zeros = nnx.initializers.zeros_init()
 
 
-class Keys:
-    """The keys that `nnx.Rngs(seed)` hands to initialisers, bit for bit.
+class Rngs:
+    """Stands in for `nnx.Rngs`: hands every initialiser a NumPy generator of its own.
 
-    It counts in Python: the traced counter of `nnx.Rngs` makes tracing quadratic in the number of parameters.
+    The initial values are drawn on the host, so nothing is compiled for them (with `jax.random` that takes longer than
+    compiling the step), and they are the same on every platform. With seed None the values are zeros, for `parameters.abstract`.
     """
 
-    def __init__(self, seed: int):
-        self._root, self._count = jax.random.key(seed), 0
+    def __init__(self, seed: int | None):
+        self._seed, self._count = seed, 0
 
-    def params(self) -> jax.Array:
-        """The next key."""
+    def params(self) -> np.random.Generator | None:
+        """The generator of the next initialiser, a function of (seed, its position)."""
         self._count += 1
-        return jax.random.fold_in(self._root, self._count - 1)
+        return None if self._seed is None else np.random.default_rng((self._seed, self._count))
+
+
+def normal(rng: np.random.Generator | None, shape: Sequence[int], dtype=np.float32, *, scale: float = 1.0):
+    """Normal values of standard deviation `scale`; zeros without a generator."""
+    if rng is None:
+        return jnp.zeros(shape, dtype)
+    return (scale * rng.standard_normal(shape, np.float32)).astype(dtype)
+
+
+def lecun_normal(rng: np.random.Generator | None, shape: Sequence[int], dtype=np.float32):
+    """Kernels (..., in, out) whose output has the variance of their input (LeCun et al. 1998)."""
+    return normal(rng, shape, dtype, scale=1.0 / math.sqrt(math.prod(shape[:-1])))
 
 
 def linear(d_in: int, d_out: int, *, rngs, dtype, use_bias=True, zero_init=False) -> nnx.Linear:
     """Dense layer; `zero_init` makes it output zero, for parts that are new beside pre-trained ones."""
-    init = {"kernel_init": zeros} if zero_init else {}
-    return nnx.Linear(d_in, d_out, use_bias=use_bias, dtype=dtype, rngs=rngs, **init)
+    init = zeros if zero_init else lecun_normal
+    return nnx.Linear(d_in, d_out, use_bias=use_bias, dtype=dtype, rngs=rngs, kernel_init=init)
 
 
-def conv(c_in: int, c_out: int, size: int, *, rngs, dtype, stride=1, zero_init=False) -> nnx.Conv:
-    """NHWC convolution with torch's symmetric padding `size // 2`."""
-    init = {"kernel_init": zeros} if zero_init else {}
+def conv(c_in: int, c_out: int, size: int, *, rngs, dtype, stride=1, padding: int | None = None, zero_init=False) -> nnx.Conv:
+    """NHWC convolution with torch's symmetric padding, by default `size // 2`."""
     return nnx.Conv(
-            c_in, c_out, (size, size), strides=stride, padding=size // 2, dtype=dtype, rngs=rngs, **init)
+        c_in, c_out, (size, size), strides=stride, padding=size // 2 if padding is None else padding, dtype=dtype, rngs=rngs,
+        kernel_init=zeros if zero_init else lecun_normal)
 
 
 class GroupNorm(nnx.Module):

@@ -3,10 +3,10 @@
 import zlib
 
 from flax import nnx
-import jax
 import jax.numpy as jnp
 import numpy as np
 
+from generalist.models import layers
 from generalist.models.vision_transformer import EncoderLayer
 
 VOCABULARY, LENGTH = 4096, 8
@@ -35,10 +35,9 @@ class TextEncoder(nnx.Module):
         length: the number of positions.
     """
 
-    def __init__(self, *, dim=768, depth=12, heads=12, length=LENGTH, rngs: nnx.Rngs, dtype=jnp.float32):
-        normal = lambda *shape: nnx.Param(jax.random.normal(rngs.params(), shape, jnp.float32))
-        self.token_embedding = normal(VOCABULARY, dim)
-        self.position_embedding = nnx.Param(0.1 * normal(length, dim)[...])
+    def __init__(self, *, dim=768, depth=12, heads=12, length=LENGTH, rngs: layers.Rngs, dtype=jnp.float32):
+        self.token_embedding = nnx.Param(layers.normal(rngs.params(), (VOCABULARY, dim)))
+        self.position_embedding = nnx.Param(layers.normal(rngs.params(), (length, dim), scale=0.1))
         self.layers = nnx.List([EncoderLayer(dim, heads, rngs=rngs, dtype=dtype) for _ in range(depth)])
         self.final_layer_norm = nnx.LayerNorm(dim, epsilon=1e-5, dtype=dtype, rngs=rngs)
         self.dtype = dtype

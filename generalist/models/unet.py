@@ -243,7 +243,7 @@ class UNet(nnx.Module):
             self, *, in_channels=3, out_channels=3, channels=(320, 640, 1280, 1280), layers_per_block=2,
             attention_levels=(True, True, True, False), context_dim=768, heads: int | None = 8, head_dim=64,
             window: int | None = None, patch=1, groups=32, position=False, pooled_text=0, aligned=0, refine=0,
-            rngs: nnx.Rngs, dtype=jnp.float32):
+            rngs: layers.Rngs, dtype=jnp.float32):
         if len(attention_levels) != len(channels):
             raise ValueError(f"attention_levels has {len(attention_levels)} entries for {len(channels)} levels: {attention_levels}")
         self.patch, self.time_channels, self.dtype = patch, channels[0], dtype

@@ -59,12 +59,12 @@ class VisionTransformer(nnx.Module):
         dim, depth, heads: width, layers, attention heads.
     """
 
-    def __init__(self, *, image_size=224, patch=16, dim=768, depth=12, heads=12, rngs: nnx.Rngs, dtype=jnp.float32):
+    def __init__(self, *, image_size=224, patch=16, dim=768, depth=12, heads=12, rngs: layers.Rngs, dtype=jnp.float32):
         if image_size % patch:
             raise ValueError(f"image_size {image_size} is not a multiple of the patch {patch}")
         grid = image_size // patch
-        self.patch_embedding = nnx.Conv(3, dim, (patch, patch), strides=patch, padding="VALID", dtype=dtype, rngs=rngs)
-        self.position_embedding = nnx.Param(0.02 * jax.random.normal(rngs.params(), (grid, grid, dim), jnp.float32))
+        self.patch_embedding = layers.conv(3, dim, patch, stride=patch, padding=0, rngs=rngs, dtype=dtype)
+        self.position_embedding = nnx.Param(layers.normal(rngs.params(), (grid, grid, dim), scale=0.02))
         self.layers = nnx.List([EncoderLayer(dim, heads, rngs=rngs, dtype=dtype) for _ in range(depth)])
         self.post_layernorm = nnx.LayerNorm(dim, epsilon=1e-6, dtype=dtype, rngs=rngs)
         self.patch, self.dtype = patch, dtype

@@ -1,6 +1,7 @@
 """The command line of main.py: which config, which workdir, which devices."""
 
 import contextlib
+import ctypes
 import difflib
 import os
 import pathlib
@@ -14,6 +15,8 @@ from ml_collections import ConfigDict, config_flags
 import generalist
 
 PACKAGE = pathlib.Path(generalist.__file__).parent
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # malloc.h
+
 
 class UsageError(Exception):
     """The command line asks for something that is not there."""
@@ -89,7 +92,7 @@ def _check_fields(argv: list[str], config: ConfigDict) -> None:
 
 def run(config: ConfigDict, workdir: str, mode: str) -> None:
     """Sets up the devices, then trains or evaluates."""
-    _split_cpu(config.sharding.cpu_devices or os.cpu_count(), config.batch_size)
+    use_all_cores(config.sharding.cpu_devices or os.cpu_count(), config.batch_size)
     from generalist.training import loop, setup
 
     if config.data.source == "paper":
@@ -105,12 +108,21 @@ def run(config: ConfigDict, workdir: str, mode: str) -> None:
         loop.train_and_evaluate(config, workdir)
 
 
-def _split_cpu(devices: int, batch_size: int) -> None:
-    """Makes the CPU several devices, which keeps all cores busy where one program's operations do not."""
+def use_all_cores(devices: int, batch_size: int) -> None:
+    """Before JAX starts: makes the CPU several devices, which keeps all cores busy where one program's operations do not."""
     import jax
 
+    _keep_freed_memory()
     with contextlib.suppress(RuntimeError):  # JAX is already running, in a notebook, and keeps the devices it has
         jax.config.update("jax_num_cpu_devices", max(n for n in range(1, min(devices, 8) + 1) if batch_size % n == 0))
+
+
+def _keep_freed_memory() -> None:
+    """Lets glibc reuse the step's temporaries; given back to the system, every page of them is faulted in anew each step."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # another libc
+        mallopt = ctypes.CDLL(None).mallopt
+        for option, value in ((M_ARENA_MAX, 1), (M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1)):
+            mallopt(option, value)
 
 
 def _join_config_flag(argv: list[str]) -> list[str]:

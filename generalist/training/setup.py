@@ -47,23 +47,22 @@ def prepare(config: ConfigDict, log: Callable[[str], None]) -> Run:
     mesh = sharding.make_mesh(config.sharding.fsdp)
     log(f"devices: {jax.device_count()} x {jax.devices()[0].device_kind} ({jax.default_backend()}), mesh {dict(mesh.shape)}; "
         f"jax {jax.__version__}, flax {flax.__version__}, optax {optax.__version__}, numpy {np.__version__}")
-    plain = to_plain(config)
-    make_model = lambda: models.build(model_settings(plain), config.seed)
-    graphdef, shapes = parameters_lib.abstract(make_model)
+    settings = model_settings(to_plain(config))
+    graphdef, shapes = parameters_lib.abstract(lambda: models.build(settings))
     trained = optimizer_lib.trainable(config.optimizer.frozen, shapes)
     optimizer, learning_rate = optimizer_lib.make_optimizer(
         config.optimizer.to_dict(), trained, config.total_steps, known=list(shapes))
-    start = _starting_weights(config, shapes, log)
+    values = _starting_weights(config, shapes, log) or parameters_lib.split(models.build(settings, config.seed))[1]
+    values = jax.device_put(values, sharding.shard_largest_axis(mesh, shapes))  # from the host, never whole on one device
 
-    def initial(loaded) -> State:
-        values = loaded or parameters_lib.split(make_model())[1]
+    def initial(values) -> State:
         parameters = {path: values[path] for path in trained}
         frozen = {path: value for path, value in values.items() if path not in parameters}
         ema = jax.tree.map(jnp.copy, parameters)  # buffers of its own: the step donates both
         return State(jnp.zeros((), jnp.int32), parameters, ema, frozen, optimizer.init(parameters))
 
-    shardings = sharding.shard_largest_axis(mesh, jax.eval_shape(initial, start))
-    state = jax.jit(initial, out_shardings=shardings)(start)
+    shardings = sharding.shard_largest_axis(mesh, jax.eval_shape(initial, values))
+    state = jax.jit(initial, out_shardings=shardings)(values)
     _print_parameters(state, log)
     objective = make_objective(config, tasks, graphdef, state)
     return Run(graphdef, state, optimizer, learning_rate, objective, tasks, list(tasks), mesh, sharding.batch_sharding(mesh))

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 from diffusers.models.embeddings import get_timestep_embedding
-from flax import nnx
 
 from generalist.models import layers
 
@@ -93,14 +92,22 @@ def test_convolution_pads_like_torch():
     """A stride of 2 begins at the first pixel, unlike XLA's "SAME"."""
     rng = np.random.default_rng(0)
     x, kernel = rng.standard_normal((1, 6, 6, 2), np.float32), rng.standard_normal((3, 3, 2, 4), np.float32)
-    module = layers.conv(2, 4, 3, stride=2, rngs=nnx.Rngs(0), dtype=jnp.float32, zero_init=True)
+    module = layers.conv(2, 4, 3, stride=2, rngs=layers.Rngs(0), dtype=jnp.float32, zero_init=True)
     module.kernel[...] = kernel
     expected = torch.nn.functional.conv2d(
         torch.tensor(x.transpose(0, 3, 1, 2)), torch.tensor(kernel.transpose(3, 2, 0, 1)), stride=2, padding=1)
     np.testing.assert_allclose(module(x), expected.numpy().transpose(0, 2, 3, 1), atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(400, 300), (3, 3, 40, 300)])
+def test_initial_kernels_keep_the_variance(shape):
+    """Unit variance in, unit variance out: the deviation of the values is one over the root of the inputs, 400 or 360."""
+    kernel = layers.lecun_normal(np.random.default_rng(0), shape)
+    assert kernel.dtype == np.float32 and kernel.shape == shape
+    assert kernel.std() * np.prod(shape[:-1]) ** 0.5 == pytest.approx(1.0, rel=0.01)
+
+
 def test_zero_init_outputs_zero():
-    kw = {"rngs": nnx.Rngs(0), "dtype": jnp.float32, "zero_init": True}
+    kw = {"rngs": layers.Rngs(0), "dtype": jnp.float32, "zero_init": True}
     assert not layers.linear(4, 5, **kw)(jnp.ones((1, 4))).any()
     assert not layers.conv(4, 5, 3, **kw)(jnp.ones((1, 6, 6, 4))).any()

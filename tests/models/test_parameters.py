@@ -3,16 +3,15 @@
 import jax
 import numpy as np
 import pytest
-from flax import nnx
 
 from generalist import models
 from generalist.models import parameters
-from generalist.models.layers import Keys
+from generalist.models.layers import Rngs
 from generalist.models.vision_transformer import VisionTransformer
 
 
 def make_model():
-    return VisionTransformer(image_size=8, patch=4, dim=8, depth=1, heads=2, rngs=Keys(0))
+    return VisionTransformer(image_size=8, patch=4, dim=8, depth=1, heads=2, rngs=Rngs(0))
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +51,15 @@ def test_abstract_has_the_same_paths_and_shapes_without_arrays(model):
         parameters.merge(graphdef, flat).position_embedding[...], model.position_embedding[...])
 
 
-def test_keys_are_those_of_nnx():
-    ours, theirs = Keys(7), nnx.Rngs(7)
-    for _ in range(3):
-        np.testing.assert_array_equal(jax.random.key_data(ours.params()), jax.random.key_data(theirs.params()))
+def test_initial_values_are_a_function_of_the_seed_and_zeros_without_one():
+    settings = {"image_size": 8, "patch": 4, "dim": 8, "depth": 1, "heads": 2}
+    build = lambda seed: parameters.split(VisionTransformer(**settings, rngs=Rngs(seed)))[1]
+    first, again, other, none = build(0), build(0), build(1), build(None)
+    kernels = [path for path in first if path.endswith("kernel")]
+    for path in kernels:
+        np.testing.assert_array_equal(first[path], again[path])
+        assert np.abs(first[path] - other[path]).min() > 0 and not none[path].any()
+    assert len({float(first[path].flat[0]) for path in kernels}) == len(kernels)  # no two draw the same numbers
 
 
 def test_build_rejects_what_it_does_not_know():

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from generalist.models import parameters
-from generalist.models.layers import Keys
+from generalist.models.layers import Rngs
 from generalist.models.unet import TransformerBlock, UNet
 
 PLAIN = {"channels": (8, 16), "layers_per_block": 1, "attention_levels": (False, False), "context_dim": 8, "heads": 2,
@@ -21,7 +21,7 @@ OPENING = {"position": "position.kernel", "pooled_text": "pooled_text.kernel", "
 
 
 def make(**settings):
-    return lambda: UNet(**settings, rngs=Keys(0))
+    return lambda: UNet(**settings, rngs=Rngs(0))
 
 
 def runner(graphdef, jit):
@@ -112,7 +112,7 @@ def test_attention_levels_must_cover_the_channels():
 @pytest.fixture(scope="module")
 def self_attention(quick_jit, random_weights):
     """(grid (h, w, 8), window, shift) -> the same grid after the self-attention of a transformer block."""
-    build = lambda window, shift: TransformerBlock(8, 8, 2, window=window, shift=shift, rngs=Keys(0), dtype=jnp.float32)
+    build = lambda window, shift: TransformerBlock(8, 8, 2, window=window, shift=shift, rngs=Rngs(0), dtype=jnp.float32)
     _, weights = random_weights(lambda: build(None, False))
 
     @functools.cache

@@ -7,7 +7,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from generalist.models import parameters
-from generalist.models.layers import Keys
+from generalist.models.layers import Rngs
 from generalist.models.unet import UNet
 
 
@@ -47,7 +47,7 @@ def test_same_weights_same_output(quick_jit, channels, layers_per_block, ours, t
     peer = torch_unet(channels, layers_per_block, theirs)
     graphdef, shapes = parameters.abstract(lambda: UNet(
         channels=channels, layers_per_block=layers_per_block, attention_levels=(True,) * (len(channels) - 1) + (False,),
-        context_dim=24, groups=8, rngs=Keys(0), **ours))
+        context_dim=24, groups=8, rngs=Rngs(0), **ours))
     ported = port(peer)
     assert {path: x.shape for path, x in ported.items()} == {path: x.shape for path, x in shapes.items()}
 
@@ -70,7 +70,7 @@ def test_same_weights_same_output(quick_jit, channels, layers_per_block, ours, t
 
 def test_full_size_has_the_parameters_of_stable_diffusion():
     """SD 1.5's 859,520,964, with its 4 latent channels; counted without allocating them."""
-    _, shapes = parameters.abstract(lambda: UNet(in_channels=4, out_channels=4, rngs=Keys(0)))
+    _, shapes = parameters.abstract(lambda: UNet(in_channels=4, out_channels=4, rngs=Rngs(0)))
     assert sum(int(np.prod(x.shape)) for x in shapes.values()) == 859_520_964
     with torch.device("meta"):
         peer = UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8, use_linear_projection=True)
