@@ -25,6 +25,7 @@ setup(
         "flax>=0.12,<0.14",
         "grain>=0.2.12",
         "jax>=0.10",
+        "ml_dtypes>=0.5",
         "ml_collections>=1.0",
         "numpy>=2.0",
         "opencv-python-headless>=4.10",
@@ -44,7 +45,7 @@ setup(
         # What the tests compare with; nothing of it is imported by the package.
         "test": [
             "diffusers>=0.35", "ipykernel>=6.29", "nbclient>=0.10", "nbformat>=5.10", "pytest>=8", "scikit-image>=0.25",
-            "scipy>=1.14", "torch>=2.8", "torchmetrics>=1.7"],
+            "scipy>=1.14", "torch>=2.8", "torchmetrics>=1.7", "transformers>=5.0"],
     },
     entry_points={"console_scripts": ["generalist=generalist.cli:main"]},
 )

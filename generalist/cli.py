@@ -1,4 +1,4 @@
-"""The command `generalist`: predict, evaluate, export, report, doctor. Also `python -m generalist.cli`."""
+"""The command `generalist`: predict, evaluate, export, weights, report, doctor. Also `python -m generalist.cli`."""
 
 import argparse
 import collections
@@ -75,6 +75,10 @@ def make_parser() -> argparse.ArgumentParser:
     sub = command(export, "Copy what is needed to use a model into a folder of its own, at half the size.")
     _add_source(sub, f"a workdir (default: {DEFAULT_WORKDIR})")
     sub.add_argument("--out", required=True, metavar="DIR", help="the new folder")
+    sub = command(weights, "Read a published model (Stable Diffusion's UNet or autoencoder, CLIP, SigLIP, DINOv2, T5) and say "
+                  "what became of every tensor.")
+    sub.add_argument("action", choices=["inspect"], help="inspect: print the report")
+    sub.add_argument("folder", help="folder with config.json and safetensors, or a hub id")
     command(report, "Write report.html of an evaluated workdir.").add_argument("workdir", metavar="WORKDIR")
     command(doctor, "Show versions, devices, data and weights, and what is wrong with them.")
     return parser
@@ -161,13 +165,20 @@ def export(args: argparse.Namespace) -> int:
     import numpy as np
 
     from generalist.files import write_atomically
-    from generalist.pretrained import weights
+    from generalist.pretrained.weights import CONFIG, folder_of, load_weights, read_metadata, save_weights
 
-    source, out = weights.folder_of(args.source or DEFAULT_WORKDIR), pathlib.Path(args.out)
-    _, parameters = weights.load_weights(source)
-    weights.save_weights(out, parameters, weights.read_metadata(source), np.float16)
-    write_atomically(out / weights.CONFIG, (source / weights.CONFIG).read_bytes())
+    source, out = folder_of(args.source or DEFAULT_WORKDIR), pathlib.Path(args.out)
+    save_weights(out, load_weights(source)[1], read_metadata(source), np.float16)
+    write_atomically(out / CONFIG, (source / CONFIG).read_bytes())
     print(f"{source} -> {out}: {sum(file.stat().st_size for file in out.iterdir()) / 1e6:.1f} MB")
+    return 0
+
+
+def weights(args: argparse.Namespace) -> int:
+    """Prints the report; a tensor that is missing or left over is an error."""
+    from generalist.pretrained.huggingface import read_part
+
+    print(read_part(args.folder).report)
     return 0
 
 

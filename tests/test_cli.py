@@ -133,3 +133,14 @@ def test_export_halves_the_weights_and_keeps_the_predictions(tiny_workdir, tmp_p
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
     full, small = (generalist.load(folder).predict(image, "depth").depth for folder in (tiny_workdir, tmp_path / "small"))
     np.testing.assert_allclose(small, full, atol=0.05)  # metres; float16 keeps 11 bits of each weight
+
+
+def test_weights_inspect_reports_every_tensor_of_a_published_folder(tmp_path, capsys):
+    from diffusers import AutoencoderKL
+
+    AutoencoderKL(block_out_channels=(8,), layers_per_block=1, norm_num_groups=4).save_pretrained(tmp_path)
+    assert cli.main(["weights", "inspect", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "tensors used, 0 of other parts" in said and "encoder.conv_in.weight -> encoder.conv_in.kernel" in said
+    assert cli.main(["weights", "inspect", str(tmp_path / "absent")]) == 2
+    assert "no such folder" in capsys.readouterr().err

@@ -9,13 +9,15 @@ import jax.numpy as jnp
 SCORE_LIMIT_BYTES = 256 * 2**20
 
 
-def attention(q, k, v, *, score_limit: int = SCORE_LIMIT_BYTES):
-    """Multi-head softmax(q k^T / sqrt(d)) v.
+def attention(q, k, v, *, bias=None, scale: float | None = None, score_limit: int = SCORE_LIMIT_BYTES):
+    """Multi-head softmax(scale q k^T + bias) v.
 
     Args:
         q: (b, n, heads, d) queries.
         k: (b, m, heads, d) keys.
         v: (b, m, heads, d) values.
+        bias: added to the scores, broadcastable to (b, heads, n, m): a causal mask, relative positions.
+        scale: by default 1 / sqrt(d).
         score_limit: bytes of float32 scores that may exist at once. Above it the queries are
             processed in blocks whose scores the backward pass recomputes, so that neither pass
             holds more than one block. The result is the same.
@@ -26,16 +28,17 @@ def attention(q, k, v, *, score_limit: int = SCORE_LIMIT_BYTES):
     q, k, v = (x.transpose(0, 2, 1, 3) for x in (q, k, v))  # BHND: fastest on CPU by far
     b, heads, n, _ = q.shape
     bytes_a_query = 4 * b * heads * k.shape[2]
-    if n * bytes_a_query <= score_limit:
-        out = _attend(q, k, v)
+    q = q * (1.0 / math.sqrt(q.shape[-1]) if scale is None else scale)
+    if n * bytes_a_query <= score_limit or bias is not None:  # text, with a bias, is short
+        out = _attend(q, k, v, bias)
     else:
         out = _attend_in_blocks(q, k, v, max(1, score_limit // bytes_a_query))
     return out.transpose(0, 2, 1, 3)
 
 
-def _attend(q, k, v):
-    scale = 1.0 / math.sqrt(q.shape[-1])
-    scores = jnp.einsum("bhnd,bhmd->bhnm", q * scale, k, preferred_element_type=jnp.float32)
+def _attend(q, k, v, bias=None):
+    scores = jnp.einsum("bhnd,bhmd->bhnm", q, k, preferred_element_type=jnp.float32)
+    scores = scores if bias is None else scores + bias
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
     return jnp.einsum("bhnm,bhmd->bhnd", weights, v)
 

@@ -74,6 +74,7 @@ class GeneralistModel(nnx.Module):
         features = None
         if self.aligned_features:
             grid = self.image_size // self.image_encoder.patch
+            tokens = tokens[:, self.image_encoder.prefix:]
             normalised = tokens / (jnp.linalg.norm(tokens.astype(jnp.float32), axis=-1, keepdims=True) + 1e-6)
             # Times sqrt(d): unit variance a channel, the scale the UNet's own activations have.
             features = keep(normalised * tokens.shape[-1] ** 0.5, keep_image).reshape(len(tokens), grid, grid, -1)

@@ -45,11 +45,12 @@ def linear(d_in: int, d_out: int, *, rngs, dtype, use_bias=True, zero_init=False
     return nnx.Linear(d_in, d_out, use_bias=use_bias, dtype=dtype, rngs=rngs, kernel_init=init)
 
 
-def conv(c_in: int, c_out: int, size: int, *, rngs, dtype, stride=1, padding: int | None = None, zero_init=False) -> nnx.Conv:
+def conv(
+        c_in: int, c_out: int, size: int, *, rngs, dtype, stride=1, padding: int | None = None, use_bias=True, zero_init=False) -> nnx.Conv:
     """NHWC convolution with torch's symmetric padding, by default `size // 2`."""
     return nnx.Conv(
-        c_in, c_out, (size, size), strides=stride, padding=size // 2 if padding is None else padding, dtype=dtype, rngs=rngs,
-        kernel_init=zeros if zero_init else lecun_normal)
+        c_in, c_out, (size, size), strides=stride, padding=size // 2 if padding is None else padding, use_bias=use_bias, dtype=dtype,
+        rngs=rngs, kernel_init=zeros if zero_init else lecun_normal)
 
 
 class GroupNorm(nnx.Module):
@@ -98,6 +99,32 @@ def position_embedding(h: int, w: int, dim: int):
         angles = jnp.broadcast_to(angles.reshape(shape), (h, w, bands))
         features += [jnp.sin(angles), jnp.cos(angles)]
     return jnp.concatenate(features, axis=-1)
+
+
+def resize_positions(positions, grid: tuple[int, int], method: str):
+    """Learned positions (g, g, d) for another grid, as the encoders' own code does: (h, w, d).
+
+    method: "bicubic" is torch's (a = -0.75, no antialiasing), "bicubic_antialias" and "bilinear_antialias" are PIL's.
+    """
+    if positions.shape[:2] == tuple(grid):
+        return positions
+    if method == "bicubic":
+        rows, columns = (cubic_matrix(old, new) for old, new in zip(positions.shape[:2], grid))
+        return jnp.einsum("hi,wj,ijd->hwd", rows, columns, positions)
+    kinds = {"bicubic_antialias": "cubic", "bilinear_antialias": "linear"}
+    return jax.image.resize(positions, (*grid, positions.shape[-1]), kinds[method], antialias=True)
+
+
+def cubic_matrix(old: int, new: int, a: float = -0.75) -> np.ndarray:
+    """(new, old) weights of cubic convolution (Keys 1981) at pixel centres, edges repeated; `a` as in torch and OpenCV."""
+    centres = (np.arange(new) + 0.5) * old / new - 0.5
+    taps = np.floor(centres)[:, None] + np.arange(-1, 3)
+    d = np.abs(centres[:, None] - taps)
+    near = ((a + 2) * d - (a + 3)) * d**2 + 1
+    far = ((d - 5) * d + 8) * a * d - 4 * a
+    matrix = np.zeros((new, old), np.float32)
+    np.add.at(matrix, (np.arange(new)[:, None], np.clip(taps, 0, old - 1).astype(int)), np.where(d <= 1, near, far))
+    return matrix
 
 
 def patchify(x, patch: int):

@@ -1,4 +1,4 @@
-"""The text encoder: frozen, run once at start on the prompts of the tasks."""
+"""Text encoders: frozen, run once at start on the prompts of the tasks."""
 
 import zlib
 
@@ -28,23 +28,30 @@ def tokenize(prompts: list[str], length: int = LENGTH) -> np.ndarray:
 
 
 class TextEncoder(nnx.Module):
-    """Transformer over word ids.
+    """Transformer over word ids; with `causal`, CLIP's.
 
     Args:
-        dim, depth, heads: width, layers, attention heads.
-        length: the number of positions.
+        dim, depth, heads: width, layers, attention heads; inner: width of the MLP, by default 4 * dim.
+        vocabulary, length: the number of ids and of positions.
+        activation: see `VisionTransformer`. epsilon: of the layers' LayerNorms.
+        causal: a token sees only those before it.
     """
 
-    def __init__(self, *, dim=768, depth=12, heads=12, length=LENGTH, rngs: layers.Rngs, dtype=jnp.float32):
-        self.token_embedding = nnx.Param(layers.normal(rngs.params(), (VOCABULARY, dim)))
+    def __init__(
+            self, *, dim=768, depth=12, heads=12, inner: int | None = None, vocabulary=VOCABULARY, length=LENGTH,
+            activation="gelu", epsilon=1e-6, causal=False, rngs: layers.Rngs, dtype=jnp.float32):
+        self.token_embedding = nnx.Param(layers.normal(rngs.params(), (vocabulary, dim)))
         self.position_embedding = nnx.Param(layers.normal(rngs.params(), (length, dim), scale=0.1))
-        self.layers = nnx.List([EncoderLayer(dim, heads, rngs=rngs, dtype=dtype) for _ in range(depth)])
+        self.layers = nnx.List([
+            EncoderLayer(dim, heads, inner=inner, activation=activation, epsilon=epsilon, rngs=rngs, dtype=dtype) for _ in range(depth)])
         self.final_layer_norm = nnx.LayerNorm(dim, epsilon=1e-5, dtype=dtype, rngs=rngs)
-        self.dtype = dtype
+        self.dtype, self.causal = dtype, causal
 
     def __call__(self, ids):
         """ids (k, n) int32 -> (k, n, dim)."""
+        n = ids.shape[1]
+        mask = jnp.where(jnp.tril(jnp.ones((n, n), bool)), 0.0, -jnp.inf) if self.causal else None
         x = (self.token_embedding[...][ids] + self.position_embedding[...][:ids.shape[1]]).astype(self.dtype)
         for layer in self.layers:
-            x = layer(x)
+            x = layer(x, mask)
         return self.final_layer_norm(x)

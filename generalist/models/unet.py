@@ -16,20 +16,21 @@ from generalist.models.attention import attention
 
 
 class ResnetBlock(nnx.Module):
-    """GroupNorm-SiLU-conv twice, with the time embedding added in between."""
+    """GroupNorm-SiLU-conv twice, with the time embedding, where there is one, added in between."""
 
-    def __init__(self, c_in: int, c_out: int, time_dim: int, *, groups: int, rngs, dtype):
-        self.norm1 = layers.GroupNorm(c_in, groups=groups, dtype=dtype)
+    def __init__(self, c_in: int, c_out: int, time_dim: int | None, *, groups: int, epsilon=1e-5, rngs, dtype):
+        self.norm1 = layers.GroupNorm(c_in, groups=groups, epsilon=epsilon, dtype=dtype)
         self.conv1 = layers.conv(c_in, c_out, 3, rngs=rngs, dtype=dtype)
-        self.time_emb_proj = layers.linear(time_dim, c_out, rngs=rngs, dtype=dtype)
-        self.norm2 = layers.GroupNorm(c_out, groups=groups, dtype=dtype)
+        self.time_emb_proj = layers.linear(time_dim, c_out, rngs=rngs, dtype=dtype) if time_dim else None
+        self.norm2 = layers.GroupNorm(c_out, groups=groups, epsilon=epsilon, dtype=dtype)
         self.conv2 = layers.conv(c_out, c_out, 3, rngs=rngs, dtype=dtype)
         self.conv_shortcut = layers.conv(c_in, c_out, 1, rngs=rngs, dtype=dtype) if c_in != c_out else None
 
-    def __call__(self, x, time):
+    def __call__(self, x, time=None):
         """x (b, h, w, c_in), time (b, time_dim) -> (b, h, w, c_out)."""
         h = self.conv1(self.norm1(x, silu=True))
-        h = h + self.time_emb_proj(jax.nn.silu(time))[:, None, None]
+        if time is not None:
+            h = h + self.time_emb_proj(jax.nn.silu(time))[:, None, None]
         h = self.conv2(self.norm2(h, silu=True))
         return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
 
@@ -135,8 +136,8 @@ class SpatialTransformer(nnx.Module):
 class Resample(nnx.Module):
     """The 3x3 convolution of a down- or upsampler."""
 
-    def __init__(self, channels: int, stride: int, *, rngs, dtype):
-        self.conv = layers.conv(channels, channels, 3, stride=stride, rngs=rngs, dtype=dtype)
+    def __init__(self, channels: int, stride: int, *, padding: int | None = None, rngs, dtype):
+        self.conv = layers.conv(channels, channels, 3, stride=stride, padding=padding, rngs=rngs, dtype=dtype)
 
 
 class Block(nnx.Module):
@@ -304,14 +305,14 @@ class UNet(nnx.Module):
         Args:
             x: (b, h, w, in_channels) noisy target, with the image appended where it is concatenated.
             timesteps: (b,) in the units of the schedule, 0..999.
-            context: from `context`.
+            context: from `context`, or the condition tokens themselves, (b, n, context_dim).
             pooled: (b, pooled_text) pooled text features, where the model takes them.
             features: (b, g, g, aligned) L2-normalised encoder features, where the model takes them.
 
         Returns:
             (b, h, w, out_channels) float32.
         """
-        context = iter(context)
+        context = iter(context if isinstance(context, list) else self.context(context))
         time = self.time_embedding(layers.timestep_embedding(timesteps, self.time_channels).astype(self.dtype))
         if self.pooled_text is not None:
             time = time + self.pooled_text(pooled)

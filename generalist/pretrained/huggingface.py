@@ -1,0 +1,243 @@
+"""Published models in the folders of transformers and diffusers -> our modules, with a strict report.
+
+    unet = load_unet("stable-diffusion-v1-5")  # a folder on disk, a pipeline's folder, or a hub id
+    eps = unet(x, timestep, tokens)
+
+Every tensor of the folder is used or known to be of another part; every parameter is filled; anything else is an error.
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from generalist.models import layers, parameters
+from generalist.models.autoencoder import Autoencoder
+from generalist.models.t5_encoder import T5Encoder
+from generalist.models.text_encoder import TextEncoder
+from generalist.models.unet import UNet
+from generalist.models.vision_transformer import VisionTransformer
+from generalist.pretrained import names
+from generalist.pretrained.folders import find_folder, read_config, read_tensors
+from generalist.pretrained.weights import WeightsError
+
+ACTIVATIONS = {  # transformers' name -> ours
+    "gelu": "gelu", "quick_gelu": "quick_gelu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh", "relu": "relu"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What became of every tensor of a folder.
+
+    used: {their name: our path}. reshaped: {our path: how}. ignored: their names that belong to parts we do not build.
+    """
+
+    source: str
+    used: Mapping[str, str]
+    reshaped: Mapping[str, str]
+    ignored: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = [f"{self.source}: {len(self.used)} tensors used, {len(self.ignored)} of other parts, {len(self.reshaped)} reshaped"]
+        lines += [f"  {theirs} -> {ours}{f'  ({self.reshaped[ours]})' if ours in self.reshaped else ''}"
+                  for theirs, ours in sorted(self.used.items())]
+        return "\n".join(lines + [f"  not needed: {name}" for name in self.ignored])
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A published part read into our names: how to build it (`make(seed)`), its float32 parameters, and the report."""
+
+    make: Callable[[int | None], nnx.Module]
+    values: dict[str, np.ndarray]
+    report: Report
+
+    def module(self) -> nnx.Module:
+        """The module, filled."""
+        graphdef, _ = parameters.abstract(lambda: self.make(None))
+        return parameters.merge(graphdef, jax.tree.map(jnp.asarray, self.values))
+
+
+def load_unet(path: str | os.PathLike, dtype=jnp.float32) -> UNet:
+    """`UNet2DConditionModel` of Stable Diffusion 1.x or 2.x -> `unet(x (b, h, w, c), timestep (b,), tokens (b, n, d)) -> (b, h, w, c)`."""
+    return read_unet(path, dtype).module()
+
+
+def load_text_encoder(path: str | os.PathLike, dtype=jnp.float32) -> TextEncoder | T5Encoder:
+    """`CLIPTextModel` (OpenAI's or OpenCLIP's) or T5's encoder -> `encoder(ids (b, n)) -> last_hidden_state (b, n, d)`."""
+    return read_text_encoder(path, dtype).module()
+
+
+def load_image_encoder(path: str | os.PathLike, dtype=jnp.float32) -> VisionTransformer:
+    """CLIP, SigLIP, SigLIP 2 or DINOv2 -> `encoder(image (b, h, w, 3), normalised as it wants) -> last_hidden_state (b, n, d)`."""
+    return read_image_encoder(path, dtype).module()
+
+
+def load_autoencoder(path: str | os.PathLike, dtype=jnp.float32) -> Autoencoder:
+    """`AutoencoderKL` -> `.encode(image) -> (mean, logvar)` and `.decode(latent) -> image`, NHWC, unscaled."""
+    return read_autoencoder(path, dtype).module()
+
+
+def read_part(path: str | os.PathLike) -> Part:
+    """A folder of any of these models, by what its config.json says it is."""
+    c = read_config(find_folder(path))
+    kind = c.get("_class_name") or c.get("model_type")
+    readers = {"UNet2DConditionModel": read_unet, "AutoencoderKL": read_autoencoder, "t5": read_text_encoder, "clip_text_model": read_text_encoder}
+    return readers.get(kind, read_image_encoder)(path)
+
+
+def read_unet(path: str | os.PathLike, dtype=jnp.float32) -> Part:
+    """See `load_unet`. WeightsError where the config asks for what this UNet is not (SDXL's extras, for example)."""
+    folder = find_folder(path, "unet")
+    c = read_config(folder)
+    _require(c, folder, _class_name="UNet2DConditionModel", act_fn="silu", flip_sin_to_cos=True, freq_shift=0, class_embed_type=None,
+             addition_embed_type=None, num_class_embeds=None, dual_cross_attention=False, only_cross_attention=False,
+             transformer_layers_per_block=1, mid_block_type="UNetMidBlock2DCrossAttn", resnet_time_scale_shift="default",
+             encoder_hid_dim=None, time_embedding_type="positional", downsample_padding=1, mid_block_scale_factor=1,
+             center_input_sample=False)
+    channels = tuple(c["block_out_channels"])
+    # What diffusers calls attention_head_dim is the number of heads: one for all levels (1.x) or one a level (2.x).
+    heads = c.get("num_attention_heads") or c["attention_head_dim"]
+    widths = {width // n for width, n in zip(channels, heads)} if isinstance(heads, list) else set()
+    if len(widths) > 1:
+        raise WeightsError(f"{folder}: attention heads {heads} of different widths at channels {channels} are not supported")
+    settings = dict(
+        in_channels=c["in_channels"], out_channels=c["out_channels"], channels=channels, layers_per_block=c["layers_per_block"],
+        attention_levels=tuple(kind.startswith("CrossAttn") for kind in c["down_block_types"]), context_dim=c["cross_attention_dim"],
+        heads=None if widths else heads, head_dim=next(iter(widths), 0), groups=c["norm_num_groups"], dtype=dtype)
+    return _read(folder, names.UNET, lambda seed: UNet(**settings, rngs=layers.Rngs(seed)))
+
+
+def read_text_encoder(path: str | os.PathLike, dtype=jnp.float32) -> Part:
+    """See `load_text_encoder`."""
+    folder = find_folder(path, "text_encoder")
+    c = read_config(folder)
+    kind = c.get("model_type")
+    if kind == "t5":
+        activation = c.get("feed_forward_proj", "relu")
+        if activation not in ("relu", "gated-gelu"):
+            raise WeightsError(f"{folder}: T5 with feed_forward_proj={activation!r} is not supported, only 'relu' and 'gated-gelu'")
+        settings = dict(
+            vocabulary=c["vocab_size"], dim=c["d_model"], depth=c["num_layers"], heads=c["num_heads"], head_dim=c["d_kv"],
+            inner=c["d_ff"], gated=activation == "gated-gelu", epsilon=c["layer_norm_epsilon"],
+            buckets=c["relative_attention_num_buckets"], max_distance=c.get("relative_attention_max_distance", 128))
+        return _read(folder, names.T5, lambda seed: T5Encoder(**settings, rngs=layers.Rngs(seed), dtype=dtype))
+    if kind not in ("clip", "clip_text_model"):
+        raise WeightsError(f"{folder}: model_type {kind!r} is no text encoder that is read here; choose clip_text_model, clip or t5")
+    c = c.get("text_config", c)
+    settings = dict(
+        dim=c["hidden_size"], depth=c["num_hidden_layers"], heads=c["num_attention_heads"], inner=c["intermediate_size"],
+        vocabulary=c["vocab_size"], length=c["max_position_embeddings"], activation=_activation(c, folder),
+        epsilon=c["layer_norm_eps"], causal=True)
+    return _read(folder, names.CLIP_TEXT, lambda seed: TextEncoder(**settings, rngs=layers.Rngs(seed), dtype=dtype))
+
+
+def read_image_encoder(path: str | os.PathLike, dtype=jnp.float32) -> Part:
+    """See `load_image_encoder`."""
+    folder = find_folder(path, "image_encoder")
+    c = read_config(folder)
+    kind = c.get("model_type", "")
+    families = {"clip": names.CLIP_VISION, "siglip": names.SIGLIP_VISION, "siglip2": names.SIGLIP_VISION,
+                "dinov2": names.DINOV2, "dinov2_with_registers": names.DINOV2}
+    family = kind.removesuffix("_vision_model")
+    if family not in families:
+        raise WeightsError(f"{folder}: model_type {kind!r} is no image encoder that is read here; choose one of {', '.join(families)}")
+    settings = _vision_settings(c.get("vision_config", c), family, folder)
+    return _read(folder, families[family], lambda seed: VisionTransformer(**settings, rngs=layers.Rngs(seed), dtype=dtype))
+
+
+def _vision_settings(c: Mapping[str, Any], family: str, folder) -> dict:
+    size = round(c["num_patches"] ** 0.5) * c["patch_size"] if family == "siglip2" else c["image_size"]
+    settings = dict(
+        image_size=size, patch=c["patch_size"], dim=c["hidden_size"], depth=c["num_hidden_layers"], heads=c["num_attention_heads"],
+        inner=c.get("intermediate_size"), activation=_activation(c, folder), epsilon=c["layer_norm_eps"])
+    if family == "clip":
+        return dict(settings, class_token=True, patch_bias=False, pre_norm=True, final_norm=False)
+    if family.startswith("siglip"):
+        return dict(settings, interpolation="bilinear_antialias" if family == "siglip2" else "bicubic")
+    _require(c, folder, use_swiglu_ffn=False, qkv_bias=True)
+    registers = c.get("num_register_tokens", 0) if family == "dinov2_with_registers" else 0
+    return dict(settings, inner=int(c["hidden_size"] * c["mlp_ratio"]), class_token=True, registers=registers, layer_scale=True,
+                interpolation="bicubic_antialias" if registers else "bicubic")
+
+
+def read_autoencoder(path: str | os.PathLike, dtype=jnp.float32) -> Part:
+    """See `load_autoencoder`."""
+    folder = find_folder(path, "vae")
+    c = read_config(folder)
+    _require(c, folder, _class_name="AutoencoderKL", act_fn="silu", use_quant_conv=True, use_post_quant_conv=True, in_channels=3,
+             out_channels=3, mid_block_add_attention=True)
+    settings = dict(
+        channels=tuple(c["block_out_channels"]), layers_per_block=c["layers_per_block"], latent_channels=c["latent_channels"],
+        groups=c["norm_num_groups"], scaling_factor=c.get("scaling_factor", 0.18215))
+    return _read(folder, names.AUTOENCODER, lambda seed: Autoencoder(**settings, rngs=layers.Rngs(seed), dtype=dtype))
+
+
+def _activation(c: Mapping[str, Any], folder) -> str:
+    if c["hidden_act"] not in ACTIVATIONS:
+        raise WeightsError(f"{folder}: hidden_act {c['hidden_act']!r} is not supported; choose one of {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[c["hidden_act"]]
+
+
+def _require(c: Mapping[str, Any], folder, **values) -> None:
+    """WeightsError that lists every key of the config that differs from what our model is; an absent key is fine."""
+    other = [f"{key}={c[key]!r} (supported: {value!r})" for key, value in values.items() if key in c and c[key] != value]
+    if other:
+        raise WeightsError(f"{folder}: a model with {', '.join(other)} cannot be read")
+
+
+def _read(folder, family: names.Family, make) -> Part:
+    """The tensors of a folder as the parameters of `make`; WeightsError that lists all that is missing, left over or misshapen."""
+    _, shapes = parameters.abstract(lambda: make(None))
+    tensors, used, ignored, problems = {}, {}, [], []
+    for name, tensor in sorted(read_tensors(folder).items()):
+        path = to_path(name, tensor, family, shapes)
+        if path is not None:
+            used[name], tensors[path] = path, tensor.astype(np.float32)
+        elif names.is_ignored(name, family):
+            ignored.append(name)
+        else:
+            problems.append(f"left over: {name} {tensor.shape}")
+    values, reshaped = {}, _split_positions(tensors, shapes)
+    for path, expected in shapes.items():
+        if path not in tensors:
+            problems.append(f"missing: {names.to_theirs(path, family)} for {path} {expected.shape}")
+        elif tensors[path].size != expected.size:
+            problems.append(f"shape of {path}: {tensors[path].shape} in the folder, {expected.shape} here")
+        else:
+            values[path], note = convert(tensors[path], path, expected.shape)
+            reshaped.update({path: note} if note else {})
+    if problems:
+        shown = "\n  ".join(problems[:20]) + (f"\n  ... and {len(problems) - 20} more" if len(problems) > 20 else "")
+        raise WeightsError(f"{folder} does not fit its config.json:\n  {shown}")
+    return Part(make, values, Report(str(folder), used, reshaped, tuple(ignored)))
+
+
+def to_path(name: str, tensor: np.ndarray, family: names.Family, shapes: Mapping) -> str | None:
+    """The parameter a tensor is for, or None if there is none of that name."""
+    path = names.to_ours(name, tensor.ndim, family)
+    return path if path in shapes else None
+
+
+def convert(tensor: np.ndarray, path: str, shape: tuple[int, ...]) -> tuple[np.ndarray, str]:
+    """A published tensor in our layout, and how it was reshaped, if it was."""
+    ours = tensor
+    if path.endswith(".kernel"):
+        ours = tensor.transpose(2, 3, 1, 0) if tensor.ndim == 4 else tensor.T
+    return np.ascontiguousarray(ours.reshape(shape)), "" if ours.shape == shape else f"{tensor.shape} -> {shape}"
+
+
+def _split_positions(tensors: dict[str, np.ndarray], shapes: Mapping) -> dict[str, str]:
+    """Positions (1 + n, d) -> (g, g, d), the first of them added to the class token, which is all it is used for."""
+    if "class_token" not in shapes or "position_embedding" not in tensors or "class_token" not in tensors:
+        return {}
+    dim = shapes["class_token"].shape[0]
+    positions = tensors["position_embedding"].reshape(-1, dim)
+    tensors["class_token"] = tensors["class_token"].reshape(dim) + positions[0]
+    tensors["position_embedding"] = positions[1:]
+    return {"class_token": "plus its position, row 0 of the position embeddings"}
