@@ -7,12 +7,14 @@ import shlex
 import cv2
 import numpy as np
 import pytest
+from diffusers import UNet2DConditionModel
 
 from generalist import cli
 from generalist.training import launch
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
 SHELL = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.S)) + "\n" + "\n".join(re.findall(r"`([^`\n]*python main\.py [^`\n]*)`", README))
 
 
@@ -51,10 +53,20 @@ def test_the_python_of_the_readme_runs_on_an_image_of_any_size(tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     cv2.imwrite("photo.jpg", np.random.default_rng(0).integers(0, 256, (48, 80, 3), np.uint8))
     scope: dict = {}
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
-    exec(code, scope)
+    exec(PYTHON[0], scope)
     assert scope["result"]["depth"].depth.shape == (48, 80)
     assert (tmp_path / "panoptic.png").is_file() and (tmp_path / "panoptic.json").is_file()
+
+
+def test_published_weights_load_as_the_readme_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    UNet2DConditionModel(
+        block_out_channels=(8, 16), layers_per_block=1, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), norm_num_groups=4, cross_attention_dim=6, attention_head_dim=2,
+    ).save_pretrained("stable-diffusion-v1-5/unet")
+    scope = {"x": np.ones((1, 8, 8, 4), np.float32), "timestep": np.ones(1), "tokens": np.ones((1, 3, 6), np.float32)}
+    exec(PYTHON[1], scope)
+    assert scope["eps"].shape == (1, 8, 8, 4)
 
 
 def test_files_the_readme_names_exist():
