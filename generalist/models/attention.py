@@ -19,7 +19,7 @@ def attention(q, k, v, *, bias=None, scale: float | None = None, score_limit: in
         bias: added to the scores, broadcastable to (b, heads, n, m): a causal mask, relative positions.
         scale: by default 1 / sqrt(d).
         score_limit: bytes of float32 scores that may exist at once. Above it the queries are
-            processed in blocks whose scores the backward pass recomputes, so that neither pass
+            processed in blocks (with no bias; text, which has one, is short) whose scores the backward pass recomputes, so that neither pass
             holds more than one block. The result is the same.
 
     Returns:

@@ -50,10 +50,17 @@ def _download(name: str, subfolder: str) -> pathlib.Path:
         raise WeightsError(f"{name}: no such folder, and the hub gave: {error}") from error
 
 
-def read_config(folder: pathlib.Path) -> dict:
+class Config(dict):
+    """A config.json: a key that is asked for and is not there is a WeightsError that names it."""
+
+    def __missing__(self, key: str):
+        raise WeightsError(f"config.json has no {key!r}: some files leave out what is their library's default; add the key with its value")
+
+
+def read_config(folder: pathlib.Path) -> Config:
     """config.json. WeightsError if it is damaged."""
     try:
-        return json.loads((folder / "config.json").read_text())
+        return json.loads((folder / "config.json").read_text(), object_hook=Config)
     except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
         raise WeightsError(f"{folder / 'config.json'}: damaged ({error}). Fetch the file again.") from error
 

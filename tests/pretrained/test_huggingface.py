@@ -214,6 +214,7 @@ def test_a_tensor_that_is_missing_or_left_over_is_named(tmp_path):
     (lambda d: None, "no config.json"),
     (lambda d: (d / "config.json").write_text("{"), "damaged"),
     (lambda d: (d / "config.json").write_text('{"model_type": "bert"}'), "model_type 'bert' is no text encoder"),
+    (lambda d: (d / "config.json").write_text('{"model_type": "clip_text_model"}'), "config.json has no 'hidden_size'"),
 ])
 def test_a_folder_that_is_not_one_is_an_error(tmp_path, prepare, message):
     prepare(tmp_path)
