@@ -45,7 +45,7 @@ def _download(name: str, subfolder: str) -> pathlib.Path:
     try:
         return pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=[
             f"{part}{pattern}" for part in {"", f"{subfolder}/" if subfolder else ""}
-            for pattern in ("config.json", "*.safetensors", "*.safetensors.index.json")]))
+            for pattern in ("config.json", "preprocessor_config.json", "*.safetensors", "*.safetensors.index.json")]))
     except Exception as error:  # the hub's own errors, and those of the network below it
         raise WeightsError(f"{name}: no such folder, and the hub gave: {error}") from error
 
@@ -63,6 +63,26 @@ def read_config(folder: pathlib.Path) -> Config:
         return json.loads((folder / "config.json").read_text(), object_hook=Config)
     except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
         raise WeightsError(f"{folder / 'config.json'}: damaged ({error}). Fetch the file again.") from error
+
+
+def read_normalisation(folder: pathlib.Path) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and standard deviation, each (r, g, b) of 0 to 1, by preprocessor_config.json, or None where it does not say."""
+    file = folder / "preprocessor_config.json"
+    if not file.is_file():
+        return None
+    try:
+        c = json.loads(file.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+        raise WeightsError(f"{file}: damaged ({error}). Fetch the file again.") from error
+    if c.get("do_normalize") is False:
+        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    values = [c.get(key) for key in ("image_mean", "image_std")]
+    if None in values:
+        return None
+    mean, std = values
+    if not all(isinstance(v, list) and len(v) == 3 and all(isinstance(x, (int, float)) for x in v) for v in values) or min(std) <= 0:
+        raise WeightsError(f"{file}: image_mean {mean!r} and image_std {std!r} must be three numbers each, the latter above 0. Fetch the file again.")
+    return tuple(map(float, mean)), tuple(map(float, std))
 
 
 def read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:

@@ -23,7 +23,7 @@ from generalist.models.text_encoder import TextEncoder
 from generalist.models.unet import UNet
 from generalist.models.vision_transformer import VisionTransformer
 from generalist.pretrained import names
-from generalist.pretrained.folders import find_folder, read_config, read_tensors
+from generalist.pretrained.folders import find_folder, read_config, read_normalisation, read_tensors
 from generalist.pretrained.weights import WeightsError
 
 ACTIVATIONS = {  # transformers' name -> ours
@@ -51,11 +51,19 @@ class Report:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A published part read into our names: how to build it (`make(seed)`), its float32 parameters, and the report."""
+    """A published part read into our names.
+
+    make: builds it, `make(seed)`. settings: the keyword arguments it is built with, but for dtype and rngs.
+    values: its parameters, {our path: float32 array}. family: the names they were published under.
+    normalisation: (mean, std), each (r, g, b) of 0 to 1: an image encoder wants (image - mean) / std. None for the other parts.
+    """
 
     make: Callable[[int | None], nnx.Module]
+    settings: dict[str, Any]
     values: dict[str, np.ndarray]
     report: Report
+    family: names.Family
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
     def module(self) -> nnx.Module:
         """The module, filled."""
@@ -109,8 +117,8 @@ def read_unet(path: str | os.PathLike, dtype=jnp.float32) -> Part:
     settings = dict(
         in_channels=c["in_channels"], out_channels=c["out_channels"], channels=channels, layers_per_block=c["layers_per_block"],
         attention_levels=tuple(kind.startswith("CrossAttn") for kind in c["down_block_types"]), context_dim=c["cross_attention_dim"],
-        heads=None if widths else heads, head_dim=next(iter(widths), 0), groups=c["norm_num_groups"], dtype=dtype)
-    return _read(folder, names.UNET, lambda seed: UNet(**settings, rngs=layers.Rngs(seed)))
+        heads=None if widths else heads, head_dim=next(iter(widths), 0), groups=c["norm_num_groups"])
+    return _read(folder, names.UNET, UNet, settings, dtype)
 
 
 def read_text_encoder(path: str | os.PathLike, dtype=jnp.float32) -> Part:
@@ -126,7 +134,7 @@ def read_text_encoder(path: str | os.PathLike, dtype=jnp.float32) -> Part:
             vocabulary=c["vocab_size"], dim=c["d_model"], depth=c["num_layers"], heads=c["num_heads"], head_dim=c["d_kv"],
             inner=c["d_ff"], gated=activation == "gated-gelu", epsilon=c["layer_norm_epsilon"],
             buckets=c["relative_attention_num_buckets"], max_distance=c.get("relative_attention_max_distance", 128))
-        return _read(folder, names.T5, lambda seed: T5Encoder(**settings, rngs=layers.Rngs(seed), dtype=dtype))
+        return _read(folder, names.T5, T5Encoder, settings, dtype)
     if kind not in ("clip", "clip_text_model"):
         raise WeightsError(f"{folder}: model_type {kind!r} is no text encoder that is read here; choose clip_text_model, clip or t5")
     c = c.get("text_config", c)
@@ -134,7 +142,7 @@ def read_text_encoder(path: str | os.PathLike, dtype=jnp.float32) -> Part:
         dim=c["hidden_size"], depth=c["num_hidden_layers"], heads=c["num_attention_heads"], inner=c["intermediate_size"],
         vocabulary=c["vocab_size"], length=c["max_position_embeddings"], activation=_activation(c, folder),
         epsilon=c["layer_norm_eps"], causal=True)
-    return _read(folder, names.CLIP_TEXT, lambda seed: TextEncoder(**settings, rngs=layers.Rngs(seed), dtype=dtype))
+    return _read(folder, names.CLIP_TEXT, TextEncoder, settings, dtype)
 
 
 def read_image_encoder(path: str | os.PathLike, dtype=jnp.float32) -> Part:
@@ -148,7 +156,8 @@ def read_image_encoder(path: str | os.PathLike, dtype=jnp.float32) -> Part:
     if family not in families:
         raise WeightsError(f"{folder}: model_type {kind!r} is no image encoder that is read here; choose one of {', '.join(families)}")
     settings = _vision_settings(c.get("vision_config", c), family, folder)
-    return _read(folder, families[family], lambda seed: VisionTransformer(**settings, rngs=layers.Rngs(seed), dtype=dtype))
+    part = _read(folder, families[family], VisionTransformer, settings, dtype)
+    return dataclasses.replace(part, normalisation=read_normalisation(folder) or part.family.normalisation)
 
 
 def _vision_settings(c: Mapping[str, Any], family: str, folder) -> dict:
@@ -175,7 +184,7 @@ def read_autoencoder(path: str | os.PathLike, dtype=jnp.float32) -> Part:
     settings = dict(
         channels=tuple(c["block_out_channels"]), layers_per_block=c["layers_per_block"], latent_channels=c["latent_channels"],
         groups=c["norm_num_groups"], scaling_factor=c.get("scaling_factor", 0.18215))
-    return _read(folder, names.AUTOENCODER, lambda seed: Autoencoder(**settings, rngs=layers.Rngs(seed), dtype=dtype))
+    return _read(folder, names.AUTOENCODER, Autoencoder, settings, dtype)
 
 
 def _activation(c: Mapping[str, Any], folder) -> str:
@@ -191,8 +200,9 @@ def _require(c: Mapping[str, Any], folder, **values) -> None:
         raise WeightsError(f"{folder}: a model with {', '.join(other)} cannot be read")
 
 
-def _read(folder, family: names.Family, make) -> Part:
-    """The tensors of a folder as the parameters of `make`; WeightsError that lists all that is missing, left over or misshapen."""
+def _read(folder, family: names.Family, kind: type[nnx.Module], settings: dict, dtype) -> Part:
+    """The tensors of a folder as the parameters of a `kind`; WeightsError that lists all that is missing, left over or misshapen."""
+    make = lambda seed: kind(**settings, rngs=layers.Rngs(seed), dtype=dtype)
     _, shapes = parameters.abstract(lambda: make(None))
     tensors, used, ignored, problems = {}, {}, [], []
     for name, tensor in sorted(read_tensors(folder).items()):
@@ -215,7 +225,7 @@ def _read(folder, family: names.Family, make) -> Part:
     if problems:
         shown = "\n  ".join(problems[:20]) + (f"\n  ... and {len(problems) - 20} more" if len(problems) > 20 else "")
         raise WeightsError(f"{folder} does not fit its config.json:\n  {shown}")
-    return Part(make, values, Report(str(folder), used, reshaped, tuple(ignored)))
+    return Part(make, settings, values, Report(str(folder), used, reshaped, tuple(ignored)), family)
 
 
 def to_path(name: str, tensor: np.ndarray, family: names.Family, shapes: Mapping) -> str | None:

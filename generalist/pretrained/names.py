@@ -10,11 +10,15 @@ from typing import NamedTuple
 
 
 class Family(NamedTuple):
-    """Rows (theirs, ours), the prefix of its names (absent in some files), and the tensors that our model does not have."""
+    """Rows (theirs, ours), the prefix of its names (absent in some files), and the tensors that our model does not have.
+
+    normalisation: mean and standard deviation of the colours, each (r, g, b) of 0 to 1, that its image encoders were trained with.
+    """
 
     rows: Sequence[tuple[str, str]]
     prefix: str = ""
     ignored: Sequence[str] = ()
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
 
 UNET = Family(rows=[("*", "*")])  # ours is named after theirs
@@ -39,13 +43,15 @@ CLIP_VISION = Family(
     rows=[("embeddings.class_embedding", "class_token"), ("embeddings.position_embedding.weight", "position_embedding"),
           ("embeddings.patch_embedding.*", "patch_embedding.*"), ("pre_layrnorm.*", "pre_layernorm.*"), *_CLIP_LAYERS],
     prefix="vision_model.",
-    ignored=[_POSITION_IDS, "post_layernorm.*", "text_model.*", "visual_projection.weight", "text_projection.weight", "logit_scale"])
+    ignored=[_POSITION_IDS, "post_layernorm.*", "text_model.*", "visual_projection.weight", "text_projection.weight", "logit_scale"],
+    normalisation=((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)))
 
 SIGLIP_VISION = Family(
     rows=[("embeddings.position_embedding.weight", "position_embedding"), ("embeddings.patch_embedding.*", "patch_embedding.*"),
           *_CLIP_LAYERS, ("post_layernorm.*", "post_layernorm.*")],
     prefix="vision_model.",
-    ignored=[_POSITION_IDS, "head.*", "text_model.*", "logit_scale", "logit_bias"])
+    ignored=[_POSITION_IDS, "head.*", "text_model.*", "logit_scale", "logit_bias"],
+    normalisation=((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
 
 _DINOV2_ATTENTION = [
     (f"encoder.layer.#.attention.{theirs}.*", f"layers.#.self_attn.{ours}.*") for theirs, ours in (
@@ -57,7 +63,8 @@ DINOV2 = Family(
           *_DINOV2_ATTENTION,
           ("encoder.layer.#.norm#.*", "layers.#.layer_norm#.*"), ("encoder.layer.#.layer_scale#.lambda1", "layers.#.layer_scale#"),
           ("encoder.layer.#.mlp.*", "layers.#.mlp.*"), ("layernorm.*", "post_layernorm.*")],
-    ignored=["embeddings.mask_token", "classifier.*"])
+    ignored=["embeddings.mask_token", "classifier.*"],
+    normalisation=((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 
 T5 = Family(
     rows=[("shared.weight", "token_embedding"), ("encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight", "relative_bias"),

@@ -1,6 +1,7 @@
 """Folders written by transformers and diffusers, read here: nothing lost, the same function."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -10,9 +11,10 @@ import torch
 import transformers
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
-from generalist.models import layers
-from generalist.pretrained import WeightsError, load_autoencoder, load_image_encoder, load_text_encoder, load_unet
-from generalist.pretrained.folders import read_tensors
+from generalist.models import layers, parameters
+from generalist.models.vision_transformer import VisionTransformer
+from generalist.pretrained import WeightsError, load_autoencoder, load_image_encoder, load_text_encoder, load_unet, names
+from generalist.pretrained.folders import read_normalisation, read_tensors
 from generalist.pretrained.huggingface import read_image_encoder, read_text_encoder, read_unet
 
 QUICK = {"xla_backend_optimization_level": 0}  # every program runs once
@@ -233,3 +235,36 @@ def test_an_unet_that_ours_is_not_is_refused(tmp_path):
         "_class_name": "UNet2DConditionModel", "addition_embed_type": "text_time", "transformer_layers_per_block": [1, 2, 10]}))
     with pytest.raises(WeightsError, match=r"addition_embed_type='text_time' \(supported: None\), transformer_layers_per_block"):
         load_unet(tmp_path)
+
+
+def test_a_part_says_how_it_is_built_and_what_it_was_called(image_encoders):
+    """Its settings, with a seed, build the module the values fill."""
+    _, folder = image_encoders["clip"]
+    part = read_image_encoder(folder)
+    assert part.family is names.CLIP_VISION and part.settings["dim"] == 24 and "dtype" not in part.settings
+    _, shapes = parameters.abstract(lambda: VisionTransformer(**part.settings, rngs=layers.Rngs(None)))
+    assert {path: x.shape for path, x in shapes.items()} == {path: x.shape for path, x in part.values.items()}
+
+
+@pytest.mark.parametrize(("name", "processor"), [
+    ("clip", transformers.CLIPImageProcessor), ("siglip", transformers.SiglipImageProcessor)])
+def test_normalisation_without_a_file_is_the_processors_own(image_encoders, name, processor):
+    assert read_image_encoder(image_encoders[name][1]).normalisation == (tuple(processor().image_mean), tuple(processor().image_std))
+
+
+@pytest.mark.parametrize(("content", "expected"), [
+    ({"image_mean": [0.1, 0.2, 0.3], "image_std": [1, 2, 3]}, ((0.1, 0.2, 0.3), (1.0, 2.0, 3.0))),
+    ({"do_normalize": False, "image_mean": [0.1, 0.2, 0.3], "image_std": [1, 2, 3]}, ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))),
+    ({"size": 224}, ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))),
+])
+def test_normalisation_by_the_preprocessors_file(image_encoders, tmp_path, content, expected):
+    shutil.copytree(image_encoders["dinov2"][1], tmp_path, dirs_exist_ok=True)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(content))
+    assert read_image_encoder(tmp_path).normalisation == expected
+
+
+@pytest.mark.parametrize("content", ["{", '{"image_mean": [0.5], "image_std": [1, 1, 1]}', '{"image_mean": [0, 0, 0], "image_std": [1, 1, 0]}'])
+def test_a_damaged_preprocessors_file_is_named(tmp_path, content):
+    (tmp_path / "preprocessor_config.json").write_text(content)
+    with pytest.raises(WeightsError, match="preprocessor_config.json: .*Fetch the file again"):
+        read_normalisation(tmp_path)
