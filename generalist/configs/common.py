@@ -52,7 +52,13 @@ def paper() -> ConfigDict:
     c.data.scenes_size = 64
 
     c.model = ConfigDict()
-    c.model.init_from = ""  # safetensors file or workdir to start from
+    # What to start from: "" (nothing), a model folder or its name, a Stable Diffusion folder, or parts of it and of others:
+    # "unet=FOLDER,image_encoder=FOLDER,text_encoder=FOLDER"; with "autoencoder=FOLDER" the model diffuses latents.
+    # The sizes of published parts, the prompts' ids and the image's normalisation below then follow from the folders.
+    c.model.init_from = ""
+    c.model.start = ConfigDict({
+        "conv": "cycle",  # conv_in and conv_out of another number of channels: "cycle", "mean", "fresh"; see pretrained/parts.py
+        "new": (r"^unet\.(position|pooled_text|aligned|refine)\.",)})  # path regexes: what no checkpoint has
     c.model.dtype = "bfloat16"  # computation; parameters are float32
     c.model.target_size = 128
     c.model.concatenate_image = True  # append the image to x_t; False is the paper's cross-attention alone
@@ -60,9 +66,12 @@ def paper() -> ConfigDict:
     c.model.pooled_text = False  # add the mean prompt token to the time embedding
     c.model.unet = ConfigDict({  # Stable Diffusion's; variant C: (False, True, True, False), W: window=16, E: patch=2 and refine=64
         "channels": (320, 640, 1280, 1280), "layers_per_block": 2, "attention_levels": (True, True, True, False),
-        "context_dim": 768, "heads": 8, "window": 0, "patch": 2, "groups": 32, "position": False, "refine": 64})
+        "context_dim": 768, "heads": 8, "head_dim": 64, "window": 0, "patch": 2, "groups": 32, "position": False, "refine": 64})
     c.model.image_encoder = ConfigDict({"image_size": 256, "patch": 16, "dim": 768, "depth": 12, "heads": 12})
+    c.model.image_mean = c.model.image_std = (0.5, 0.5, 0.5)  # what the image encoder was trained to see
     c.model.text_encoder = ConfigDict({"dim": 768, "depth": 12, "heads": 12})
+    c.model.prompt_ids = ConfigDict()  # of a published tokenizer, by task; none: words are hashed
+    c.model.autoencoder = ConfigDict()
 
     c.diffusion = ConfigDict()
     c.diffusion.schedule = "cosine"  # shifted to the target's resolution; or "scaled_linear"
@@ -85,6 +94,7 @@ def paper() -> ConfigDict:
     c.optimizer.decay_fraction = 1.0  # share of the run the decay takes
     c.optimizer.b1 = 0.9
     c.optimizer.b2 = 0.99
+    c.optimizer.muon = ()  # path regexes of kernels that Muon updates; AdamW the others
     c.optimizer.clip = 1.0
     c.optimizer.weight_decay = 0.01
     c.optimizer.weight_decay_on = (r"kernel$",)  # path regexes
@@ -124,7 +134,7 @@ def scenes(scratch: bool = False) -> ConfigDict:
 
     c.tasks.set = "scenes"
     c.tasks.weights = ConfigDict({"depth": 1.5, "semantic": 1.75, "instance": 1.0, "denoise": 0.75, "derain": 0.75, "light": 0.4})
-    c.tasks.loss_weights = ConfigDict({"depth": 3.0, "semantic": 1.0, "instance": 1.0, "denoise": 3.0, "derain": 3.0, "light": 2.0})
+    c.tasks.loss_weights = ConfigDict({"depth": 5.0, "semantic": 1.0, "instance": 1.0, "denoise": 8.0, "derain": 8.0, "light": 3.0})
     c.tasks.timesteps = ConfigDict({name: (0.0, 1.0, 0.9) for name in SCENES})
 
     c.data.source = "scenes"
@@ -137,7 +147,7 @@ def scenes(scratch: bool = False) -> ConfigDict:
     c.model.target_size = 64
     c.model.pooled_text = True
     c.model.unet = ConfigDict({
-        "channels": (64, 128), "layers_per_block": 1, "attention_levels": (False, True), "context_dim": 128, "heads": 4,
+        "channels": (64, 128), "layers_per_block": 1, "attention_levels": (False, True), "context_dim": 128, "heads": 4, "head_dim": 32,
         "window": 0, "patch": 4, "groups": 16, "position": True, "refine": 16})
     c.model.image_encoder = ConfigDict({"image_size": 64, "patch": 8, "dim": 128, "depth": 2, "heads": 4})
     c.model.text_encoder = ConfigDict({"dim": 64, "depth": 2, "heads": 2})
@@ -146,6 +156,7 @@ def scenes(scratch: bool = False) -> ConfigDict:
 
     c.optimizer.lr = 2e-3 if scratch else 2e-4
     c.optimizer.warmup_steps = 50
+    c.optimizer.muon = (r"^(unet\.(down_blocks|mid_block|up_blocks|aligned|pooled_text)|image_encoder\.layers|image_projection)\..*kernel$",)
     c.optimizer.lr_multipliers = ()
     c.optimizer.ema = 0.99
 

@@ -1,12 +1,14 @@
-"""AdamW with tables of path regexes: which parameters are frozen, how fast each learns, which decay."""
+"""AdamW and Muon with tables of path regexes: which parameters are frozen, how fast each learns, which decay."""
 
 import difflib
+import math
 import re
 from collections.abc import Mapping, Sequence
 
 import optax
 
 SCHEDULES = ("constant", "linear", "cosine")
+MUON_RMS = 0.2  # of a Muon update, about what Adam's has: both learn at one rate (Liu et al. 2025, arXiv 2502.16982)
 
 
 def match(table: Sequence[tuple[str, float]], paths, default: float, known=None) -> dict[str, float]:
@@ -53,22 +55,38 @@ def learning_rate(*, lr: float, schedule: str, warmup_steps: int, decay_fraction
 
 def make_optimizer(settings: Mapping, paths: Sequence[str], total_steps: int, known: Sequence[str] | None = None,
                    ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """The `optimizer` group of a config -> (AdamW over the trainable {path: array}, its learning-rate schedule).
+    """The `optimizer` group of a config -> (the optimizer of the trainable {path: array}, its learning-rate schedule).
 
     A pattern may match only parameters that are frozen now, as long as it matches one of the `known`.
 
-    Order: clip by global norm, Adam, decoupled weight decay (kernels only, by default), per-path multiplier, learning rate.
+    The kernels that `settings["muon"]` matches are updated by Muon, the others by Adam.
+    Order: clip by global norm, Adam or Muon, decoupled weight decay (kernels only, by default), per-path multiplier, learning rate.
     """
     schedule = learning_rate(
         lr=settings["lr"], schedule=settings["schedule"], warmup_steps=settings["warmup_steps"],
         decay_fraction=settings["decay_fraction"], total_steps=total_steps)
     decays = match([(p, 1.0) for p in settings["weight_decay_on"]], paths, 0.0, known)
     speed = match([tuple(row) for row in settings["lr_multipliers"]], paths, 1.0, known)
+    of_muon = match([(p, 1.0) for p in settings["muon"]], paths, 0.0, known)
     multiply = optax.stateless(lambda updates, _: {path: u * speed[path] for path, u in updates.items()})
     return optax.chain(
         optax.clip_by_global_norm(settings["clip"]),
-        optax.scale_by_adam(b1=settings["b1"], b2=settings["b2"], eps=1e-8),
+        optax.partition({"adam": optax.scale_by_adam(b1=settings["b1"], b2=settings["b2"], eps=1e-8), "muon": scale_by_muon()},
+                        {path: "muon" if of_muon[path] else "adam" for path in paths}),
         optax.add_decayed_weights(settings["weight_decay"], mask=lambda _: {p: bool(decays[p]) for p in paths}),
         multiply,
         optax.scale_by_learning_rate(schedule),
     ), schedule
+
+
+def scale_by_muon() -> optax.GradientTransformation:
+    """Muon (Jordan et al. 2024): the momentum of every kernel as the closest matrix with orthogonal rows or columns.
+
+    A kernel is a matrix (everything that is summed over, output), so HWIO convolutions are (h w in, out). The update is scaled
+    to a root mean square of about MUON_RMS whatever the shape.
+    """
+    axes = lambda x: optax.contrib.MuonDimensionNumbers(tuple(range(x.ndim - 1)), x.ndim - 1)
+    scale = lambda x: MUON_RMS * math.sqrt(max(math.prod(x.shape[:-1]), x.shape[-1]))
+    each = lambda f: lambda tree, *_: {path: f(x) if hasattr(x, "ndim") else x for path, x in tree.items()}  # some are masked out
+    return optax.chain(
+        optax.contrib.scale_by_muon(weight_dimension_numbers=each(axes)), optax.stateless(each(lambda x: x * scale(x))))

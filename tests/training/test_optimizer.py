@@ -8,7 +8,7 @@ import pytest
 from generalist.training.optimizer import learning_rate, make_optimizer, match, trainable
 
 SETTINGS = {
-    "lr": 0.1, "schedule": "constant", "warmup_steps": 0, "decay_fraction": 0.0, "b1": 0.9, "b2": 0.99, "clip": 1e9,
+    "lr": 0.1, "schedule": "constant", "warmup_steps": 0, "decay_fraction": 0.0, "b1": 0.9, "b2": 0.99, "clip": 1e9, "muon": (),
     "weight_decay": 0.0, "weight_decay_on": (r"kernel$",), "lr_multipliers": ()}
 PARAMETERS = {"image_encoder.kernel": jnp.array([1.0, -2.0]), "unet.bias": jnp.array([0.5]), "unet.kernel": jnp.array([4.0, 3.0])}
 GRADIENTS = {"image_encoder.kernel": jnp.array([0.3, 0.1]), "unet.bias": jnp.array([-0.2]), "unet.kernel": jnp.array([1.0, -5.0])}
@@ -56,11 +56,25 @@ def test_frozen_paths_are_not_trainable():
     assert trainable((), paths) == paths
 
 
-@pytest.mark.parametrize("field", ["weight_decay_on", "lr_multipliers"])
+def test_muon_makes_the_update_orthogonal_at_the_size_of_adams():
+    """A gradient u s v^T gives u v^T whatever s: of a tall (18, 4) kernel, the 4 columns of length lr * 0.2 * sqrt(18)."""
+    rng = np.random.default_rng(0)
+    u, _, v = np.linalg.svd(rng.standard_normal((18, 4)), full_matrices=False)
+    gradient = {"unet.kernel": jnp.asarray((u * [9.0, 3.0, 1.0, 0.3]) @ v, jnp.float32).reshape(3, 3, 2, 4), "unet.bias": jnp.ones(4)}
+    start = {path: jnp.zeros_like(x) for path, x in gradient.items()}
+    optimizer, _ = make_optimizer(SETTINGS | {"muon": (r"kernel$",)}, list(start), 100)
+    updates, _ = optimizer.update(gradient, optimizer.init(start), start)
+    np.testing.assert_allclose(updates["unet.bias"], -0.1 * np.ones(4), rtol=1e-5)  # Adam's, beside it
+    update = np.asarray(updates["unet.kernel"]).reshape(18, 4) / (-0.1 * 0.2 * np.sqrt(18))
+    assert np.linalg.svd(u.T @ update @ v.T)[1] == pytest.approx([1, 1, 1, 1], abs=0.35)  # five Newton-Schulz steps: 0.7 to 1.2
+    assert np.linalg.norm(update - u @ (u.T @ update)) < 1e-5  # nothing outside of the gradient's own directions
+
+
+@pytest.mark.parametrize("field", ["weight_decay_on", "lr_multipliers", "muon"])
 def test_a_pattern_that_matches_nothing_is_named(field):
     pattern = r"^imge_encoder\."
     with pytest.raises(ValueError, match="imge_encoder.*matches no parameter") as error:
-        after(**{field: (pattern,) if field == "weight_decay_on" else ((pattern, 0.1),)})
+        after(**{field: (pattern,) if field != "lr_multipliers" else ((pattern, 0.1),)})
     assert "image_encoder.kernel, unet.bias, unet.kernel" in str(error.value)
 
 
