@@ -17,7 +17,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["generalist", "generalist.*"]),
-    package_data={"generalist": ["pretrained/scenes/*", "tasks/*.json"]},
+    package_data={"generalist": ["pretrained/scenes/*", "pretrained/scenes_autoencoder/*", "tasks/*.json"]},
     install_requires=[
         "absl-py>=2.1",
         "clu>=0.0.12",
@@ -41,11 +41,12 @@ setup(
         "cuda13": ["jax[cuda13]>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],
         "data": ["gcsfs>=2025.1", "scipy>=1.14"],  # gs:// paths, and the .mat files of SIDD and NYU
+        "pretrained": ["huggingface_hub>=0.30", "tokenizers>=0.20"],  # published weights: the hub, and the text encoders' tokenizers
         "notebook": ["ipykernel>=6.29", "nbclient>=0.10", "nbformat>=5.10"],
         # What the tests compare with; nothing of it is imported by the package.
         "test": [
             "diffusers>=0.35", "ipykernel>=6.29", "nbclient>=0.10", "nbformat>=5.10", "pytest>=8", "scikit-image>=0.25",
-            "scipy>=1.14", "torch>=2.8", "torchmetrics>=1.7", "transformers>=5.0"],
+            "scipy>=1.14", "tokenizers>=0.20", "torch>=2.8", "torchmetrics>=1.7", "transformers>=5.0"],
     },
     entry_points={"console_scripts": ["generalist=generalist.cli:main"]},
 )

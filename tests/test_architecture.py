@@ -42,7 +42,7 @@ LIBRARIES = {
     "diffusion": {"jax", "numpy"},
     "tasks": {"numpy", "cv2"},
     "metrics": {"numpy", "cv2"},
-    "pretrained": {"jax", "flax", "numpy", "ml_dtypes", "safetensors", "huggingface_hub"},
+    "pretrained": {"jax", "flax", "numpy", "ml_dtypes", "safetensors", "huggingface_hub", "tokenizers"},
     "inference": {"jax", "numpy", "cv2", "PIL"},
     "input_pipeline": {"numpy", "cv2", "grain", "etils", "scipy", "h5py"},  # workers never touch a JAX device
 }

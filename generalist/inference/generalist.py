@@ -17,7 +17,7 @@ from generalist.inference.tiling import paint_tiles
 from generalist.models import parameters as parameters_lib
 from generalist.models.text_encoder import tokenize
 from generalist.pretrained import weights
-from generalist.tasks import Restoration, get_tasks
+from generalist.tasks import Restoration, Task, get_tasks
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)  # batches are padded to one of these, so that few programs are compiled
 
@@ -150,7 +150,7 @@ class Generalist:
         if task not in self._prompts:
             (codec,) = get_tasks(self.config["tasks"]["set"], [task]).values()
             model = parameters_lib.merge(self._graphdef, self.parameters)
-            self._prompts[task] = np.asarray(model.encode_text(jnp.asarray(tokenize([codec.prompt]))))
+            self._prompts[task] = np.asarray(model.encode_text(jnp.asarray(prompt_ids(self.config, {task: codec}))))
         return self._prompts[task]
 
     def _sample_fn(self, parameters, images, text, key, *, steps, sampler, start):
@@ -162,11 +162,11 @@ class Generalist:
         if guidance != 1.0:
             hidden = model.encode(image, text, keep_image=jnp.zeros(len(image)))
             denoise = lambda x_t, t: _guide(model.denoise(x_t, t, hidden), model.denoise(x_t, t, condition), guidance)
-        shape = (len(image), self.target_size, self.target_size, 3)
         first, noise = jax.random.split(key)
-        return diffusion.sample(
-            denoise, diffusion.start(first, shape, start), self._schedule, self._diffusion["prediction"], sampler, steps,
-            eta=self._diffusion["eta"], key=noise)
+        x0 = diffusion.sample(
+            denoise, diffusion.start(first, (len(image), *model.diffused_shape), start), self._schedule, self._diffusion["prediction"],
+            sampler, steps, eta=self._diffusion["eta"], key=noise, clip=None if model.autoencoder else 1.0)
+        return model.to_rgb(x0)
 
 
 def _guide(without, with_image, guidance):
@@ -176,9 +176,22 @@ def _guide(without, with_image, guidance):
 
 def model_settings(config: Mapping) -> dict:
     """The arguments of `models.build` in a config."""
-    settings = {name: value for name, value in config["model"].items() if name != "init_from"}
+    settings = {name: value for name, value in config["model"].items() if name not in ("init_from", "start", "prompt_ids")}
     settings["unet"] = dict(settings["unet"], window=settings["unet"]["window"] or None)
     return settings
+
+
+def prompt_ids(config: Mapping, tasks: Mapping[str, Task]) -> np.ndarray:
+    """Ids (tasks, n) int32 of the prompts: those a published tokenizer gave at the start of training, else `tokenize`'s.
+
+    Raises ValueError for a task that the model has no prompt for.
+    """
+    ids = config["model"].get("prompt_ids")
+    if not ids:
+        return tokenize([task.prompt for task in tasks.values()])
+    if missing := [name for name in tasks if name not in ids]:
+        raise ValueError(f"the model has no prompt for {', '.join(missing)}, only for {', '.join(ids)}")
+    return np.asarray([ids[name] for name in tasks], np.int32)
 
 
 def make_schedule(config: Mapping):

@@ -90,9 +90,11 @@ class T5Encoder(nnx.Module):
         self.final_norm = nnx.RMSNorm(dim, epsilon=epsilon, dtype=dtype, rngs=rngs)
         self.buckets, self.max_distance, self.dtype = buckets, max_distance, dtype
 
-    def __call__(self, ids):
-        """ids (b, n) int32 -> (b, n, dim)."""
+    def __call__(self, ids, valid=None):
+        """ids (b, n) int32 -> (b, n, dim); where `valid` (b, n) is False, a token is not seen by the others."""
         bias = self.relative_bias[...][relative_buckets(ids.shape[1], self.buckets, self.max_distance)].transpose(2, 0, 1)
+        if valid is not None:
+            bias = jnp.where(valid[:, None, None], bias, -jnp.inf)
         x = self.token_embedding[...][ids].astype(self.dtype)
         for layer in self.layers:
             x = layer(x, bias)

@@ -28,8 +28,10 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path, log=prin
       FloatingPointError: the loss is not finite; names the step and the tasks in the batch.
       SystemExit: 143 after SIGTERM, with everything saved.
     """
+    config, parts = setup.resolve(config)
     workdir = check_workdir(workdir, config)
-    run = setup.prepare(config, log)
+    run = setup.prepare(config, log, parts)
+    del parts  # a copy of the weights
     write_facts(workdir, config)  # only now: a config that cannot start leaves no folder behind
     log(f"workdir {workdir.absolute()}")
     checkpointer = Checkpointer(workdir / "checkpoints", config.checkpoint.keep)

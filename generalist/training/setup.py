@@ -2,7 +2,7 @@
 
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax
@@ -14,11 +14,10 @@ from ml_collections import ConfigDict
 
 from generalist import diffusion, models
 from generalist.diffusion.schedules import one_of
-from generalist.inference.generalist import load, make_schedule, model_settings
+from generalist.inference.generalist import load, make_schedule, model_settings, prompt_ids
 from generalist.input_pipeline import loader, open_sources
 from generalist.models import parameters as parameters_lib
-from generalist.models.text_encoder import tokenize
-from generalist.pretrained import weights
+from generalist.pretrained import parts, weights
 from generalist.tasks import Task, get_tasks
 from generalist.training import optimizer as optimizer_lib
 from generalist.training import sharding
@@ -40,8 +39,18 @@ class Run(NamedTuple):
     batch_sharding: jax.sharding.NamedSharding
 
 
-def prepare(config: ConfigDict, log: Callable[[str], None]) -> Run:
-    """Mesh, tasks, model, optimizer and the initial state, created where it will live."""
+def resolve(config: ConfigDict) -> tuple[ConfigDict, dict[str, parts.Part]]:
+    """Reads the published parts that `model.init_from` names -> (the config with their sizes, the parts)."""
+    given = parts.read_parts(config.model.init_from)
+    if given:
+        prompts = {name: task.prompt for name, task in get_tasks(config.tasks.set, list(config.tasks.weights)).items()}
+        settled = parts.settle(to_plain(config)["model"], given, prompts)
+        config = ConfigDict({**config.to_dict(), "model": settled})
+    return config, given
+
+
+def prepare(config: ConfigDict, log: Callable[[str], None], given: Mapping[str, parts.Part] | None = None) -> Run:
+    """Mesh, tasks, model, optimizer and the initial state, created where it will live. config, given: from `resolve`."""
     check(config)
     tasks = get_tasks(config.tasks.set, list(config.tasks.weights))
     mesh = sharding.make_mesh(config.sharding.fsdp)
@@ -49,10 +58,11 @@ def prepare(config: ConfigDict, log: Callable[[str], None]) -> Run:
         f"jax {jax.__version__}, flax {flax.__version__}, optax {optax.__version__}, numpy {np.__version__}")
     settings = model_settings(to_plain(config))
     graphdef, shapes = parameters_lib.abstract(lambda: models.build(settings))
-    trained = optimizer_lib.trainable(config.optimizer.frozen, shapes)
+    frozen = (*config.optimizer.frozen, r"^autoencoder\.") if config.model.autoencoder else config.optimizer.frozen
+    trained = optimizer_lib.trainable(frozen, shapes)
     optimizer, learning_rate = optimizer_lib.make_optimizer(
         config.optimizer.to_dict(), trained, config.total_steps, known=list(shapes))
-    values = _starting_weights(config, shapes, log) or parameters_lib.split(models.build(settings, config.seed))[1]
+    values = _starting_weights(config, given or {}, shapes, log)
     values = jax.device_put(values, sharding.shard_largest_axis(mesh, shapes))  # from the host, never whole on one device
 
     def initial(values) -> State:
@@ -78,16 +88,20 @@ def check(config: ConfigDict) -> None:
     if d.prediction == "eps" and d.start == "zeros":
         raise ValueError("diffusion.prediction 'eps' says nothing about the image at t = 1, where diffusion.start is 'zeros': "
                          "choose prediction 'x0' or 'v', or start 'noise'")
+    if d.prototype_weight and "autoencoder=" in config.model.init_from:
+        raise ValueError(f"diffusion.prototype_weight {d.prototype_weight} compares colours, of which latents have none: set it to 0")
 
 
-def _starting_weights(config, shapes, log):
-    if not config.model.init_from:
-        log("weights: from scratch")
-        return None
-    _, values = weights.load_weights(config.model.init_from)
-    weights.check_fit(values, shapes, f"model.init_from={config.model.init_from}")
-    log(f"weights: from {weights.folder_of(config.model.init_from)}")
-    return values
+def _starting_weights(config, given, shapes, log):
+    start = config.model.init_from
+    if start and not given:
+        _, values = weights.load_weights(start)
+        weights.check_fit(values, shapes, f"model.init_from={start}")
+        log(f"weights: from {weights.folder_of(start)}")
+        return values
+    _, values = parameters_lib.split(models.build(model_settings(to_plain(config)), config.seed))
+    log(f"weights: from scratch{', but for' if given else ''}")
+    return parts.fill(given, values, to_plain(config)["model"], log) if given else values
 
 
 def make_objective(config: ConfigDict, tasks: dict[str, Task], graphdef, state: State) -> Objective:
@@ -96,14 +110,14 @@ def make_objective(config: ConfigDict, tasks: dict[str, Task], graphdef, state: 
     laws = np.asarray([config.tasks.timesteps[name] for name in tasks], np.float32)
     diffusion.check_timestep_law(*laws.T)
     encode = jax.jit(lambda p, ids: parameters_lib.merge(graphdef, p).encode_text(ids))
-    prompts = encode({**state.parameters, **state.frozen}, tokenize([task.prompt for task in tasks.values()]))
+    prompts = encode({**state.parameters, **state.frozen}, prompt_ids(to_plain(config), tasks))
     palettes = {i: jnp.asarray(task.palette / 127.5 - 1.0) for i, task in enumerate(tasks.values()) if hasattr(task, "palette")}
     return Objective(
         schedule=make_schedule(config.to_dict()), kind=d.prediction, weight=d.loss_weight, weight_settings={},
         mean=jnp.asarray(laws[:, 0]), std=jnp.asarray(laws[:, 1]), pure=jnp.asarray(laws[:, 2]), start=d.start,
         task_weight=jnp.asarray([config.tasks.loss_weights[name] for name in tasks], jnp.float32), prompts=prompts,
         drop_image=d.drop_image, drop_text=d.drop_text, palettes=palettes if d.prototype_weight else {},
-        prototype_weight=d.prototype_weight, prototype_temperature=d.prototype_temperature)
+        prototype_weight=d.prototype_weight, prototype_temperature=d.prototype_temperature, latent=bool(config.model.autoencoder))
 
 
 def batches(config: ConfigDict, run: Run, first_step: int):

@@ -1,7 +1,7 @@
 """The training step: a pure function (state, batch) -> (state, metrics)."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -44,6 +44,7 @@ class Objective:
     palettes: {task index: (classes, 3) colours} of the tasks with a prototype loss.
     prototype_weight, prototype_temperature: cross-entropy of the soft colour decode
         p_k ~ exp(-|x0 - colour_k|^2 / temperature), added to the loss of those tasks.
+    latent: whether the model diffuses latents, so that targets go through its autoencoder first.
     """
 
     schedule: Any
@@ -61,6 +62,14 @@ class Objective:
     palettes: Mapping[int, jax.Array]
     prototype_weight: float
     prototype_temperature: float
+    latent: bool = False
+
+    def encode(self, make_model: Callable[[], nnx.Module], batch: Mapping) -> Mapping:
+        """The batch with its targets and masks as the model diffuses them: unchanged in pixel space."""
+        if not self.latent:
+            return batch
+        target, mask = make_model().encode_target(batch["target"], batch["mask"])
+        return dict(batch, target=target, mask=mask)
 
     def corrupt(self, batch: Mapping, key: jax.Array) -> dict:
         """Adds to a batch what the step draws: t, x_t, the regression target and the condition masks."""
@@ -110,7 +119,7 @@ def make_step(graphdef, objective: Objective, optimizer: optax.GradientTransform
               seed: int, ema_decay: float, accumulate: int = 1):
     """Builds `step(state, batch) -> (state, metrics)`.
 
-    `batch`: image uint8 (b, S, S, 3), target float32 (b, s, s, 3), mask (b, s, s, 1), task int32 (b,). With `accumulate` > 1
+    `batch`: image uint8 (b, S, S, 3), target float32 RGB (b, s, s, 3), mask (b, s, s, 1), task int32 (b,). With `accumulate` > 1
     the batch is processed in that many parts; as all randomness is drawn for the whole batch first, the gradient is the same.
     `metrics`: loss (), grad_norm (), update_ratio (), task_loss (tasks,) sums and task_count (tasks,).
     Randomness is a function of (seed, step) alone, so a resumed run repeats it exactly.
@@ -136,6 +145,7 @@ def make_step(graphdef, objective: Objective, optimizer: optax.GradientTransform
 
     def step(state: State, batch) -> tuple[State, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
+        batch = objective.encode(lambda: parameters_lib.merge(graphdef, {**state.frozen, **state.parameters}), batch)
         (loss, losses), grads = gradients(state, objective.corrupt(batch, key))
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.parameters)
         parameters = optax.apply_updates(state.parameters, updates)

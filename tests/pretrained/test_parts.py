@@ -1,0 +1,317 @@
+"""A generalist that starts from a Stable Diffusion folder and other published parts, wired by `model.init_from`."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import transformers
+from diffusers import AutoencoderKL, UNet2DConditionModel
+
+import generalist
+from generalist import models
+from generalist.inference.generalist import model_settings, prompt_ids
+from generalist.models import parameters
+from generalist.models.generalist import TIMESTEP_SCALE
+from generalist.pretrained import WeightsError
+from generalist.pretrained.parts import adapt_channels, fill, parse, read_parts, settle
+from generalist.pretrained.tokenizer import read_tokenizer
+from generalist.tasks import get_tasks
+from generalist.training import loop, setup
+from generalist.training.workdir import WorkdirError, to_plain
+
+QUICK = {"xla_backend_optimization_level": 0}  # every program runs once
+WORDS = "performance the a depth map of image semantic segmentation instance restoration denoising deraining light enhancement".split()
+
+
+def randomise(model):
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn_like(p) * (0.2 if p.ndim == 1 else 0.05))
+    return model.eval()
+
+
+def write_clip_tokenizer(folder):
+    """vocab.json and merges.txt as CLIP's are: bytes, bytes at a word's end, merges; start and end of text last."""
+    letters = [*"abcdefghijklmnopqrstuvwxyz0123456789"]
+    merges = ["d e", "p t", "de pt", "dept h</w>", "m a", "ma p</w>"]
+    vocabulary = [*letters, *(f"{c}</w>" for c in letters), *(m.replace(" ", "") for m in merges), "<|startoftext|>", "<|endoftext|>"]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(vocabulary)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"pad_token": "<|endoftext|>"}))
+    return len(vocabulary)
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
+    """A Stable Diffusion folder in small (unet, text_encoder, tokenizer) and the peer of its UNet."""
+    folder = tmp_path_factory.mktemp("sd")
+    size = write_clip_tokenizer(folder / "tokenizer")
+    text = transformers.CLIPTextConfig(
+        vocab_size=size, hidden_size=24, intermediate_size=40, num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=77,
+        bos_token_id=size - 2, eos_token_id=size - 1)
+    randomise(transformers.CLIPTextModel(text)).save_pretrained(folder / "text_encoder")
+    unet = randomise(UNet2DConditionModel(**UNET))
+    unet.save_pretrained(folder / "unet")
+    return folder, unet
+
+
+UNET = dict(block_out_channels=(16, 32), layers_per_block=1, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), norm_num_groups=8, cross_attention_dim=24, attention_head_dim=4)
+
+
+@pytest.fixture(scope="module")
+def dinov2(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dinov2")
+    randomise(transformers.Dinov2Model(transformers.Dinov2Config(
+        hidden_size=24, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14))).save_pretrained(folder)
+    return folder
+
+
+def prepared(config, init_from, **unet):
+    """(resolved config, {path: initial value}, lines of the log)."""
+    config.model.init_from = init_from
+    config.model.unet.update(unet)
+    config, given = setup.resolve(config)
+    lines = []
+    run = setup.prepare(config, lines.append, given)
+    return config, {**run.state.parameters, **run.state.frozen}, lines
+
+
+@pytest.mark.parametrize("extras", [{}, {"position": True, "refine": 4}], ids=["plain", "with new parts"])
+@pytest.mark.parametrize(("patch", "concatenate"), [(1, False), (1, True), (2, True)])
+def test_training_starts_from_the_function_of_the_checkpoint(tiny_config, pipeline, patch, concatenate, extras):
+    """The pixel UNet at step 0 gives what the peer gives with the same conv_in and conv_out, whatever is new beside it."""
+    folder, peer = pipeline
+    tiny_config.model.concatenate_image = concatenate
+    _, values, _ = prepared(tiny_config, str(folder), **{"patch": patch, "position": False, "refine": 0, "attention_levels": (True, False)} | extras)
+    kernel = np.asarray(values["unet.conv_in.kernel"])
+    channels = 3 * patch**2
+    of_x_t = kernel.reshape(3, 3, patch**2, 1 + concatenate, 3, 16)[:, :, :, 0].reshape(3, 3, channels, 16)
+    adapted = UNet2DConditionModel(**UNET | {"in_channels": channels, "out_channels": channels})
+    state = peer.state_dict() | {
+        "conv_in.weight": torch.tensor(of_x_t.transpose(3, 2, 0, 1)), "conv_out.bias": torch.tensor(np.asarray(values["unet.conv_out.bias"])),
+        "conv_out.weight": torch.tensor(np.asarray(values["unet.conv_out.kernel"]).transpose(3, 2, 0, 1))}
+    adapted.load_state_dict(state)
+    rng = np.random.default_rng(0)
+    x, image = rng.standard_normal((2, 1, 16, 16, 3), np.float32)
+    tokens, t = rng.standard_normal((1, 5, 24), np.float32), np.array([0.5], np.float32)
+    blocks = x.reshape(1, 16 // patch, patch, 16 // patch, patch, 3).transpose(0, 2, 4, 5, 1, 3).reshape(1, channels, 16 // patch, -1)
+    with torch.no_grad():
+        expected = adapted.eval()(torch.tensor(blocks), torch.tensor(t * TIMESTEP_SCALE), torch.tensor(tokens)).sample.numpy()
+    expected = expected.reshape(1, patch, patch, 3, 16 // patch, -1).transpose(0, 4, 1, 5, 2, 3).reshape(1, 16, 16, 3)
+    graphdef, _ = parameters.abstract(lambda: models.build(model_settings(to_plain(setup.resolve(tiny_config)[0]))))
+    unet = parameters.merge(graphdef, values).unet
+    given = np.concatenate([x, image], -1) if concatenate else x
+    features, pooled = jnp.ones((1, 4, 4, 16)), jnp.ones((1, 24))
+    actual = jax.jit(lambda *a: unet(*a, features=features, pooled=pooled), compiler_options=QUICK)(given, t * TIMESTEP_SCALE, tokens)
+    np.testing.assert_allclose(actual, expected, atol=1e-5 * np.abs(expected).max())
+    assert np.abs(of_x_t).min() > 0  # and the adapted channels carry something
+
+
+def test_cycle_keeps_the_variance_of_noise_and_mean_keeps_flat_grey():
+    kernel = np.random.default_rng(0).standard_normal((3, 3, 4, 5), np.float32)
+    cycled, _ = adapt_channels(kernel, None, 12, "cycle")
+    np.testing.assert_allclose(np.square(cycled).sum(2), np.square(kernel).sum(2), rtol=1e-5)
+    averaged, _ = adapt_channels(kernel, None, 3, "mean")
+    np.testing.assert_allclose(averaged.sum(2), kernel.sum(2), atol=1e-5)
+    same, _ = adapt_channels(kernel, None, 4, "mean")
+    assert same is kernel
+
+
+def test_output_channels_are_taken_over_with_their_bias():
+    kernel, bias = np.arange(8, dtype=np.float32).reshape(1, 1, 4, 2), np.float32([10, 20, 30, 60])
+    cycled, cycled_bias = adapt_channels(kernel, bias, 6, "cycle")
+    assert cycled[0, 0, :, 0].tolist() == [0, 2, 4, 6, 0, 2] and cycled_bias.tolist() == [10, 20, 30, 60, 10, 20]
+    averaged, averaged_bias = adapt_channels(kernel, bias, 3, "mean")
+    assert averaged[0, 0, :, 1].tolist() == [4, 4, 4] and averaged_bias.tolist() == [30, 30, 30]
+
+
+def test_fresh_convolutions_are_those_of_a_run_from_scratch(tiny_config, pipeline):
+    tiny_config.model.start.conv = "fresh"
+    config, values, _ = prepared(tiny_config, str(pipeline[0]), attention_levels=(True, False))
+    settings = model_settings(to_plain(config))
+    scratch = parameters.split(models.build(settings, config.seed))[1]
+    for path in ("unet.conv_in.kernel", "unet.conv_out.kernel", "unet.conv_out.bias"):
+        np.testing.assert_array_equal(values[path], scratch[path])
+    assert not np.array_equal(values["unet.mid_block.resnets.0.conv1.kernel"], scratch["unet.mid_block.resnets.0.conv1.kernel"])
+
+
+def test_the_log_says_what_was_adapted_and_what_is_new(tiny_config, pipeline):
+    """Variant C, without transformers in the upper level, loads all that it shares with the checkpoint."""
+    _, _, lines = prepared(tiny_config, str(pipeline[0]), attention_levels=(False, False), patch=4)
+    unet = next(line for line in lines if line.startswith("unet: "))
+    assert "conv_in 4 -> 96 channels, conv_out 4 -> 48 (cycle)" in unet
+    assert "new: aligned, pooled_text, position, refine" in unet and f"{3 * 26} not in this variant" in unet
+
+
+def test_what_is_missing_or_left_over_is_listed(tiny_config, pipeline):
+    parts = read_parts(f"unet={pipeline[0]}")
+    tiny_config.model.unet.attention_levels = (True, False)
+    model = settle(to_plain(tiny_config)["model"] | {"start": {"conv": "cycle", "new": []}}, parts, {})
+    settings = model_settings({"model": model})
+    initial = parameters.split(models.build(settings, 0))[1]
+    parts["unet"].values["extra.kernel"] = np.zeros(3)
+    with pytest.raises(WeightsError, match=r"(?s)left over: unet\.extra\.kernel\n  missing: unet\.aligned\.0\.bias \(16,\)"):
+        fill(parts, initial, model, print)
+
+
+@pytest.mark.parametrize(("init_from", "message"), [
+    ("unnet=/a", r"unknown part 'unnet'\. Did you mean 'unet'\? Parts: unet, image_encoder, text_encoder, autoencoder"),
+    ("scenes,image_encoder=/a", "give one model folder, one Stable Diffusion folder, or parts as unet=FOLDER,"),
+    ("unet=/nowhere", "/nowhere: no such folder"),
+])
+def test_a_wrong_init_from_says_what_is_allowed(init_from, message):
+    with pytest.raises(WeightsError, match=message):
+        read_parts(init_from)
+
+
+def test_init_from_names_a_model_a_pipeline_or_parts(pipeline):
+    folder = str(pipeline[0])
+    assert parse("") == parse("scenes") == parse("runs/multitask") == {}
+    assert parse(folder) == {"unet": folder, "text_encoder": folder}
+    assert parse(f"{folder},image_encoder=a/b") == {"unet": folder, "text_encoder": folder, "image_encoder": "a/b"}
+    assert parse("unet=x,autoencoder=y") == {"unet": "x", "autoencoder": "y"}
+
+
+def test_an_image_encoder_brings_its_sizes_its_normalisation_and_positions_for_the_input(tiny_config, dinov2):
+    """28x28 positions of 14-pixel patches; the 32x32 input of the config becomes 28, that of 60 becomes 56."""
+    tiny_config.model.image_encoder.image_size = 60
+    config, values, lines = prepared(tiny_config, f"image_encoder={dinov2}")
+    encoder = config.model.image_encoder
+    assert (encoder.image_size, encoder.patch, encoder.dim) == (56, 14, 24)
+    assert config.model.image_mean == (0.485, 0.456, 0.406)
+    assert values["image_encoder.position_embedding"].shape == (4, 4, 24)
+    assert "positions 2x2 -> 4x4 (bicubic)" in next(line for line in lines if line.startswith("image_encoder: "))
+    image = np.random.default_rng(0).uniform(-1, 1, (1, 56, 56, 3)).astype(np.float32)
+    peer = transformers.Dinov2Model.from_pretrained(dinov2).eval()
+    normalised = (image / 2 + 0.5 - np.float32([0.485, 0.456, 0.406])) / np.float32([0.229, 0.224, 0.225])
+    with torch.no_grad():
+        expected = peer(torch.tensor(normalised.transpose(0, 3, 1, 2))).last_hidden_state.numpy()
+    graphdef, _ = parameters.abstract(lambda: models.build(model_settings(to_plain(config))))
+    model = parameters.merge(graphdef, values)
+    np.testing.assert_allclose(model.image_encoder(model._normalise(image)), expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_prompts_go_through_the_tokenizer_of_the_folder(tiny_config, pipeline):
+    folder = pipeline[0]
+    tiny_config.model.init_from = str(folder)
+    config, _ = setup.resolve(tiny_config)
+    tasks = get_tasks("scenes", ["depth", "semantic"])
+    files = folder / "tokenizer"
+    peer = transformers.CLIPTokenizer(str(files / "vocab.json"), str(files / "merges.txt"), pad_token="<|endoftext|>")
+    expected = peer([task.prompt for task in tasks.values()], padding="max_length", max_length=77)["input_ids"]
+    np.testing.assert_array_equal(prompt_ids(to_plain(config), tasks), expected)
+    assert len(set(expected[0])) > 10  # the prompt is in it, not only padding
+    with pytest.raises(ValueError, match="the model has no prompt for other"):
+        prompt_ids(to_plain(config), {"other": tasks["depth"]})
+
+
+def test_the_padding_token_is_the_one_of_the_files(tmp_path):
+    write_clip_tokenizer(tmp_path)
+    assert read_tokenizer(tmp_path, 9)(["map"])[0, -1] == json.loads((tmp_path / "vocab.json").read_text())["<|endoftext|>"]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"pad_token": {"content": "a"}}))
+    assert read_tokenizer(tmp_path, 9)(["Depth  map"]).tolist() == [[78, 75, 77, 79, 0, 0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize(("spoil", "message"), [
+    (lambda f: (f / "vocab.json").unlink(), r"no tokenizer\.json, and no vocab\.json with merges\.txt, in"),
+    (lambda f: (f / "vocab.json").write_text("{"), r"damaged tokenizer files"),
+])
+def test_missing_or_damaged_tokenizer_files_are_named(tmp_path, spoil, message):
+    write_clip_tokenizer(tmp_path)
+    spoil(tmp_path)
+    with pytest.raises(WeightsError, match=message):
+        read_tokenizer(tmp_path, 77)
+
+
+def test_a_prompt_that_is_too_long_is_named(tmp_path):
+    write_clip_tokenizer(tmp_path)
+    with pytest.raises(WeightsError, match=r"prompt 'a a a' has 5 tokens, the text encoder in .* takes 4: shorten it"):
+        read_tokenizer(tmp_path, 4)(["a a a"])
+
+
+def test_padding_changes_nothing_for_t5(tiny_config, tmp_path):
+    """A prompt beside a longer one gives the tokens it gives alone."""
+    import tokenizers
+
+    peer = randomise(transformers.T5EncoderModel(transformers.T5Config(
+        vocab_size=30, d_model=24, d_kv=6, d_ff=40, num_layers=1, num_heads=3, feed_forward_proj="gated-gelu")))
+    peer.save_pretrained(tmp_path)
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<pad>": 0, "<unk>": 1, **{w: i + 2 for i, w in enumerate(WORDS)}}, "<unk>"))
+    words.pre_tokenizer, words.normalizer = tokenizers.pre_tokenizers.Whitespace(), tokenizers.normalizers.Lowercase()
+    words.save(str(tmp_path / "tokenizer.json"))
+    config, values, _ = prepared(tiny_config, f"text_encoder={tmp_path}")
+    assert config.model.text_encoder.kind == "t5"
+    graphdef, _ = parameters.abstract(lambda: models.build(model_settings(to_plain(config))))
+    tasks = get_tasks("scenes", ["depth", "light"])
+    ids = prompt_ids(to_plain(config), tasks)
+    tokens = np.asarray(parameters.merge(graphdef, values).encode_text(jnp.asarray(ids)))
+    lengths = (ids != 0).sum(1)
+    assert lengths[0] != lengths[1]
+    for row, length, given in zip(ids, lengths, tokens):
+        with torch.no_grad():
+            alone = peer(torch.tensor(row[None, :length].astype(np.int64))).last_hidden_state[0].numpy()
+        np.testing.assert_allclose(given[:length], alone, atol=1e-5 * np.abs(alone).max())
+        assert not given[length:].any()
+
+
+@pytest.fixture(scope="module")
+def autoencoder(tmp_path_factory):
+    """An AutoencoderKL in small that halves the image: (folder, peer)."""
+    peer = randomise(AutoencoderKL(
+        block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        layers_per_block=1, norm_num_groups=4, scaling_factor=0.5))
+    folder = tmp_path_factory.mktemp("vae")
+    peer.save_pretrained(folder)
+    return folder, peer
+
+
+def test_with_an_autoencoder_the_model_diffuses_its_scaled_latents(tiny_config, autoencoder):
+    folder, peer = autoencoder
+    tiny_config.model.unet.patch, tiny_config.diffusion.prototype_weight = 2, 0.0
+    config, values, _ = prepared(tiny_config, f"autoencoder={folder}")
+    graphdef, _ = parameters.abstract(lambda: models.build(model_settings(to_plain(config))))
+    model = parameters.merge(graphdef, values)
+    assert model.diffused_shape == (16, 16, 4)
+    assert values["unet.conv_in.kernel"].shape[2] == 8 * 4 and values["unet.conv_out.kernel"].shape[3] == 4 * 4
+    target = np.random.default_rng(0).uniform(-1, 1, (1, 32, 32, 3)).astype(np.float32)
+    mask = np.zeros((1, 32, 32, 1), np.float32)
+    mask[:, 0, 0] = 1.0
+    latent, valid = jax.jit(model.encode_target, compiler_options=QUICK)(target, mask)
+    assert valid[0, 0, 0, 0] == 0.25 and valid.sum() == 0.25
+    with torch.no_grad():
+        mean = peer.encode(torch.tensor(target.transpose(0, 3, 1, 2))).latent_dist.mean
+        restored = peer.decode(mean).sample.permute(0, 2, 3, 1).numpy()
+    np.testing.assert_allclose(latent, 0.5 * mean.permute(0, 2, 3, 1).numpy(), atol=1e-5)
+    np.testing.assert_allclose(jax.jit(model.to_rgb, compiler_options=QUICK)(latent), restored, atol=1e-4 * np.abs(restored).max())
+
+
+def test_a_run_from_published_parts_trains_resumes_and_predicts(tiny_config, pipeline, autoencoder, dinov2, tmp_path):
+    """The run's folder is complete: neither resuming the evaluation nor predicting needs more than what is in it."""
+    c = tiny_config
+    c.model.init_from = f"{pipeline[0]},autoencoder={autoencoder[0]},image_encoder={dinov2}"
+    c.model.unet.update({"attention_levels": (True, False), "patch": 1})
+    c.diffusion.prototype_weight, c.eval.tasks = 0.0, ("denoise",)
+    loop.train_and_evaluate(c, tmp_path, lambda line: None)
+    before = json.loads((tmp_path / "config.json").read_text())
+    model = generalist.load(tmp_path)
+    rgb = model.predict_rgb(np.zeros((1, 32, 32, 3), np.uint8), "depth")
+    assert rgb.shape == (1, 32, 32, 3) and np.isfinite(rgb).all()
+    reader = read_parts(f"autoencoder={autoencoder[0]}")["autoencoder"]
+    for path, value in reader.values.items():  # frozen
+        np.testing.assert_array_equal(model.parameters[f"autoencoder.{path}"], value)
+    c.total_steps = 3
+    with pytest.raises(WorkdirError, match="total_steps: 2 in the workdir, 3 now"):
+        loop.train_and_evaluate(c, tmp_path, print)
+    assert json.loads((tmp_path / "config.json").read_text()) == before
+
+
+def test_latents_have_no_palette(tiny_config):
+    tiny_config.model.init_from = "autoencoder=/a"
+    with pytest.raises(ValueError, match="diffusion.prototype_weight 0.2 compares colours, of which latents have none: set it to 0"):
+        setup.check(tiny_config)
