@@ -22,6 +22,14 @@ def parse(arg: str) -> tuple[str, bool]:
     return next((w for w in words if w != "scratch"), automatic), "scratch" in words
 
 
+def choose(arg: str, variants) -> tuple[str, str]:
+    """The text behind an ablation's `.py:` -> (the variant, the rest for `get_config`). ValueError for an unknown variant."""
+    name, _, rest = arg.partition(",")
+    if name not in variants:
+        raise ValueError(f"unknown variant {name!r}: choose one of {', '.join(variants)}")
+    return name, rest
+
+
 def paper() -> ConfigDict:
     """The full-size model on the paper's six data sets at 128x128."""
     c = ConfigDict()

@@ -1,7 +1,7 @@
 """How the image reaches the UNet: `--config=configs/ablations/conditioning.py:cross_attention`, `:concatenate`, `:aligned` or `:both`.
 
 cross_attention is the paper's: tokens only. concatenate appends the image to x_t. aligned adds the encoder's token grid at
-every level. Cross-attention stays on in all of them. benchmarks/conditioning.py runs the four side by side at equal time.
+every level. Cross-attention stays on in all of them. benchmarks/ablations.py runs the four side by side.
 """
 
 from generalist.configs import common
@@ -12,9 +12,7 @@ VARIANTS = {  # concatenate_image, aligned_features
 
 def get_config(arg: str = "cross_attention"):
     """The scenes (or, behind a comma, whatever multitask.py takes) from scratch with one way of conditioning."""
-    name, _, rest = arg.partition(",")
-    if name not in VARIANTS:
-        raise ValueError(f"unknown conditioning {name!r}: choose one of {', '.join(VARIANTS)}")
+    name, rest = common.choose(arg, VARIANTS)
     c = common.get_config(rest or "scenes,scratch")
     c.model.concatenate_image, c.model.aligned_features = VARIANTS[name]
     return c
