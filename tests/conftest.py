@@ -29,7 +29,7 @@ def _tiny_config() -> ConfigDict:
     c.model.unet.update({"channels": (16, 32), "context_dim": 32, "heads": 2, "patch": 4, "groups": 8})
     c.model.image_encoder.update({"image_size": 32, "patch": 8, "dim": 16, "depth": 1, "heads": 2})
     c.model.text_encoder.update({"dim": 16, "depth": 1, "heads": 2})
-    c.optimizer.warmup_steps = 1
+    c.optimizer.warmup_steps, c.optimizer.muon = 1, ()  # Muon takes long to compile
     c.checkpoint.every_steps = 1
     c.eval.batch_size = c.eval.examples = c.eval.final_examples = 4
     c.eval.panels = 1

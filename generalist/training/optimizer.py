@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 
+import jax.numpy as jnp
 import optax
 
 SCHEDULES = ("constant", "linear", "cosine")
@@ -83,10 +84,24 @@ def scale_by_muon() -> optax.GradientTransformation:
     """Muon (Jordan et al. 2024): the momentum of every kernel as the closest matrix with orthogonal rows or columns.
 
     A kernel is a matrix (everything that is summed over, output), so HWIO convolutions are (h w in, out). The update is scaled
-    to a root mean square of about MUON_RMS whatever the shape.
+    to a root mean square of about MUON_RMS whatever the shape. Kernels of one shape are stacked: fewer, larger products.
     """
-    axes = lambda x: optax.contrib.MuonDimensionNumbers(tuple(range(x.ndim - 1)), x.ndim - 1)
-    scale = lambda x: MUON_RMS * math.sqrt(max(math.prod(x.shape[:-1]), x.shape[-1]))
-    each = lambda f: lambda tree, *_: {path: f(x) if hasattr(x, "ndim") else x for path, x in tree.items()}  # some are masked out
-    return optax.chain(
-        optax.contrib.scale_by_muon(weight_dimension_numbers=each(axes)), optax.stateless(each(lambda x: x * scale(x))))
+    axes = optax.contrib.MuonDimensionNumbers(1, 2)
+    muon = optax.contrib.scale_by_muon(weight_dimension_numbers=lambda tree: dict.fromkeys(tree, axes))
+    shape = lambda x: (math.prod(x.shape[:-1]), x.shape[-1])
+
+    def groups(tree):  # what another optimizer updates is masked out and has no shape
+        paths = [path for path, x in sorted(tree.items()) if hasattr(x, "shape")]
+        return {key: [path for path in paths if shape(tree[path]) == key] for key in sorted({shape(tree[path]) for path in paths})}
+
+    def stack(tree):
+        return {f"{m}x{n}": jnp.stack([tree[path].reshape(m, n) for path in paths]) for (m, n), paths in groups(tree).items()}
+
+    def update(updates, state, parameters=None):
+        del parameters
+        directions, state = muon.update(stack(updates), state)
+        scaled = {path: (MUON_RMS * math.sqrt(max(m, n)) * directions[f"{m}x{n}"][i]).reshape(updates[path].shape)
+                  for (m, n), paths in groups(updates).items() for i, path in enumerate(paths)}
+        return updates | scaled, state
+
+    return optax.GradientTransformation(lambda parameters: muon.init(stack(parameters)), update)
