@@ -75,10 +75,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub = command(export, "Copy what is needed to use a model into a folder of its own, at half the size.")
     _add_source(sub, f"a workdir (default: {DEFAULT_WORKDIR})")
     sub.add_argument("--out", required=True, metavar="DIR", help="the new folder")
-    sub = command(weights, "Read a published model (Stable Diffusion's UNet or autoencoder, CLIP, SigLIP, DINOv2, T5) and say "
-                  "what became of every tensor.")
-    sub.add_argument("action", choices=["inspect"], help="inspect: print the report")
-    sub.add_argument("folder", help="folder with config.json and safetensors, or a hub id")
+    _add_weights(command(weights, "Published weights (Stable Diffusion's UNet or autoencoder, CLIP, SigLIP, DINOv2, T5): inspect, export."))
     command(report, "Write report.html of an evaluated workdir.").add_argument("workdir", metavar="WORKDIR")
     command(doctor, "Show versions, devices, data and weights, and what is wrong with them.")
     return parser
@@ -86,6 +83,18 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _add_source(parser: argparse.ArgumentParser, help: str) -> None:
     parser.add_argument("--from", dest="source", metavar="DIR", help=help)
+
+
+def _add_weights(sub: argparse.ArgumentParser) -> None:
+    actions = sub.add_subparsers(dest="action", required=True, metavar="ACTION")
+    inspect = actions.add_parser("inspect", help="read a published model and say what became of every tensor")
+    inspect.add_argument("folder", help="folder with config.json and safetensors, or a hub id")
+    export = actions.add_parser("export", help="write parts of a trained model as the folders of diffusers and transformers")
+    _add_source(export, f"a workdir (default: {DEFAULT_WORKDIR})")
+    export.add_argument("--out", required=True, metavar="DIR", help="gets a folder for each part")
+    export.add_argument("--part", nargs="+", default=[], choices=("unet", "image_encoder", "text_encoder", "autoencoder"), metavar="PART",
+                        help="unet, image_encoder, text_encoder, autoencoder (default: all that the model has)")
+    export.add_argument("--dtype", default="float32", choices=("float32", "float16"), help="of the tensors (default: %(default)s)")
 
 
 def predict(args: argparse.Namespace) -> int:
@@ -175,7 +184,12 @@ def export(args: argparse.Namespace) -> int:
 
 
 def weights(args: argparse.Namespace) -> int:
-    """Prints the report; a tensor that is missing or left over is an error."""
+    """inspect prints the report, a tensor that is missing or left over is an error; export writes parts for other libraries."""
+    if args.action == "export":
+        from generalist.pretrained.export import export_model
+
+        export_model(args.source or DEFAULT_WORKDIR, args.out, args.part, args.dtype, print)
+        return 0
     from generalist.pretrained.huggingface import read_part
 
     print(read_part(args.folder).report)

@@ -144,3 +144,18 @@ def test_weights_inspect_reports_every_tensor_of_a_published_folder(tmp_path, ca
     assert "tensors used, 0 of other parts" in said and "encoder.conv_in.weight -> encoder.conv_in.kernel" in said
     assert cli.main(["weights", "inspect", str(tmp_path / "absent")]) == 2
     assert "no such folder" in capsys.readouterr().err
+
+
+def test_weights_export_writes_what_transformers_reads(tiny_workdir, tmp_path, capsys):
+    """The image encoder of a small model is SigLIP's form; its UNet's stem is nobody's, which is an error in one line."""
+    import transformers
+
+    command = ["weights", "export", "--from", str(tiny_workdir), "--out", str(tmp_path)]
+    assert cli.main([*command, "--part", "image_encoder", "--dtype", "float16"]) == 0
+    assert "SiglipVisionModel: " in capsys.readouterr().out
+    peer, info = transformers.SiglipVisionModel.from_pretrained(tmp_path / "image_encoder", output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"] and peer.config.image_size == 32
+    capsys.readouterr()  # what transformers shows of its progress
+    assert cli.main(command) == 2
+    error = capsys.readouterr().err
+    assert "patch=" in error and "--part image_encoder can be written" in error and error.count("\n") == 1

@@ -43,16 +43,30 @@ class MLP(nnx.Module):
         return self.fc2(ACTIVATIONS[self.activation](self.fc1(x)))
 
 
+class SwiGLU(nnx.Module):
+    """Gated MLP (Shazeer 2020): the SiLU of one half of the first dense layer scales the other."""
+
+    def __init__(self, dim: int, inner: int, *, rngs, dtype):
+        self.weights_in = layers.linear(dim, 2 * inner, rngs=rngs, dtype=dtype)
+        self.weights_out = layers.linear(inner, dim, rngs=rngs, dtype=dtype)
+
+    def __call__(self, x):
+        """x (b, n, dim) -> (b, n, dim)."""
+        gate, value = jnp.split(self.weights_in(x), 2, axis=-1)
+        return self.weights_out(jax.nn.silu(gate) * value)
+
+
 class EncoderLayer(nnx.Module):
-    """Attention and MLP, each pre-normed with a residual, which DINOv2 scales (`layer_scale`)."""
+    """Attention and MLP (`gated`: SwiGLU), each pre-normed with a residual, which DINOv2 scales (`layer_scale`)."""
 
     def __init__(self, dim: int, heads: int, *, inner: int | None = None, activation="gelu", epsilon=1e-6, layer_scale=False,
-                 rngs, dtype):
+                 gated=False, rngs, dtype):
+        kw = {"rngs": rngs, "dtype": dtype}
         norm = lambda: nnx.LayerNorm(dim, epsilon=epsilon, dtype=dtype, rngs=rngs)
         scale = lambda: nnx.Param(jnp.ones((dim,), jnp.float32)) if layer_scale else None
         self.layer_norm1, self.layer_norm2 = norm(), norm()
-        self.self_attn = SelfAttention(dim, heads, rngs=rngs, dtype=dtype)
-        self.mlp = MLP(dim, inner or 4 * dim, activation=activation, rngs=rngs, dtype=dtype)
+        self.self_attn = SelfAttention(dim, heads, **kw)
+        self.mlp = SwiGLU(dim, inner or 4 * dim, **kw) if gated else MLP(dim, inner or 4 * dim, activation=activation, **kw)
         self.layer_scale1, self.layer_scale2 = scale(), scale()
 
     def __call__(self, x, bias=None):
@@ -74,14 +88,14 @@ class VisionTransformer(nnx.Module):
         class_token: one more token in front; its position is part of it (CLIP, DINOv2).
         registers: further tokens behind it (Darcet et al. 2024).
         patch_bias: False in CLIP. pre_norm: LayerNorm before the layers (CLIP). final_norm: and after them.
-        layer_scale: learned scale of every residual (DINOv2).
+        layer_scale: learned scale of every residual (DINOv2). gated: SwiGLU instead of the MLP (DINOv2-giant), without `activation`.
         interpolation: of the positions, "bicubic" (a = -0.75, as torch), or "bicubic_antialias", "bilinear_antialias".
     """
 
     def __init__(
             self, *, image_size=224, patch=16, dim=768, depth=12, heads=12, inner: int | None = None, activation="gelu",
             epsilon=1e-6, class_token=False, registers=0, patch_bias=True, pre_norm=False, final_norm=True, layer_scale=False,
-            interpolation="bicubic", rngs: layers.Rngs, dtype=jnp.float32):
+            gated=False, interpolation="bicubic", rngs: layers.Rngs, dtype=jnp.float32):
         if image_size % patch:
             raise ValueError(f"image_size {image_size} is not a multiple of the patch {patch}")
         grid, kw = image_size // patch, {"rngs": rngs, "dtype": dtype}
@@ -93,7 +107,7 @@ class VisionTransformer(nnx.Module):
         self.registers = token(registers, dim) if registers else None
         self.pre_layernorm = norm() if pre_norm else None
         self.layers = nnx.List([
-            EncoderLayer(dim, heads, inner=inner, activation=activation, epsilon=epsilon, layer_scale=layer_scale, **kw)
+            EncoderLayer(dim, heads, inner=inner, activation=activation, epsilon=epsilon, layer_scale=layer_scale, gated=gated, **kw)
             for _ in range(depth)])
         self.post_layernorm = norm() if final_norm else None
         self.patch, self.dtype, self.interpolation, self.prefix = patch, dtype, interpolation, class_token + registers

@@ -54,7 +54,7 @@ class Config(dict):
     """A config.json: a key that is asked for and is not there is a WeightsError that names it."""
 
     def __missing__(self, key: str):
-        raise WeightsError(f"config.json has no {key!r}: some files leave out what is their library's default; add the key with its value")
+        raise WeightsError(f"config.json has no {key!r}, which has no default: add the key with its value")
 
 
 def read_config(folder: pathlib.Path) -> Config:

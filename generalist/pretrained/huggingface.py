@@ -23,7 +23,7 @@ from generalist.models.text_encoder import TextEncoder
 from generalist.models.unet import UNet
 from generalist.models.vision_transformer import VisionTransformer
 from generalist.pretrained import names
-from generalist.pretrained.folders import find_folder, read_config, read_normalisation, read_tensors
+from generalist.pretrained.folders import Config, find_folder, read_config, read_normalisation, read_tensors
 from generalist.pretrained.weights import WeightsError
 
 ACTIVATIONS = {  # transformers' name -> ours
@@ -76,9 +76,13 @@ def load_unet(path: str | os.PathLike, dtype=jnp.float32) -> UNet:
     return read_unet(path, dtype).module()
 
 
-def load_text_encoder(path: str | os.PathLike, dtype=jnp.float32) -> TextEncoder | T5Encoder:
-    """`CLIPTextModel` (OpenAI's or OpenCLIP's) or T5's encoder -> `encoder(ids (b, n)) -> last_hidden_state (b, n, d)`."""
-    return read_text_encoder(path, dtype).module()
+def load_text_encoder(path: str | os.PathLike, dtype=jnp.float32, skip: int = 0) -> TextEncoder | T5Encoder:
+    """`CLIPTextModel` (OpenAI's or OpenCLIP's) or T5's encoder -> `encoder(ids (b, n)) -> last_hidden_state (b, n, d)`.
+
+    skip: CLIP's layers to leave out at the end, before the final norm. Stable Diffusion 2.x uses OpenCLIP with the last one left
+    out; its own text_encoder folder already lacks it.
+    """
+    return read_text_encoder(path, dtype, skip).module()
 
 
 def load_image_encoder(path: str | os.PathLike, dtype=jnp.float32) -> VisionTransformer:
@@ -102,15 +106,18 @@ def read_part(path: str | os.PathLike) -> Part:
 def read_unet(path: str | os.PathLike, dtype=jnp.float32) -> Part:
     """See `load_unet`. WeightsError where the config asks for what this UNet is not (SDXL's extras, for example)."""
     folder = find_folder(path, "unet")
-    c = read_config(folder)
-    _require(c, folder, _class_name="UNet2DConditionModel", act_fn="silu", flip_sin_to_cos=True, freq_shift=0, class_embed_type=None,
-             addition_embed_type=None, num_class_embeds=None, dual_cross_attention=False, only_cross_attention=False,
+    c = _with_defaults(read_config(folder), names.UNET)
+    _require(c, folder, _class_name="UNet2DConditionModel", act_fn="silu", norm_eps=1e-5, conv_in_kernel=3, conv_out_kernel=3,
+             flip_sin_to_cos=True, freq_shift=0, class_embed_type=None, addition_embed_type=None, num_class_embeds=None,
+             dual_cross_attention=False, only_cross_attention=False,
              transformer_layers_per_block=1, mid_block_type="UNetMidBlock2DCrossAttn", resnet_time_scale_shift="default",
              encoder_hid_dim=None, time_embedding_type="positional", downsample_padding=1, mid_block_scale_factor=1,
-             center_input_sample=False)
+             center_input_sample=False, attention_type="default", cross_attention_norm=None, time_embedding_dim=None,
+             time_embedding_act_fn=None, timestep_post_act=None, time_cond_proj_dim=None, resnet_skip_time_act=False,
+             resnet_out_scale_factor=1.0)
     channels = tuple(c["block_out_channels"])
     # What diffusers calls attention_head_dim is the number of heads: one for all levels (1.x) or one a level (2.x).
-    heads = c.get("num_attention_heads") or c["attention_head_dim"]
+    heads = c["num_attention_heads"] or c["attention_head_dim"]
     widths = {width // n for width, n in zip(channels, heads)} if isinstance(heads, list) else set()
     if len(widths) > 1:
         raise WeightsError(f"{folder}: attention heads {heads} of different widths at channels {channels} are not supported")
@@ -121,28 +128,36 @@ def read_unet(path: str | os.PathLike, dtype=jnp.float32) -> Part:
     return _read(folder, names.UNET, UNet, settings, dtype)
 
 
-def read_text_encoder(path: str | os.PathLike, dtype=jnp.float32) -> Part:
+def read_text_encoder(path: str | os.PathLike, dtype=jnp.float32, skip: int = 0) -> Part:
     """See `load_text_encoder`."""
     folder = find_folder(path, "text_encoder")
     c = read_config(folder)
     kind = c.get("model_type")
     if kind == "t5":
-        activation = c.get("feed_forward_proj", "relu")
+        c = _with_defaults(c, names.T5)
+        activation = c["feed_forward_proj"]
+        if skip:
+            raise WeightsError(f"{folder}: skip={skip} is for CLIP's text encoders; T5 is used whole, skip=0")
         if activation not in ("relu", "gated-gelu"):
             raise WeightsError(f"{folder}: T5 with feed_forward_proj={activation!r} is not supported, only 'relu' and 'gated-gelu'")
         settings = dict(
             vocabulary=c["vocab_size"], dim=c["d_model"], depth=c["num_layers"], heads=c["num_heads"], head_dim=c["d_kv"],
             inner=c["d_ff"], gated=activation == "gated-gelu", epsilon=c["layer_norm_epsilon"],
-            buckets=c["relative_attention_num_buckets"], max_distance=c.get("relative_attention_max_distance", 128))
+            buckets=c["relative_attention_num_buckets"], max_distance=c["relative_attention_max_distance"])
         return _read(folder, names.T5, T5Encoder, settings, dtype)
     if kind not in ("clip", "clip_text_model"):
         raise WeightsError(f"{folder}: model_type {kind!r} is no text encoder that is read here; choose clip_text_model, clip or t5")
-    c = c.get("text_config", c)
+    c = _with_defaults(_tower(c, "text_config"), names.CLIP_TEXT)
+    _require(c, folder, layer_norm_eps=1e-5)  # of the final norm; the layers' would be free
+    depth = c["num_hidden_layers"]
+    if not 0 <= skip < depth:
+        raise WeightsError(f"{folder}: skip={skip} of {depth} layers; choose 0 to {depth - 1}")
+    family = names.CLIP_TEXT._replace(ignored=[*names.CLIP_TEXT.ignored, *(f"encoder.layers.{i}.*" for i in range(depth - skip, depth))])
     settings = dict(
-        dim=c["hidden_size"], depth=c["num_hidden_layers"], heads=c["num_attention_heads"], inner=c["intermediate_size"],
+        dim=c["hidden_size"], depth=depth - skip, heads=c["num_attention_heads"], inner=c["intermediate_size"],
         vocabulary=c["vocab_size"], length=c["max_position_embeddings"], activation=_activation(c, folder),
         epsilon=c["layer_norm_eps"], causal=True)
-    return _read(folder, names.CLIP_TEXT, TextEncoder, settings, dtype)
+    return _read(folder, family, TextEncoder, settings, dtype)
 
 
 def read_image_encoder(path: str | os.PathLike, dtype=jnp.float32) -> Part:
@@ -150,41 +165,53 @@ def read_image_encoder(path: str | os.PathLike, dtype=jnp.float32) -> Part:
     folder = find_folder(path, "image_encoder")
     c = read_config(folder)
     kind = c.get("model_type", "")
-    families = {"clip": names.CLIP_VISION, "siglip": names.SIGLIP_VISION, "siglip2": names.SIGLIP_VISION,
-                "dinov2": names.DINOV2, "dinov2_with_registers": names.DINOV2}
-    family = kind.removesuffix("_vision_model")
-    if family not in families:
+    families = {"clip": names.CLIP_VISION, "siglip": names.SIGLIP_VISION, "siglip2": names.SIGLIP2_VISION,
+                "dinov2": names.DINOV2, "dinov2_with_registers": names.DINOV2_WITH_REGISTERS}
+    name = kind.removesuffix("_vision_model")
+    if name not in families:
         raise WeightsError(f"{folder}: model_type {kind!r} is no image encoder that is read here; choose one of {', '.join(families)}")
-    settings = _vision_settings(c.get("vision_config", c), family, folder)
-    part = _read(folder, families[family], VisionTransformer, settings, dtype)
+    settings = _vision_settings(_with_defaults(_tower(c, "vision_config"), families[name]), name, folder)
+    part = _read(folder, families[name], VisionTransformer, settings, dtype)
     return dataclasses.replace(part, normalisation=read_normalisation(folder) or part.family.normalisation)
 
 
 def _vision_settings(c: Mapping[str, Any], family: str, folder) -> dict:
-    size = round(c["num_patches"] ** 0.5) * c["patch_size"] if family == "siglip2" else c["image_size"]
+    _require(c, folder, num_channels=3)
+    # Some sizes are no multiple of the patch (384 of 14): their library leaves out the pixels beyond the last whole one.
+    grid = round(c["num_patches"] ** 0.5) if family == "siglip2" else c["image_size"] // c["patch_size"]
     settings = dict(
-        image_size=size, patch=c["patch_size"], dim=c["hidden_size"], depth=c["num_hidden_layers"], heads=c["num_attention_heads"],
-        inner=c.get("intermediate_size"), activation=_activation(c, folder), epsilon=c["layer_norm_eps"])
+        image_size=grid * c["patch_size"], patch=c["patch_size"], dim=c["hidden_size"], depth=c["num_hidden_layers"],
+        heads=c["num_attention_heads"], inner=c.get("intermediate_size"), activation=_activation(c, folder), epsilon=c["layer_norm_eps"])
     if family == "clip":
         return dict(settings, class_token=True, patch_bias=False, pre_norm=True, final_norm=False)
     if family.startswith("siglip"):
         return dict(settings, interpolation="bilinear_antialias" if family == "siglip2" else "bicubic")
-    _require(c, folder, use_swiglu_ffn=False, qkv_bias=True)
-    registers = c.get("num_register_tokens", 0) if family == "dinov2_with_registers" else 0
-    return dict(settings, inner=int(c["hidden_size"] * c["mlp_ratio"]), class_token=True, registers=registers, layer_scale=True,
-                interpolation="bicubic_antialias" if registers else "bicubic")
+    _require(c, folder, qkv_bias=True)
+    has_registers, gated, inner = family == "dinov2_with_registers", c["use_swiglu_ffn"], int(c["hidden_size"] * c["mlp_ratio"])
+    return dict(settings, class_token=True, layer_scale=True, registers=c["num_register_tokens"] if has_registers else 0,
+                gated=gated, inner=names.swiglu_width(inner) if gated else inner,
+                interpolation="bicubic_antialias" if has_registers else "bicubic")
 
 
 def read_autoencoder(path: str | os.PathLike, dtype=jnp.float32) -> Part:
     """See `load_autoencoder`."""
     folder = find_folder(path, "vae")
-    c = read_config(folder)
+    c = _with_defaults(read_config(folder), names.AUTOENCODER)
     _require(c, folder, _class_name="AutoencoderKL", act_fn="silu", use_quant_conv=True, use_post_quant_conv=True, in_channels=3,
-             out_channels=3, mid_block_add_attention=True)
+             out_channels=3, mid_block_add_attention=True, shift_factor=None, latents_mean=None, latents_std=None)
     settings = dict(
         channels=tuple(c["block_out_channels"]), layers_per_block=c["layers_per_block"], latent_channels=c["latent_channels"],
-        groups=c["norm_num_groups"], scaling_factor=c.get("scaling_factor", 0.18215))
+        groups=c["norm_num_groups"], scaling_factor=c["scaling_factor"])
     return _read(folder, names.AUTOENCODER, Autoencoder, settings, dtype)
+
+
+def _tower(c: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """The config of one encoder: "text_config" or "vision_config" of a model of both (old files add a "_dict"; it wins), else all of it."""
+    return {**(c.get(key) or {}), **(c.get(f"{key}_dict") or {})} if key in c else c
+
+
+def _with_defaults(c: Mapping[str, Any], family: names.Family) -> Config:
+    return Config({**family.defaults, **c})
 
 
 def _activation(c: Mapping[str, Any], folder) -> str:

@@ -1,5 +1,6 @@
 """Folders written by transformers and diffusers, read here: nothing lost, the same function."""
 
+import inspect
 import json
 import shutil
 
@@ -14,7 +15,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from generalist.models import layers, parameters
 from generalist.models.vision_transformer import VisionTransformer
 from generalist.pretrained import WeightsError, load_autoencoder, load_image_encoder, load_text_encoder, load_unet, names
-from generalist.pretrained.folders import read_normalisation, read_tensors
+from generalist.pretrained.folders import Config, read_normalisation, read_tensors
 from generalist.pretrained.huggingface import read_image_encoder, read_text_encoder, read_unet
 
 QUICK = {"xla_backend_optimization_level": 0}  # every program runs once
@@ -216,7 +217,7 @@ def test_a_tensor_that_is_missing_or_left_over_is_named(tmp_path):
     (lambda d: None, "no config.json"),
     (lambda d: (d / "config.json").write_text("{"), "damaged"),
     (lambda d: (d / "config.json").write_text('{"model_type": "bert"}'), "model_type 'bert' is no text encoder"),
-    (lambda d: (d / "config.json").write_text('{"model_type": "clip_text_model"}'), "config.json has no 'hidden_size'"),
+    (lambda d: (d / "config.json").write_text('{"model_type": "clip_text_model"}'), "no model.safetensors"),
 ])
 def test_a_folder_that_is_not_one_is_an_error(tmp_path, prepare, message):
     prepare(tmp_path)
@@ -268,3 +269,112 @@ def test_a_damaged_preprocessors_file_is_named(tmp_path, content):
     (tmp_path / "preprocessor_config.json").write_text(content)
     with pytest.raises(WeightsError, match="preprocessor_config.json: .*Fetch the file again"):
         read_normalisation(tmp_path)
+
+
+PEERS = {  # family -> the configuration class of its library
+    "CLIP_TEXT": transformers.CLIPTextConfig, "CLIP_VISION": transformers.CLIPVisionConfig, "SIGLIP_VISION": transformers.SiglipVisionConfig,
+    "SIGLIP2_VISION": transformers.Siglip2VisionConfig, "DINOV2": transformers.Dinov2Config,
+    "DINOV2_WITH_REGISTERS": transformers.Dinov2WithRegistersConfig, "T5": transformers.T5Config}
+
+
+@pytest.mark.parametrize("family", [name for name, value in vars(names).items() if isinstance(value, names.Family)])
+def test_defaults_are_those_of_the_library(family):
+    defaults = getattr(names, family).defaults
+    assert defaults
+    if family in PEERS:
+        config = PEERS[family]()
+        assert {key: getattr(config, key) for key in defaults} == defaults
+    else:
+        signature = inspect.signature({"UNET": UNet2DConditionModel, "AUTOENCODER": AutoencoderKL}[family].__init__)
+        assert {key: signature.parameters[key].default for key in defaults} == defaults
+
+
+def drop_defaults(c, defaults):
+    return {key: value for key, value in c.items() if key not in defaults or defaults[key] != value}
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip", "dinov2", "dinov2_registers"])
+def test_what_a_config_leaves_out_is_the_default(image_encoders, tmp_path, name):
+    folder = shutil.copytree(image_encoders[name][1], tmp_path, dirs_exist_ok=True)
+    whole = read_image_encoder(folder)
+    config = json.loads((folder / "config.json").read_text())
+    sparse = drop_defaults(config, whole.family.defaults)
+    assert "layer_norm_eps" not in sparse and "hidden_act" not in sparse
+    (folder / "config.json").write_text(json.dumps(sparse))
+    assert read_image_encoder(folder).settings == whole.settings
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_towers_of_a_sparse_siglip(tmp_path, old):
+    """A model of both encoders that states only what is not the default, as SigLIP's are published; old files repeat it in _dict."""
+    peer = transformers.SiglipModel(transformers.SiglipConfig(vision_config=VISION, text_config={**TEXT, "projection_size": 24}))
+    save(peer, tmp_path)
+    given = {"vision_config": {}, "vision_config_dict": VISION} if old else {"vision_config": VISION}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "siglip", "text_config": TEXT, **given}))
+    image = np.random.default_rng(0).standard_normal((1, 24, 24, 3), np.float32)
+    with torch.no_grad():
+        expected = peer.vision_model(nchw(image)).last_hidden_state
+    assert_same(load_image_encoder(tmp_path)(image), expected)
+
+
+def test_pixels_beyond_the_last_whole_patch_are_left_out(tmp_path):
+    """SigLIP so400m was published for 384 pixels in patches of 14."""
+    peer = randomise(transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**{**VISION, "image_size": 27})))
+    image = np.random.default_rng(0).standard_normal((1, 27, 27, 3), np.float32)
+    with torch.no_grad():
+        expected = peer(pixel_values=nchw(image)).last_hidden_state
+    assert_same(load_image_encoder(save(peer, tmp_path))(image[:, :24, :24]), expected)
+
+
+@pytest.mark.parametrize("kind", ["Dinov2", "Dinov2WithRegisters"])
+def test_dinov2_with_swiglu(tmp_path, kind):
+    """The giant's feed-forward: 24 channels give a width of 64."""
+    peer = randomise(getattr(transformers, f"{kind}Model")(getattr(transformers, f"{kind}Config")(**DINO, use_swiglu_ffn=True)))
+    image = np.random.default_rng(0).standard_normal((2, 24, 24, 3), np.float32)
+    with torch.no_grad():
+        expected = peer(pixel_values=nchw(image)).last_hidden_state
+    encoder = load_image_encoder(save(peer, tmp_path))
+    assert encoder.layers[0].mlp.weights_in.kernel.shape == (24, 128)
+    assert_same(encoder(image), expected)
+
+
+def test_text_encoder_without_its_last_layer(tmp_path):
+    """As Stable Diffusion 2.x uses OpenCLIP: the output of the last layer but one, then the final norm."""
+    whole = randomise(transformers.CLIPTextModel(transformers.CLIPTextConfig(**{**TEXT, "num_hidden_layers": 3}, hidden_act="gelu")))
+    reduced = transformers.CLIPTextModel(transformers.CLIPTextConfig(**TEXT, hidden_act="gelu"))
+    reduced.load_state_dict(whole.state_dict(), strict=False)
+    ids = np.random.default_rng(0).integers(0, 99, (2, 11))
+    with torch.no_grad():
+        expected = reduced.eval()(torch.tensor(ids)).last_hidden_state
+    assert_same(load_text_encoder(save(whole, tmp_path), skip=1)(ids), expected)
+    ignored = read_text_encoder(tmp_path, skip=1).report.ignored
+    assert len(ignored) == 16 and all("encoder.layers.2." in name for name in ignored)
+    with pytest.raises(WeightsError, match="skip=3 of 3 layers; choose 0 to 2"):
+        load_text_encoder(tmp_path, skip=3)
+
+
+def test_t5_has_no_layers_to_skip(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "t5"}')
+    with pytest.raises(WeightsError, match="skip=1 is for CLIP's text encoders"):
+        load_text_encoder(tmp_path, skip=1)
+
+
+def test_a_final_norm_that_ours_is_not_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "clip_text_model", "layer_norm_eps": 1e-6}')
+    with pytest.raises(WeightsError, match=r"layer_norm_eps=1e-06 \(supported: 1e-05\)"):
+        load_text_encoder(tmp_path)
+
+
+def test_missing_tensors_of_the_autoencoder_have_todays_names(tmp_path):
+    save(AutoencoderKL(block_out_channels=(8,), layers_per_block=1, norm_num_groups=4), tmp_path)
+    file = tmp_path / "diffusion_pytorch_model.safetensors"
+    tensors = safetensors.numpy.load_file(file)
+    del tensors["encoder.mid_block.attentions.0.to_q.weight"]
+    safetensors.numpy.save_file(tensors, file)
+    with pytest.raises(WeightsError, match="missing: encoder.mid_block.attentions.0.to_q.weight"):
+        load_autoencoder(tmp_path)
+
+
+def test_a_key_without_a_default_is_named():
+    with pytest.raises(WeightsError, match="config.json has no 'vocab_size', which has no default: add the key"):
+        Config({"hidden_size": 8})["vocab_size"]
