@@ -136,7 +136,7 @@ def paper() -> ConfigDict:
 def scenes(scratch: bool = False) -> ConfigDict:
     """A small model on the built-in scenes at 64x64, for two CPU cores and twelve minutes."""
     c = paper()
-    c.total_steps = 600
+    c.total_steps = 480
     c.batch_size = 16
     c.data_dir = ""
 
