@@ -164,7 +164,8 @@ def scenes(scratch: bool = False) -> ConfigDict:
 
     c.optimizer.lr = 2e-3 if scratch else 2e-4
     c.optimizer.warmup_steps = 50
-    c.optimizer.muon = (r"^(unet\.(down_blocks|mid_block|up_blocks|aligned|pooled_text)|image_encoder\.layers|image_projection)\..*kernel$",)
+    if scratch:  # far more progress a step than AdamW, for 1.7 times the arithmetic; a short finetuning takes the cheaper one
+        c.optimizer.muon = (r"^(unet\.(down_blocks|mid_block|up_blocks|aligned|pooled_text)|image_encoder\.layers|image_projection)\..*kernel$",)
     c.optimizer.lr_multipliers = ()
     c.optimizer.ema = 0.99
 
