@@ -22,7 +22,7 @@ demo: env
 	@echo "look at runs/multitask/report.html"
 
 test: .venv/.ready-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -45,7 +45,7 @@ setup(
         "notebook": ["ipykernel>=6.29", "nbclient>=0.10", "nbformat>=5.10"],
         # What the tests compare with; nothing of it is imported by the package.
         "test": [
-            "diffusers>=0.35", "ipykernel>=6.29", "nbclient>=0.10", "nbformat>=5.10", "pytest>=8", "scikit-image>=0.25",
+            "diffusers>=0.35", "ipykernel>=6.29", "nbclient>=0.10", "nbformat>=5.10", "pytest>=8", "pytest-xdist>=3.6", "scikit-image>=0.25",
             "scipy>=1.14", "tokenizers>=0.20", "torch>=2.8", "torchmetrics>=1.7", "transformers>=5.0"],
     },
     entry_points={"console_scripts": ["generalist=generalist.cli:main"]},
