@@ -19,8 +19,9 @@ from generalist.pretrained import WeightsError
 from generalist.pretrained.parts import adapt_channels, fill, parse, read_parts, settle
 from generalist.pretrained.tokenizer import read_tokenizer
 from generalist.tasks import get_tasks
-from generalist.training import loop, setup
-from generalist.training.workdir import WorkdirError, to_plain
+from generalist.training import setup
+from generalist.training.step import make_step
+from generalist.training.workdir import WorkdirError, check_workdir, export, to_plain, write_facts
 
 QUICK = {"xla_backend_optimization_level": 0}  # every program runs once
 WORDS = "performance the a depth map of image semantic segmentation instance restoration denoising deraining light enhancement".split()
@@ -82,8 +83,8 @@ def prepared(config, init_from, **unet):
     return config, {**run.state.parameters, **run.state.frozen}, lines
 
 
-@pytest.mark.parametrize("extras", [{}, {"position": True, "refine": 4}], ids=["plain", "with new parts"])
-@pytest.mark.parametrize(("patch", "concatenate"), [(1, False), (1, True), (2, True)])
+@pytest.mark.parametrize(("patch", "concatenate", "extras"), [
+    (1, False, {}), (1, True, {"position": True}), (2, True, {"position": True, "refine": 4})])
 def test_training_starts_from_the_function_of_the_checkpoint(tiny_config, pipeline, patch, concatenate, extras):
     """The pixel UNet at step 0 gives what the peer gives with the same conv_in and conv_out, whatever is new beside it."""
     folder, peer = pipeline
@@ -291,24 +292,37 @@ def test_with_an_autoencoder_the_model_diffuses_its_scaled_latents(tiny_config, 
     np.testing.assert_allclose(jax.jit(model.to_rgb, compiler_options=QUICK)(latent), restored, atol=1e-4 * np.abs(restored).max())
 
 
-def test_a_run_from_published_parts_trains_resumes_and_predicts(tiny_config, pipeline, autoencoder, dinov2, tmp_path):
-    """The run's folder is complete: neither resuming the evaluation nor predicting needs more than what is in it."""
+def test_a_model_of_published_parts_trains_and_its_folder_is_complete(tiny_config, pipeline, autoencoder, tmp_path):
+    """A step changes the UNet and not the autoencoder; what is written predicts without the folders it came from."""
     c = tiny_config
-    c.model.init_from = f"{pipeline[0]},autoencoder={autoencoder[0]},image_encoder={dinov2}"
-    c.model.unet.update({"attention_levels": (True, False), "patch": 1})
-    c.diffusion.prototype_weight, c.eval.tasks = 0.0, ("denoise",)
-    loop.train_and_evaluate(c, tmp_path, lambda line: None)
-    before = json.loads((tmp_path / "config.json").read_text())
+    c.model.aligned_features, c.model.pooled_text, c.diffusion.prototype_weight = False, False, 0.0
+    c.model.unet.update({"attention_levels": (False, False), "patch": 1, "refine": 0, "position": False})
+    c.model.init_from = f"{pipeline[0]},autoencoder={autoencoder[0]}"
+    c, given = setup.resolve(c)
+    run = setup.prepare(c, lambda line: None, given)
+    before = {path: np.asarray(value) for path, value in run.state.parameters.items()}
+    step = jax.jit(make_step(run.graphdef, run.objective, run.optimizer, seed=0, ema_decay=0.0), compiler_options=QUICK)
+    state, metrics = step(run.state, next(setup.batches(c, run, 0)))
+    assert np.isfinite(metrics["loss"]) and metrics["loss"] > 0
+    assert not np.array_equal(state.parameters["unet.conv_out.kernel"], before["unet.conv_out.kernel"])
+    write_facts(tmp_path, c)
+    export(tmp_path, c, {**state.frozen, **state.ema}, 1)
     model = generalist.load(tmp_path)
+    for path, value in given["autoencoder"].values.items():
+        np.testing.assert_array_equal(model.parameters[f"autoencoder.{path}"], value)
     rgb = model.predict_rgb(np.zeros((1, 32, 32, 3), np.uint8), "depth")
     assert rgb.shape == (1, 32, 32, 3) and np.isfinite(rgb).all()
-    reader = read_parts(f"autoencoder={autoencoder[0]}")["autoencoder"]
-    for path, value in reader.values.items():  # frozen
-        np.testing.assert_array_equal(model.parameters[f"autoencoder.{path}"], value)
-    c.total_steps = 3
-    with pytest.raises(WorkdirError, match="total_steps: 2 in the workdir, 3 now"):
-        loop.train_and_evaluate(c, tmp_path, print)
-    assert json.loads((tmp_path / "config.json").read_text()) == before
+
+
+def test_a_workdir_is_compared_by_the_sizes_of_the_parts(tiny_config, pipeline, tmp_path):
+    """The same command finds its run again; with other parts it is another run."""
+    tiny_config.model.init_from = str(pipeline[0])
+    c, _ = setup.resolve(tiny_config)
+    write_facts(tmp_path, c)
+    assert check_workdir(tmp_path, setup.resolve(tiny_config)[0]) == tmp_path
+    tiny_config.model.init_from = f"unet={pipeline[0]}"
+    with pytest.raises(WorkdirError, match=r"model\.text_encoder\.causal: True in the workdir, None now"):
+        check_workdir(tmp_path, setup.resolve(tiny_config)[0])
 
 
 def test_latents_have_no_palette(tiny_config):
