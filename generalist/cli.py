@@ -1,7 +1,8 @@
-"""The command `generalist`: predict, evaluate, export, weights, report, doctor. Also `python -m generalist.cli`."""
+"""The command `generalist`: predict, evaluate, ceiling, export, weights, report, doctor. Also `python -m generalist.cli`."""
 
 import argparse
 import collections
+import functools
 import importlib.metadata
 import os
 import pathlib
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 import generalist
 
 DEFAULT_WORKDIR = "runs/multitask"  # where `python main.py --config=configs/multitask.py` trains
+SCENES_AUTOENCODER = "scenes_autoencoder"  # the package's own, by the name `load_autoencoder` takes
 
 _PREDICT = """examples:
   generalist predict photo.jpg --task depth semantic --out predictions
@@ -26,6 +28,7 @@ The exit code is 0, or 1 if some image failed (the others are done nevertheless)
 _EXAMPLES = """examples:
   generalist predict photo.jpg --task depth semantic --out predictions
   generalist evaluate --from runs/multitask --limit 100
+  generalist ceiling --latent
   generalist report runs/multitask
   generalist doctor
 """
@@ -72,6 +75,8 @@ def make_parser() -> argparse.ArgumentParser:
     sub = command(evaluate, "Measure a workdir on held-out data, by the official metrics, into DIR/eval.")
     _add_source(sub, f"a workdir (default: {DEFAULT_WORKDIR})")
     sub.add_argument("--limit", type=int, default=0, metavar="N", help="examples a task (default: 0, all)")
+    _add_ceiling(command(ceiling, "Measure what perfect training would reach: the truth as colours, decoded; with --latent also after "
+                         "an autoencoder, as a latent diffusion model would see it. Into ceiling.json and ceiling.png."))
     sub = command(export, "Copy what is needed to use a model into a folder of its own, at half the size.")
     _add_source(sub, f"a workdir (default: {DEFAULT_WORKDIR})")
     sub.add_argument("--out", required=True, metavar="DIR", help="the new folder")
@@ -83,6 +88,16 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _add_source(parser: argparse.ArgumentParser, help: str) -> None:
     parser.add_argument("--from", dest="source", metavar="DIR", help=help)
+
+
+def _add_ceiling(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--size", type=int, default=0, metavar="N", help="side of the colour maps in pixels (default: as the config says)")
+    sub.add_argument("--latent", nargs="?", const=SCENES_AUTOENCODER, metavar="FOLDER",
+                     help="an AutoencoderKL: a folder or a hub id (without a value: the package's, trained on images of the scenes)")
+    sub.add_argument("--limit", type=int, default=0, metavar="N", help="examples a task (default: 0, all)")
+    sub.add_argument("--config", default="configs/multitask.py", metavar="FILE",
+                     help="whose data and tasks (default: %(default)s, the scenes unless GENERALIST_DATA_DIR is set)")
+    sub.add_argument("--out", default="runs/ceiling", metavar="DIR", help="folder of the results (default: %(default)s)")
 
 
 def _add_weights(sub: argparse.ArgumentParser) -> None:
@@ -167,6 +182,32 @@ def evaluate(args: argparse.Namespace) -> int:
     config.data_dir = os.environ.get("GENERALIST_DATA_DIR", config.data_dir)
     setup.evaluate(config, folder_of(source), args.limit, print)
     return 0
+
+
+def ceiling(args: argparse.Namespace) -> int:
+    """Measures the ceilings of pixels and, if asked, of latents, on held-out data."""
+    if args.size < 0 or args.limit < 0:
+        raise ValueError(f"--size {args.size} --limit {args.limit}: both are numbers of at least 0")
+    from generalist.evaluation.ceiling import ceiling as measure
+    from generalist.training import launch
+
+    try:
+        config = launch.parse(["generalist", f"--config={args.config}"]).config
+    except launch.UsageError as error:
+        raise ValueError(str(error)) from error
+    autoencoder = _autoencoder(args.latent) if args.latent else None
+    measure(config, args.out, size=args.size, autoencoder=autoencoder, limit=args.limit, facts={"autoencoder": args.latent})
+    print(f"ceiling.json and ceiling.png in {args.out}")
+    return 0
+
+
+def _autoencoder(folder: str):
+    """Colours (b, s, s, 3) -> what the autoencoder decodes of their mean latents."""
+    from flax import nnx
+
+    from generalist.pretrained import load_autoencoder
+
+    return functools.partial(nnx.jit(lambda model, rgb: model.decode(model.encode(rgb)[0])), load_autoencoder(folder))
 
 
 def export(args: argparse.Namespace) -> int:

@@ -97,6 +97,21 @@ def test_evaluate_and_report(tiny_workdir, tmp_path, monkeypatch):
     assert (config.model.target_size, config.data_dir, workdir, limit, reported) == (32, str(tmp_path), tiny_workdir, 3, "runs/a")
 
 
+def test_ceiling_of_pixels_and_of_latents(tmp_path, monkeypatch, capsys):
+    from diffusers import AutoencoderKL
+
+    monkeypatch.delenv("GENERALIST_DATA_DIR", raising=False)
+    AutoencoderKL(block_out_channels=(8,), layers_per_block=1, norm_num_groups=4).save_pretrained(tmp_path / "vae")
+    out = tmp_path / "out"
+    assert cli.main(["ceiling", "--size", "32", "--limit", "2", "--latent", str(tmp_path / "vae"), "--out", str(out)]) == 0
+    assert {file.name for file in out.iterdir()} == {"ceiling.json", "ceiling.png"}
+    assert "| depth    | RMSE, m " in capsys.readouterr().out
+    assert cli.main(["ceiling", "--latent", str(tmp_path / "absent")]) == 2
+    assert cli.main(["ceiling", "--limit", "-1"]) == 2
+    errors = capsys.readouterr().err
+    assert "absent: no such folder" in errors and "--limit -1" in errors
+
+
 def test_doctor_names_what_is_wrong(use_tiny, monkeypatch, capsys):
     monkeypatch.setenv("GENERALIST_DATA_DIR", "/nowhere/at/all")
     assert cli.main(["doctor"]) == 1

@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
-from generalist.pretrained.weights import WeightsError
+from generalist.pretrained.weights import SHIPPED_AUTOENCODER, WeightsError
 
 # transformers' name and diffusers' name of the weights; the fp16 variant is read where it is the only one.
 STEMS = ("model", "diffusion_pytorch_model", "model.fp16", "diffusion_pytorch_model.fp16")
@@ -18,11 +18,12 @@ DTYPES = {  # safetensors' names; its NumPy reader has no bfloat16
 
 
 def find_folder(path_or_id: str | os.PathLike, subfolder: str = "") -> pathlib.Path:
-    """A local folder as it is; otherwise a hub id such as "org/name", downloaded or found in the cache by `huggingface_hub`.
+    """A local folder as it is, or the package's "scenes_autoencoder" by that name; otherwise a hub id such as "org/name", downloaded or
+    found in the cache by `huggingface_hub`.
 
     `subfolder` (a pipeline's "unet", "vae", "text_encoder") is taken where the folder itself has no config.json.
     """
-    folder = pathlib.Path(path_or_id).expanduser()
+    folder = SHIPPED_AUTOENCODER if str(path_or_id) == SHIPPED_AUTOENCODER.name else pathlib.Path(path_or_id).expanduser()
     if not folder.exists():
         folder = _download(str(path_or_id), subfolder)
     if folder.is_file():

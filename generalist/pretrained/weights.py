@@ -17,6 +17,7 @@ from generalist.files import write_atomically
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 # Weights that come with the package, by the name `model.init_from` and `generalist.load` take.
 SHIPPED = {"scenes": pathlib.Path(__file__).parent / "scenes"}
+SHIPPED_AUTOENCODER = pathlib.Path(__file__).parent / "scenes_autoencoder"  # `load_autoencoder("scenes_autoencoder")`
 
 
 class WeightsError(ValueError):

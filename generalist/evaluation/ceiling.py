@@ -1,0 +1,235 @@
+"""What a perfectly trained model would reach: the truth encoded at its resolution and decoded, also through a latent autoencoder.
+
+The paper diffuses in pixel space because a latent autoencoder, made for photographs, changes the colours that stand for metres, classes
+and instances. What this costs is measured here: a latent model is trained to paint the truth as its autoencoder hands it back.
+"""
+
+import io
+import json
+import pathlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+from PIL import Image
+
+from generalist import __version__
+from generalist.evaluation import panels, tables
+from generalist.evaluation.scores import Example, Scores, decode, finite_or_none, native_size
+from generalist.files import write_atomically
+from generalist.input_pipeline import open_sources
+from generalist.input_pipeline.sources import DATASET_OF, describe_missing, missing
+from generalist.tasks import Depth, Instance, Restoration, Semantic, Task, get_tasks
+from generalist.tasks.base import to_levels
+
+FIGURES = ("rmse", "delta1", "miou", "pq", "psnr", "ssim")  # of tables.QUANTITIES; ceiling.json has every figure
+BATCH = 8  # maps a call of the autoencoder
+RIGHT, WRONG = (226, 228, 232), (208, 32, 48)  # pixels of an error map of classes or instances
+_LOG_EVERY = 5.0  # seconds
+
+# float32 (b, s, s, 3) in [-1, 1] -> what an autoencoder makes of it, the same shape
+Autoencoder = Callable[[np.ndarray], np.ndarray]
+
+
+def ceiling(config, out_dir: str | pathlib.Path, *, size: int = 0, autoencoder: Autoencoder | None = None, limit: int = 0,
+            facts: Mapping | None = None, log: Callable[[str], None] = print) -> dict:
+    """Measures the ceilings of a config's evaluation tasks on its held-out data; writes ceiling.json and ceiling.png.
+
+    Args:
+      config: as configs/multitask.py gives it; its data, tasks, eval and seed count.
+      out_dir: folder of both files.
+      size: side of the square that a model paints, in pixels; 0 takes the config's `model.target_size`.
+      autoencoder: what a latent model would see the colours through; None leaves the latent figures out.
+      limit: examples a task; 0 takes all (200 scenes).
+      facts: more for the settings in ceiling.json, such as {"autoencoder": "its folder"}.
+      log: takes progress lines and the table.
+
+    Returns:
+      {"settings": {...}, "tasks": {task: {"protocol", "source", "examples", "pixel": figures, "latent": figures}}}, ratios as
+      fractions. Beside the official figures stand `colours`, the number of distinct colours of a map at 8 bits (mean over the
+      images), and `colour_change`, the mean absolute change of a channel in levels of 255. None is an undefined figure or, for PSNR,
+      an exact image.
+
+    Raises:
+      ValueError: a data set is missing, an unknown task, or the autoencoder returns another shape or nan.
+    """
+    names, size = list(config.eval.tasks), size or config.model.target_size
+    if config.data.source == "paper" and (absent := missing(config.data_dir, sorted({DATASET_OF[name] for name in names}))):
+        raise ValueError(describe_missing(absent, config.data_dir))
+    tasks = get_tasks(config.tasks.set, names)
+    sources = open_sources(config.data, config.data_dir, names, config.eval.split, config.seed, limit or None)
+    runs = measure(tasks, sources, size, autoencoder, limit, log)
+    results = {
+        "settings": {"size": size, "split": config.eval.split, "generalist": __version__, **(facts or {})},
+        "tasks": {name: {"protocol": run.task.protocol, "source": repr(sources[name]), "examples": len(run.scores["pixel"].rows),
+                         **run.figures()} for name, run in runs.items()}}
+    picture = io.BytesIO()
+    draw(runs).save(picture, "png", optimize=True)
+    write_atomically(pathlib.Path(out_dir) / "ceiling.png", picture.getvalue())
+    write_atomically(pathlib.Path(out_dir) / "ceiling.json", json.dumps(results, indent=1, allow_nan=False).encode())
+    log(format_table(results["tasks"]))
+    return results
+
+
+class Run:
+    """One task on its way through pixels and, where there is an autoencoder, through latents.
+
+    Attributes:
+      scores: {way: Scores}, way being "pixel" or "latent".
+      first: {way: (colour map uint8 (s, s, 3), prediction)} of the first example; None for a task that is a merge of others.
+    """
+
+    def __init__(self, task: Task, ways: Mapping[str, Autoencoder]):
+        self.task, self._ways, self.first, self.example = task, ways, {}, None
+        self.scores = {way: Scores(task) for way in ways}
+        self._colours = {way: [] for way in ways}
+        self._change = {way: [] for way in ways}
+
+    def update(self, examples: Sequence[Example], size: int) -> None:
+        """Adds a batch of examples."""
+        encoded = [self.task.encode(example["label"], size) for example in examples]
+        parts = encoded if self.task.components else [{self.task.name: target} for target in encoded]
+        truth = {name: np.stack([part[name].rgb for part in parts]) for name in parts[0]}
+        self.example = self.example or examples[0]
+        for way, function in self._ways.items():
+            painted = {name: _check(function(rgb), rgb.shape) for name, rgb in truth.items()}
+            predictions = decode(self.task, painted, [native_size(example["label"]) for example in examples])
+            self.scores[way].update(examples, predictions)
+            if not self.task.components:
+                self._compare(way, painted[self.task.name], truth[self.task.name])
+                self.first.setdefault(way, (to_8_bits(painted[self.task.name][0]), predictions[0]))
+
+    def _compare(self, way: str, painted: np.ndarray, truth: np.ndarray) -> None:
+        for ours, theirs in zip(painted, truth):
+            self._colours[way].append(count_colours(ours))
+            self._change[way].append(float(np.abs(to_levels(self.task.name, ours) - to_levels(self.task.name, theirs)).mean()))
+
+    def figures(self) -> dict[str, dict[str, float | None]]:
+        """{way: {metric: value}}."""
+        found = {way: {key: finite_or_none(value) for key, value in scores.compute().items()} for way, scores in self.scores.items()}
+        for way in () if self.task.components else found:
+            found[way] |= {"colours": float(np.mean(self._colours[way])), "colour_change": float(np.mean(self._change[way]))}
+        return found
+
+    def caption(self) -> str:
+        """The first example's figures, way after way."""
+        said = []
+        for way, scores in self.scores.items():
+            values = {key: value for key, value in scores.rows[0].items() if key in FIGURES and np.isfinite(value)}
+            said.append(f"{way}: {tables.format_values(values)}   {self._colours[way][0]:,} colours")
+        name = f"clean image ({self.task.name})" if isinstance(self.task, Restoration) else self.task.name
+        return f"{name}     " + "     ".join(said)
+
+
+def measure(tasks: Mapping[str, Task], sources: Mapping, size: int, autoencoder: Autoencoder | None, limit: int = 0,
+            log: Callable[[str], None] = print) -> dict[str, Run]:
+    """Runs every task over the first `limit` examples (0: all) of its source, encoded at `size` x `size` pixels."""
+    ways = {"pixel": lambda rgb: rgb} | ({"latent": autoencoder} if autoencoder else {})
+    runs = {name: Run(task, ways) for name, task in tasks.items()}
+    counts = {name: min(limit or len(sources[name]), len(sources[name])) for name in tasks}
+    done, total, began, said = 0, sum(counts.values()), time.monotonic(), time.monotonic()
+    for name, run in runs.items():
+        for examples in _batches(sources[name], counts[name]):
+            run.update(examples, size)
+            done, now = done + len(examples), time.monotonic()
+            if now - said >= _LOG_EVERY:
+                rate, said = done / (now - began), now
+                log(f"ceiling {done}/{total} examples ({name}) | {rate:.1f}/s | ETA {(total - done) / rate:.0f} s")
+    return runs
+
+
+def _batches(source, count: int) -> Iterator[list[Example]]:
+    for start in range(0, count, BATCH):
+        yield [source[index] for index in range(start, min(start + BATCH, count))]
+
+
+def _check(rgb: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """`rgb` as an array; ValueError unless it is finite and has `shape`."""
+    rgb = np.asarray(rgb)
+    if rgb.shape != shape or not np.isfinite(rgb).all():
+        raise ValueError(f"the autoencoder made {rgb.dtype} of shape {rgb.shape}{'' if rgb.shape != shape else ' with nan or inf in it'} "
+                         f"of colours of shape {shape}: it must return finite values of the same shape")
+    return rgb
+
+
+def to_8_bits(rgb: np.ndarray) -> np.ndarray:
+    """float (h, w, 3) in about [-1, 1] -> uint8, clipped and rounded to the nearest of 256 levels."""
+    return np.rint(to_levels("ceiling", rgb)).astype(np.uint8)
+
+
+def count_colours(rgb: np.ndarray) -> int:
+    """Number of distinct colours of float (h, w, 3) in about [-1, 1] at 8 bits a channel."""
+    return len(np.unique(to_8_bits(rgb).astype(np.int32) @ [1, 256, 65536]))
+
+
+def format_table(results: Mapping[str, Mapping]) -> str:
+    """The `tasks` of ceiling.json as a Markdown table, columns aligned, units beside the figures' names."""
+    ways = [way for way in ("pixel", "latent") if way in next(iter(results.values()))]
+    rows = [("task", "figure", *ways), ("---", "---", *("---:" for _ in ways))]
+    for name, result in results.items():
+        for key in FIGURES:
+            if key in result["pixel"]:
+                q = tables.QUANTITIES[key]
+                rows.append((name, f"{q.label}, {q.unit}".rstrip(", "), *(tables.format_value(key, result[way], key) for way in ways)))
+        if "colours" in result["pixel"]:
+            rows.append((name, "distinct colours", *(f"{result[way]['colours']:,.0f}" for way in ways)))
+            rows.append((name, "change of colour, levels of 255", *(f"{result[way]['colour_change']:.2f}" for way in ways)))
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    pad = lambda i, cell: cell.ljust(widths[i]) if i < 2 else cell.rjust(widths[i])
+    return "\n".join("| " + " | ".join(pad(i, cell) for i, cell in enumerate(row)) + " |" for row in rows)
+
+
+def draw(runs: Mapping[str, Run]) -> Image.Image:
+    """The first example of depth, semantic, instances and one restoration: input, colour map, what is decoded, where it is wrong."""
+    shown = {type(run.task): run for run in reversed(runs.values()) if run.first}  # one of a kind, the first of them
+    shown = [shown[kind] for kind in (Depth, Semantic, Instance, Restoration) if kind in shown]
+    ways = list(shown[0].first)
+    titles = ["input", "truth as colours", *(["after the autoencoder"] if "latent" in ways else [])]
+    for way in ways:
+        titles += [f"{way}: decoded", f"{way}: error"]
+    rows = []
+    for run in shown:
+        pictures = [run.example["image"], *(colours for colours, _ in run.first.values())]
+        for _, prediction in run.first.values():
+            pictures += [run.task.render(prediction), error(run.task, prediction, run.example["label"])]
+        rows.append([panels.enlarge(picture, panels.OVERVIEW_SIDE) for picture in pictures])
+    return panels._compose(titles, rows, [run.caption() for run in shown], *_keys([run.task for run in shown]))
+
+
+def error(task: Task, prediction, label) -> np.ndarray:
+    """Where a prediction differs from the label, uint8 (h, w, 3): heat for quantities, WRONG on RIGHT for classes and instances."""
+    if isinstance(task, Depth):
+        heat = panels.heat(np.abs(prediction.depth - label) / (task.max_depth / 10))
+        return np.where((label > 0)[..., None], heat, 0).astype(np.uint8)
+    if isinstance(task, Restoration):
+        return panels.heat(np.abs(prediction.image.astype(np.float32) - label).mean(-1) / 64)
+    if isinstance(task, Semantic):
+        wrong = (prediction.classes != label) & (label >= 0)
+    else:
+        wrong = unmatched(prediction.instances, label)
+    return np.where(wrong[..., None], np.uint8(WRONG), np.uint8(RIGHT))
+
+
+def unmatched(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """bool (h, w): pixels outside the pairs of segments that overlap each other most; 0, no instance, pairs with 0 only."""
+    (_, a), (_, b) = (np.unique(ids, return_inverse=True) for ids in (found, truth))
+    a, b = a.reshape(found.shape), b.reshape(truth.shape)
+    overlap = np.zeros((a.max() + 1, b.max() + 1), np.int64)
+    np.add.at(overlap, (a, b), 1)
+    return (overlap.argmax(1)[a] != b) | (overlap.argmax(0)[b] != a) | ((found > 0) != (truth > 0))
+
+
+def _keys(tasks: Sequence[Task]) -> tuple[list[panels.Bar], list[tuple[str, tuple[int, int, int]]]]:
+    """Colour bars and legend of the picture."""
+    ramp, bars, legend = panels.heat(np.linspace(0.0, 1.0, 256)), [], []
+    for task in tasks:
+        if isinstance(task, Depth):
+            low, high, unit = task.legend()
+            depths = np.linspace(max(low, 1e-6), high, 256, dtype=np.float32)
+            bars += [panels.Bar("depth", f"{low:g}", f"{high:g} {unit}", task.render(depths[None])[0]),
+                     panels.Bar("depth error", "0", f"{high / 10:g} {unit}", ramp)]
+        if isinstance(task, Restoration):
+            bars.append(panels.Bar("image error", "0", "64 of 255", ramp))
+        if isinstance(task, Semantic | Instance) and not legend:
+            legend = [("right", RIGHT), ("wrong class, or an instance lost, merged or split", WRONG), ("no instance, or no truth", (0, 0, 0))]
+    return bars, legend
