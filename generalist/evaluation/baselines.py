@@ -30,13 +30,13 @@ class Ceiling:
         self._size = target_size
 
     def __call__(self, task: Task, examples: Sequence[Example]) -> list:
-        targets = [self._encode(task, example["label"]) for example in examples]
-        painted = {name: np.stack([target[name] for target in targets]) for name in targets[0]}
-        return decode(task, painted, [native_size(example["label"]) for example in examples])
+        return decode(task, self.paint(task, examples), [native_size(example["label"]) for example in examples])
 
-    def _encode(self, task, label):
-        encoded = task.encode(label, self._size)
-        return {name: target.rgb for name, target in (encoded if task.components else {task.name: encoded}).items()}
+    def paint(self, task: Task, examples: Sequence[Example]) -> dict[str, np.ndarray]:
+        """{component: its colour maps, float32 (b, s, s, 3)}; a task that is no merge of others is its own component."""
+        encoded = [task.encode(example["label"], self._size) for example in examples]
+        parts = encoded if task.components else [{task.name: target} for target in encoded]
+        return {name: np.stack([part[name].rgb for part in parts]) for name in parts[0]}
 
 
 class Trivial:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from generalist import __version__
 from generalist.evaluation import panels, tables
+from generalist.evaluation.baselines import Ceiling
 from generalist.evaluation.scores import Example, Scores, decode, finite_or_none, native_size
 from generalist.files import write_atomically
 from generalist.input_pipeline import open_sources
@@ -87,9 +88,7 @@ class Run:
 
     def update(self, examples: Sequence[Example], size: int) -> None:
         """Adds a batch of examples."""
-        encoded = [self.task.encode(example["label"], size) for example in examples]
-        parts = encoded if self.task.components else [{self.task.name: target} for target in encoded]
-        truth = {name: np.stack([part[name].rgb for part in parts]) for name in parts[0]}
+        truth = Ceiling(size).paint(self.task, examples)
         self.example = self.example or examples[0]
         for way, function in self._ways.items():
             painted = {name: _check(function(rgb), rgb.shape) for name, rgb in truth.items()}
@@ -193,7 +192,7 @@ def draw(runs: Mapping[str, Run]) -> Image.Image:
         for _, prediction in run.first.values():
             pictures += [run.task.render(prediction), error(run.task, prediction, run.example["label"])]
         rows.append([panels.enlarge(picture, panels.OVERVIEW_SIDE) for picture in pictures])
-    return panels._compose(titles, rows, [run.caption() for run in shown], *_keys([run.task for run in shown]))
+    return panels.compose(titles, rows, [run.caption() for run in shown], *_keys([run.task for run in shown]))
 
 
 def error(task: Task, prediction, label) -> np.ndarray:

@@ -48,7 +48,7 @@ def task_panel(task: Task, samples: Sequence[Sample]) -> Image.Image:
     columns, bars = _columns(task)
     rows = [[enlarge(column.picture(sample), SIDE) for column in columns] for sample in samples]
     captions = [f"{sample.example['key']}   {tables.format_values(sample.values)}" for sample in samples]
-    return _compose([column.title for column in columns], rows, captions, bars, _legend(task, samples))
+    return compose([column.title for column in columns], rows, captions, bars, _legend(task, samples))
 
 
 def overview(runs: Mapping[str, tuple[Task, Sequence[Sample]]]) -> Image.Image:
@@ -67,7 +67,7 @@ def overview(runs: Mapping[str, tuple[Task, Sequence[Sample]]]) -> Image.Image:
         for row, sample in zip(rows, samples):
             row += [enlarge(sample.example["image"], OVERVIEW_SIDE)] if own_input else []
             row.append(enlarge(task.render(sample.prediction), OVERVIEW_SIDE))
-    return _compose(titles, rows)
+    return compose(titles, rows)
 
 
 def enlarge(picture: np.ndarray, side: int) -> np.ndarray:
@@ -130,8 +130,8 @@ def _legend(task: Task, samples: Sequence[Sample]) -> list[tuple[str, tuple[int,
     return [named[index] for index in sorted(classes - {-1})] + [("void", (0, 0, 0))]
 
 
-def _compose(titles: Sequence[str], rows: Sequence[Sequence[np.ndarray]], captions: Sequence[str] = (), bars: Sequence[Bar] = (),
-             legend: Sequence[tuple[str, tuple[int, int, int]]] = ()) -> Image.Image:
+def compose(titles: Sequence[str], rows: Sequence[Sequence[np.ndarray]], captions: Sequence[str] = (), bars: Sequence[Bar] = (),
+            legend: Sequence[tuple[str, tuple[int, int, int]]] = ()) -> Image.Image:
     """Lays out titled columns of pictures, a caption above each row, colour bars and legend below."""
     widths = [max((row[i].shape[1] for row in rows if i < len(row)), default=SIDE) for i in range(len(titles))]
     heights = [max(picture.shape[0] for picture in row) for row in rows]

@@ -45,8 +45,8 @@ def _download(name: str, subfolder: str) -> pathlib.Path:
         raise WeightsError(f"{name}: no such folder; to fetch it from the hub, pip install huggingface_hub") from error
     try:
         return pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=[
-            f"{part}{pattern}" for part in {"", f"{subfolder}/" if subfolder else ""}
-            for pattern in ("config.json", "preprocessor_config.json", "*.safetensors", "*.safetensors.index.json")]))
+            f"{part}{pattern}" for part in {"", f"{subfolder}/" if subfolder else "", "tokenizer/"}
+            for pattern in ("*.json", "merges.txt", "*.safetensors")]))
     except Exception as error:  # the hub's own errors, and those of the network below it
         raise WeightsError(f"{name}: no such folder, and the hub gave: {error}") from error
 

@@ -26,13 +26,12 @@ def main(argv: Sequence[str]) -> int:
     """Runs the command line and returns the exit code; what the user can mend is one message, without a traceback."""
     sys.stdout.reconfigure(line_buffering=True)
     logging.set_verbosity(logging.WARNING)
-    from generalist.input_pipeline.sources.base import DataError
     from generalist.training.checkpoint import CheckpointError
 
     try:
         values = parse(list(argv))
         run(values.config, values.workdir or f"runs/{_config_name(argv)}", values.mode)
-    except (UsageError, DataError, ValueError, FloatingPointError, CheckpointError) as error:
+    except (UsageError, ValueError, FloatingPointError, CheckpointError) as error:
         if os.environ.get("GENERALIST_TRACEBACK"):
             raise
         print(f"error: {error}\n(GENERALIST_TRACEBACK=1 shows where it happened)", file=sys.stderr)

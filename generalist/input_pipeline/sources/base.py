@@ -17,7 +17,7 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 
 
-class DataError(Exception):
+class DataError(ValueError):
     """A file is missing, damaged or out of its range: which one, what is wrong, what is allowed."""
 
     hint = "Set --config.data.on_error=skip to go on without such files: they are counted and reported."
