@@ -64,7 +64,7 @@ def paper() -> ConfigDict:
     # "unet=FOLDER,image_encoder=FOLDER,text_encoder=FOLDER"; with "autoencoder=FOLDER" the model diffuses latents.
     # The sizes of published parts, the prompts' ids and the image's normalisation below then follow from the folders.
     c.model.init_from = ""
-    c.model.start = ConfigDict({
+    c.model.adapt = ConfigDict({
         "conv": "cycle",  # conv_in and conv_out of another number of channels: "cycle", "mean", "fresh"; see pretrained/parts.py
         "new": (r"^unet\.(position|pooled_text|aligned|refine)\.",)})  # path regexes: what no checkpoint has
     c.model.dtype = "bfloat16"  # computation; parameters are float32

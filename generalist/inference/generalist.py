@@ -176,7 +176,7 @@ def _guide(without, with_image, guidance):
 
 def model_settings(config: Mapping) -> dict:
     """The arguments of `models.build` in a config."""
-    settings = {name: value for name, value in config["model"].items() if name not in ("init_from", "start", "prompt_ids")}
+    settings = {name: value for name, value in config["model"].items() if name not in ("init_from", "adapt", "prompt_ids")}
     settings["unet"] = dict(settings["unet"], window=settings["unet"]["window"] or None)
     return settings
 

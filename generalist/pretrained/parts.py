@@ -82,11 +82,11 @@ def fill(parts: Mapping[str, Part], initial: Mapping[str, np.ndarray], model: Ma
     Args:
       parts: from `read_parts`.
       initial: {path: array} of the model as `settle` sized it, from scratch.
-      model: that `model` group. `start.conv` says how conv_in and conv_out get other channels (see `adapt_channels`),
-        `start.new` lists regexes of parameters that no checkpoint has; they keep their initial values.
+      model: that `model` group. `adapt.conv` says how conv_in and conv_out get other channels (see `adapt_channels`),
+        `adapt.new` lists regexes of parameters that no checkpoint has; they keep their initial values.
 
     Raises:
-      WeightsError: lists every parameter of a part that the folder lacks and `start.new` does not allow, every tensor left over
+      WeightsError: lists every parameter of a part that the folder lacks and `adapt.new` does not allow, every tensor left over
         (but for the transformers of levels where this variant has none), and every other shape.
     """
     values, problems = dict(initial), []
@@ -102,14 +102,14 @@ def fill(parts: Mapping[str, Part], initial: Mapping[str, np.ndarray], model: Ma
         problems += [f"left over: {name}.{path}" for path in unused if not _in_bare_block(path, expected)]
         problems += [f"shape of {name}.{path}: {given[path].shape} in the folder, {shape} in the model"
                      for path, shape in expected.items() if path in given and given[path].shape != shape]
-        problems += [f"missing: {name}.{path} {expected[path]}" for path in new if not _matches(model["start"]["new"], f"{name}.{path}")]
+        problems += [f"missing: {name}.{path} {expected[path]}" for path in new if not _matches(model["adapt"]["new"], f"{name}.{path}")]
         values.update({f"{name}.{path}": given[path] for path in expected if path in given})
         groups = sorted({path.split(".")[0] for path in new})
         log(f"{name}: {len(expected) - len(new)} parameters from {part.report.source}" + "".join(f"; {note}" for note in notes)
             + (f"; new: {', '.join(groups)}" if groups else "") + (f"; {len(unused)} not in this variant" if unused else ""))
     if problems:
         shown = "\n  ".join(problems[:20]) + (f"\n  ... and {len(problems) - 20} more" if len(problems) > 20 else "")
-        raise WeightsError(f"model.init_from does not fit the model (model.start.new lists what may be new):\n  {shown}")
+        raise WeightsError(f"model.init_from does not fit the model (model.adapt.new lists what may be new):\n  {shown}")
     return values
 
 
@@ -132,9 +132,9 @@ def adapt_channels(kernel: np.ndarray, bias: np.ndarray | None, channels: int, s
 
 def _adapt_unet(given: dict, initial: Mapping, model: Mapping) -> list[str]:
     """conv_in and conv_out from latent to pixel channels; an image concatenated to x_t starts without influence."""
-    strategy = model["start"]["conv"]
+    strategy = model["adapt"]["conv"]
     if strategy not in STRATEGIES:
-        raise WeightsError(f"model.start.conv {strategy!r}: choose one of {', '.join(STRATEGIES)}")
+        raise WeightsError(f"model.adapt.conv {strategy!r}: choose one of {', '.join(STRATEGIES)}")
     old = given["conv_in.kernel"].shape[2], given["conv_out.kernel"].shape[3]
     *size, total, width = initial["unet.conv_in.kernel"].shape
     channels = initial["unet.conv_out.kernel"].shape[3]  # of x_t, in all positions of the stem's patch

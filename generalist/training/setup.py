@@ -88,7 +88,7 @@ def check(config: ConfigDict) -> None:
     if d.prediction == "eps" and d.start == "zeros":
         raise ValueError("diffusion.prediction 'eps' says nothing about the image at t = 1, where diffusion.start is 'zeros': "
                          "choose prediction 'x0' or 'v', or start 'noise'")
-    if d.prototype_weight and "autoencoder=" in config.model.init_from:
+    if d.prototype_weight and config.model.autoencoder:
         raise ValueError(f"diffusion.prototype_weight {d.prototype_weight} compares colours, of which latents have none: set it to 0")
 
 

@@ -133,7 +133,7 @@ def test_output_channels_are_taken_over_with_their_bias():
 
 
 def test_fresh_convolutions_are_those_of_a_run_from_scratch(tiny_config, pipeline):
-    tiny_config.model.start.conv = "fresh"
+    tiny_config.model.adapt.conv = "fresh"
     config, values, _ = prepared(tiny_config, str(pipeline[0]), attention_levels=(True, False))
     settings = model_settings(to_plain(config))
     scratch = parameters.split(models.build(settings, config.seed))[1]
@@ -153,7 +153,7 @@ def test_the_log_says_what_was_adapted_and_what_is_new(tiny_config, pipeline):
 def test_what_is_missing_or_left_over_is_listed(tiny_config, pipeline):
     parts = read_parts(f"unet={pipeline[0]}")
     tiny_config.model.unet.attention_levels = (True, False)
-    model = settle(to_plain(tiny_config)["model"] | {"start": {"conv": "cycle", "new": []}}, parts, {})
+    model = settle(to_plain(tiny_config)["model"] | {"adapt": {"conv": "cycle", "new": []}}, parts, {})
     settings = model_settings({"model": model})
     initial = parameters.split(models.build(settings, 0))[1]
     parts["unet"].values["extra.kernel"] = np.zeros(3)
@@ -326,6 +326,6 @@ def test_a_workdir_is_compared_by_the_sizes_of_the_parts(tiny_config, pipeline, 
 
 
 def test_latents_have_no_palette(tiny_config):
-    tiny_config.model.init_from = "autoencoder=/a"
+    tiny_config.model.autoencoder = {"latent_channels": 4}
     with pytest.raises(ValueError, match="diffusion.prototype_weight 0.2 compares colours, of which latents have none: set it to 0"):
         setup.check(tiny_config)
