@@ -25,6 +25,7 @@ class MissingDataset:
     name: str
     folder: str  # where it was looked for
     where: str  # where it comes from
+    licence: str
     layout: str
     absent: tuple[str, ...]  # what was not found below `folder`; empty: the folder itself
 
@@ -50,7 +51,7 @@ def _missing(data_dir, source: type[Source]) -> MissingDataset | None:
     if root is not None and not absent:
         return None
     folder = root or epath.Path(data_dir or "<data_dir>") / source.FOLDERS[0]
-    return MissingDataset(source.NAME, str(folder), source.WHERE, source.LAYOUT, absent)
+    return MissingDataset(source.NAME, str(folder), source.WHERE, source.LICENCE, source.LAYOUT, absent)
 
 
 def describe_missing(datasets: list[MissingDataset], data_dir) -> str:
@@ -68,4 +69,4 @@ def describe_missing(datasets: list[MissingDataset], data_dir) -> str:
 
 def _describe(dataset: MissingDataset) -> str:
     absent = f"lacks {', '.join(dataset.absent)}" if dataset.absent else "not found"
-    return f"{dataset.name}: {dataset.folder} {absent}\n  from {dataset.where}\n{dataset.layout}"
+    return f"{dataset.name}: {dataset.folder} {absent}\n  from {dataset.where}\n  licence: {dataset.licence}\n{dataset.layout}"

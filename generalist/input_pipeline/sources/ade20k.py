@@ -18,7 +18,8 @@ class ADE20K(Source):
     SPLITS = {"train": "training", "val": "validation"}
     EVAL_SPLIT = "val"
     FOLDERS = ("ade20k", "ADEChallengeData2016")
-    WHERE = "groups.csail.mit.edu and sceneparsing.csail.mit.edu (archive ADEChallengeData2016; research use)."
+    WHERE = "sceneparsing.csail.mit.edu, archive ADEChallengeData2016 of the scene parsing benchmark"
+    LICENCE = "images: non-commercial research and education; annotations: BSD 3-clause"
     LAYOUT = """\
   ade20k/images/training/ADE_train_<n>.jpg          ade20k may be called ADEChallengeData2016
   ade20k/images/validation/ADE_val_<n>.jpg

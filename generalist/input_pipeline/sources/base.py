@@ -6,7 +6,7 @@ Paths go through `etils.epath`, so that `data_dir` may be a local folder or gs:/
 import difflib
 import os
 import sys
-from typing import Iterable
+from collections.abc import Callable, Iterable
 
 import cv2
 from etils import epath
@@ -63,7 +63,10 @@ def decode(path: str, flags: int) -> np.ndarray:
     data = read_bytes(path)
     # Some decoders fill the lost part of a cut JPEG with grey and say nothing: look for its end marker.
     cut = data.startswith(JPEG_START) and data.find(JPEG_END, data.rfind(JPEG_SCAN)) < 0
-    pixels = None if cut else cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    try:
+        pixels = None if cut else cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:  # a header that asks for more pixels than OpenCV allows
+        pixels = None
     if pixels is None:
         raise DataError(path, f"cannot be decoded ({len(data)} bytes, cut short or damaged)",
                         "It must be a PNG or JPEG image.")
@@ -105,6 +108,11 @@ def find_root(data_dir, folders: tuple[str, ...]) -> epath.Path | None:
     return next((path for path in candidates if path.exists()), None)
 
 
+def to_stderr(message: str) -> None:
+    """Where a source says what it counted and left out, unless it is told otherwise."""
+    print(message, file=sys.stderr)
+
+
 class Source:
     """Random access to one split of one data set: picklable, deterministic, read on demand.
 
@@ -116,7 +124,12 @@ class Source:
       split: one of SPLITS; "val" and "test" both open the one evaluation set that each data set publishes.
       task: one of TASKS (default: the first).
       on_error: "raise" the DataError of a damaged example, or "skip" it: the next readable example
-        takes its place, always the same one, `skipped` counts its file and stderr names it once.
+        takes its place, always the same one, `skipped` counts its file and `log` names it once.
+      log: takes each line about unusual counts and files left out.
+
+    Attributes:
+      counts: {split, or part of it: number of examples found}.
+      damaged: {file left out: what is wrong with it}.
     """
 
     NAME: str  # the key in SOURCES
@@ -124,17 +137,21 @@ class Source:
     SPLITS: dict[str, str]  # split -> its folder or name on disk
     EVAL_SPLIT: str
     FOLDERS: tuple[str, ...]  # accepted names below data_dir; the first is the one we recommend
-    WHERE: str  # where it comes from, under which terms
+    WHERE: str  # where it comes from
+    LICENCE: str  # under which terms
     LAYOUT: str  # what must lie below data_dir
     NEEDED: tuple[tuple[str, ...], ...]  # below the folder, one of each tuple must exist
     USUAL: dict[str, int]  # split -> usual number of examples: printed when another, never required
 
-    def __init__(self, data_dir, split: str = "train", task: str | None = None, on_error: str = "raise"):
+    def __init__(self, data_dir, split: str = "train", task: str | None = None, on_error: str = "raise",
+                 log: Callable[[str], object] = to_stderr):
         self.task = choose(f"task of {self.NAME}", task or self.TASKS[0], self.TASKS)
         split = choose(f"split of {self.NAME}", split, dict.fromkeys([*self.SPLITS, *EVALUATION]))
         self.split = self.EVAL_SPLIT if split in EVALUATION else split
         self.on_error = choose("on_error", on_error, ("raise", "skip"))
-        self._skipped: set[str] = set()
+        self.log = log
+        self.counts: dict[str, int] = {}
+        self.damaged: dict[str, str] = {}
         root = find_root(data_dir, self.FOLDERS)
         if root is None:
             problem = f"holds no folder {' or '.join(self.FOLDERS)}"
@@ -175,11 +192,12 @@ class Source:
     @property
     def skipped(self) -> int:
         """Number of damaged files that this process has met and left out."""
-        return len(self._skipped)
+        return len(self.damaged)
 
     @classmethod
     def expected_layout(cls) -> str:
-        return f"{cls.NAME} comes from {cls.WHERE} Layout expected below data_dir:\n{cls.LAYOUT}"
+        """Where the data set comes from, its terms and its layout, for errors."""
+        return f"{cls.NAME} comes from {cls.WHERE} ({cls.LICENCE}). Layout expected below data_dir:\n{cls.LAYOUT}"
 
     def files(self, folder: str, pattern: str = "*", strip: str = "") -> dict[str, str]:
         """Image files of `folder` (below the root): {relative path without suffix and `strip`: full path}."""
@@ -210,13 +228,14 @@ class Source:
         path, problem, _ = error.args
         if self.on_error == "raise" or isinstance(error, LayoutError):
             raise error
-        if path not in self._skipped:
-            self._skipped.add(path)
-            print(f"{self.NAME}: skipped {path}: {problem}", file=sys.stderr)
+        if path not in self.damaged:
+            self.damaged[path] = problem
+            self.log(f"{self.NAME}: skipped {path}: {problem}")
 
     def _report_count(self, split: str, count: int) -> None:
         if not count:
             raise LayoutError(self.root, f"no complete example of {split}", self.expected_layout())
+        self.counts[split] = count
         usual = self.USUAL.get(split, count)
         if count != usual:
-            print(f"{self.NAME}/{split}: {count} examples in {self.root} (usually {usual})", file=sys.stderr)
+            self.log(f"{self.NAME}/{split}: {count} examples in {self.root} (usually {usual})")

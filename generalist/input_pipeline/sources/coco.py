@@ -118,7 +118,8 @@ class COCO(Source):
     SPLITS = {"train": "train2017", "val": "val2017"}
     EVAL_SPLIT = "val"
     FOLDERS = ("coco",)
-    WHERE = "cocodataset.org (2017 images; panoptic annotations CC BY 4.0; each image has its own Flickr licence)."
+    WHERE = "cocodataset.org, 2017 train and val images, and the panoptic train/val annotations of 2017"
+    LICENCE = "annotations: CC BY 4.0; each image has its own Flickr licence, named in the JSON"
     LAYOUT = """\
   coco/{train2017,val2017}/<n>.jpg
   coco/annotations/panoptic_{train2017,val2017}.json

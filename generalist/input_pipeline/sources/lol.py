@@ -11,7 +11,8 @@ class LOL(Source):
     SPLITS = {"train": "our485", "test": "eval15"}
     EVAL_SPLIT = "test"
     FOLDERS = ("light_enhance", "LOLdataset", "lol")
-    WHERE = "daooshee.github.io (LOL dataset of Deep Retinex Decomposition, BMVC 2018; research use)."
+    WHERE = "daooshee.github.io, LOL dataset of Deep Retinex Decomposition (BMVC 2018)"
+    LICENCE = "none stated; research use"
     LAYOUT = """\
   light_enhance/our485/{low,high}/<n>.png           light_enhance may be called LOLdataset
   light_enhance/eval15/{low,high}/<n>.png"""
