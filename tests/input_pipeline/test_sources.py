@@ -1,12 +1,18 @@
 """The readers of the official data sets, on tiny files in exactly their formats."""
 
+import concurrent.futures
 import json
+import multiprocessing
+import os
+import pathlib
 import pickle
+import subprocess
 import sys
 
 import cv2
 import fsspec
 from fsspec.implementations.memory import MemoryFileSystem
+import h5py
 import numpy as np
 from PIL import Image
 import pytest
@@ -14,7 +20,7 @@ import scipy.io
 
 from generalist.input_pipeline import sources
 from generalist.input_pipeline.sources import DataError, LayoutError, open_source
-from generalist.input_pipeline.sources import sidd
+from generalist.input_pipeline.sources import matlab, nyu, sidd
 
 RNG = np.random.default_rng(0)
 BLUE_SKY = (30, 90, 200)
@@ -75,6 +81,132 @@ def test_nyu_reads_millimetres_as_metres_and_keeps_holes_at_zero(tmp_path):
 def test_nyu_train_is_the_sync_folder(tmp_path):
     save_nyu(tmp_path, "kitchen_0028b", "00045", DEPTH, folder="sync")
     assert open_source("nyu", "depth", "train", str(tmp_path))[0]["key"] == "kitchen_0028b/00045"
+
+
+def test_nyu_trains_on_the_pairs_of_the_list_where_it_lies_beside(tmp_path, capsys):
+    for scene, number in (("b_1", "00003"), ("a_2", "00001"), ("a_2", "00002")):
+        save_nyu(tmp_path, scene, number, DEPTH, folder="sync")
+    assert len(open_source("nyu", "depth", "train", tmp_path)) == 3
+    assert "nyu/train: 3 examples, every pair, there is no nyudepthv2_train_files_with_gt.txt" in capsys.readouterr().err
+    lines = [f"/{scene}/rgb_{n}.jpg /{scene}/sync_depth_{n}.png 518.8579\n" for scene, n in (("b_1", "00003"), ("a_2", "00002"))]
+    path = tmp_path / "nyu_depth_v2/nyudepthv2_train_files_with_gt.txt"
+    path.write_text("".join(lines))
+    assert [e["key"] for e in open_source("nyu", "depth", "train", tmp_path)] == ["a_2/00002", "b_1/00003"]
+    assert "nyu/train: 2 examples, the pairs of nyudepthv2_train_files_with_gt.txt" in capsys.readouterr().err
+    path.write_text(lines[0] + "/c/rgb_1.jpg /c/sync_depth_1.png 518.8579\n")
+    with pytest.raises(DataError, match=r"sync/c/1: not a whole pair, although .*train_files_with_gt\.txt names it"):
+        open_source("nyu", "depth", "train", tmp_path)
+    assert len(open_source("nyu", "depth", "train", tmp_path, on_error="skip")) == 1
+    path.write_text(lines[0] + "/c/rgb_1.jpg /c/sync_depth_2.png 518.8579\n")
+    with pytest.raises(LayoutError, match="line 2 is '/c/rgb_1.jpg"):
+        open_source("nyu", "depth", "train", tmp_path)
+
+
+def save_labeled(root, scenes, train, test, size=(480, 640)):
+    """nyu_depth_v2_labeled.mat and splits.mat, of the official structure; returns (images (n, h, w, 3), depths (n, h, w))."""
+    folder = root / "nyu_depth_v2"
+    folder.mkdir(parents=True)
+    images, depths = RNG.integers(1, 256, (len(scenes), *size, 3)).astype(np.uint8), RNG.random((len(scenes), *size), np.float32) * 10
+    with h5py.File(folder / "nyu_depth_v2_labeled.mat", "w") as file:
+        file["images"] = images.transpose(0, 3, 2, 1)  # MATLAB's (h, w, 3, n)
+        file["rawDepths"] = depths.transpose(0, 2, 1)
+        file["depths"] = np.full((len(scenes), *size[::-1]), 99, np.float32)  # in-painted: never to be read
+        names = [file.create_dataset(f"#refs#/{i}", data=np.array([[ord(c)] for c in name], np.uint16)) for i, name in enumerate(scenes)]
+        file.create_dataset("sceneTypes", data=np.array([[name.ref for name in names]], h5py.ref_dtype))
+    scipy.io.savemat(folder / "splits.mat", {"trainNdxs": np.array([train], float).T, "testNdxs": np.array([test], float).T})
+    return images, depths
+
+
+def test_nyu_reads_the_official_mat_as_its_extracted_files(tmp_path):
+    images, depths = save_labeled(tmp_path, ["office", "bedroom", "office", "bath"], train=[2], test=[1, 3, 4])
+    depths[0, 100, 200:203] = 0, 1.2345, 9.9999
+    with h5py.File(tmp_path / "nyu_depth_v2/nyu_depth_v2_labeled.mat", "r+") as file:
+        file["rawDepths"][0, 200:203, 100] = depths[0, 100, 200:203]
+    source = pickle.loads(pickle.dumps(open_source("nyu", "depth", "test", tmp_path)))
+    assert [example["key"] for example in source] == ["bath/00003", "office/00000", "office/00002"]
+    image, label = source[1]["image"], source[1]["label"]
+    assert (image.shape, image.dtype, label.shape, label.dtype) == ((480, 640, 3), np.uint8, (480, 640), np.float32)
+    np.testing.assert_allclose(label[100, 200:203], [0, 1.234, 9.999], atol=1e-6)  # whole millimetres, cut
+    np.testing.assert_allclose(label, depths[0], atol=0.00101)
+    inside = np.zeros((480, 640), bool)
+    inside[7:474, 7:632] = True
+    np.testing.assert_array_equal(image[inside], images[0][inside])
+    assert not image[~inside].any()
+    assert [e["key"] for e in open_source("nyu", "depth", "labeled", tmp_path)] == ["bedroom/00001"]
+
+
+def test_nyu_prefers_extracted_files_to_the_mat(tmp_path):
+    save_labeled(tmp_path, ["office"], [1], [1], size=(8, 9))
+    save_nyu(tmp_path, "bath", "00007", DEPTH)
+    assert [e["key"] for e in open_source("nyu", "depth", "test", tmp_path)] == ["bath/00007"]
+
+
+def _labels_of(source, indices):
+    return [source[i]["label"].sum() for i in indices]
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn", "threads"])
+def test_nyu_mat_reads_from_threads_and_from_other_processes(tmp_path, start):
+    _, depths = save_labeled(tmp_path, ["a"] * 6, [1], list(range(1, 7)), size=(480, 640))
+    source = open_source("nyu", "depth", "test", tmp_path)
+    expected = _labels_of(source, range(6))  # the file is open here before the others start
+    if start == "threads":
+        with concurrent.futures.ThreadPoolExecutor(6) as pool:
+            assert list(pool.map(lambda i: source[i]["label"].sum(), list(range(6)) * 3)) == expected * 3
+    elif start == "fork":
+        with concurrent.futures.ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as pool:
+            assert sum(pool.map(_labels_of, [source] * 3, [[0, 1], [2, 3], [4, 5]]), []) == expected
+    else:  # grain's workers are spawned: a fresh process has the pickled source alone
+        code = "import pickle, sys; s = pickle.load(sys.stdin.buffer); print([float(s[i]['label'].sum()) for i in range(6)])"
+        done = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(source), capture_output=True, check=True)
+        assert json.loads(done.stdout) == pytest.approx([float(x) for x in expected], rel=0)
+    np.testing.assert_allclose(expected, depths.sum((1, 2)), rtol=1e-3)
+
+
+def test_nyu_names_what_is_wrong_with_the_mat(tmp_path, monkeypatch):
+    save_labeled(tmp_path, ["a", "b"], [1], [2], size=(480, 640))
+    mat, splits = (tmp_path / "nyu_depth_v2" / name for name in ("nyu_depth_v2_labeled.mat", "splits.mat"))
+
+    def refused(message, error=LayoutError):
+        with pytest.raises(error, match=message):
+            open_source("nyu", "depth", "test", tmp_path)
+
+    scipy.io.savemat(splits, {"testNdxs": np.array([[1], [3]])})
+    refused(r"splits\.mat: testNdxs names image 3\. .*has the images 1\.\.2")
+    splits.write_bytes(b"MATLAB 5.0")
+    refused(r"splits\.mat: cannot be read .*version 5 \.mat file with testNdxs")
+    splits.unlink()
+    refused(r"splits\.mat: no such file(.|\n)*cs\.nyu\.edu")
+    content = mat.read_bytes()
+    mat.unlink()  # a new file: the old one is still open
+    mat.write_bytes(content[:len(content) // 2])
+    monkeypatch.setattr(matlab.os, "getpid", lambda: -1)  # as a fresh process, which has not opened it
+    refused(r"nyu_depth_v2_labeled\.mat: cannot be read \(.*truncated file.*get it again")
+    mat.unlink()
+    with h5py.File(mat, "w") as file:
+        file["images"] = np.zeros((1, 3, 4, 5), np.uint8)
+    refused(r"lacks rawDepths, sceneTypes")
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    monkeypatch.setattr(matlab.os, "getpid", lambda: -2)
+    refused("pip install h5py", ImportError)
+
+
+def real_samples():
+    folder = os.environ.get("GENERALIST_REAL_SAMPLES")
+    if not folder:
+        pytest.skip("GENERALIST_REAL_SAMPLES is not set: the folder of real samples")
+    return pathlib.Path(folder)
+
+
+def test_official_splits_of_nyu_name_the_files_of_the_published_lists():
+    folder = real_samples() / "meta/nyu"
+    rows = nyu.read_indices(str(folder / "splits.mat"), "testNdxs", 1449)
+    assert len(rows) == nyu.NYUV2.USUAL["test"] == 654
+    numbers = [int(key.rpartition("/")[2]) for key in nyu.listed_keys(folder / "nyudepthv2_test_files_with_gt.txt")]
+    assert sorted(numbers) == sorted(rows)  # the files are numbered from 0
+    assert len(nyu.read_indices(str(folder / "splits.mat"), "trainNdxs", 1449)) == nyu.NYUV2.USUAL["labeled"] == 795
+    keys = nyu.listed_keys(folder / "nyudepthv2_train_files_with_gt.txt")
+    assert len(set(keys)) == len(keys) == nyu.NYUV2.USUAL["train"] and keys[0] == "kitchen_0028b/00045"
 
 
 def test_nyu_refuses_8_bit_depth(tmp_path):

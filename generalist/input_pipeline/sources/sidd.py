@@ -2,25 +2,18 @@
 
 import functools
 import threading
+from collections.abc import Callable
 
 from etils import epath
 import numpy as np
 
-from generalist.input_pipeline.sources.base import LayoutError, Source
+from generalist.input_pipeline.sources.base import LayoutError, Source, to_stderr
+from generalist.input_pipeline.sources.matlab import scipy_io
 
 PRE_CUT, FRAMES = "train/input", "SIDD_Medium_Srgb/Data"
 NOISY_BLOCKS, CLEAN_BLOCKS = "ValidationNoisyBlocksSrgb", "ValidationGtBlocksSrgb"
 CROP_SIDE = (256, 512)  # smallest and largest side of a training crop, pixels
 _loading = threading.Lock()
-
-
-def scipy_io():
-    """The module scipy.io; ImportError with the command that installs it."""
-    try:
-        import scipy.io  # only the validation blocks need it
-    except ImportError as error:
-        raise ImportError("the validation blocks of SIDD are .mat files: pip install scipy") from error
-    return scipy.io
 
 
 def block_shape(path: str, variable: str) -> tuple[int, ...]:
@@ -68,7 +61,8 @@ class SIDD(Source):
     SPLITS = {"train": "train", "val": "val"}
     EVAL_SPLIT = "val"
     FOLDERS = ("sidd", "denoise", "SIDD")
-    WHERE = "www.eecs.yorku.ca (Smartphone Image Denoising Dataset: SIDD-Medium sRGB, and the sRGB validation blocks)."
+    WHERE = "www.eecs.yorku.ca, Smartphone Image Denoising Dataset: SIDD-Medium sRGB, and the sRGB validation blocks"
+    LICENCE = "as stated on its page; research use"
     LAYOUT = """\
   sidd/train/{input,groundtruth}/<name>.png                     pre-cut patches (sidd may be called denoise), or
   sidd/SIDD_Medium_Srgb/Data/<scene>/<n>_NOISY_SRGB_<m>.PNG     the full frames,
@@ -78,11 +72,11 @@ class SIDD(Source):
     NEEDED = ((PRE_CUT, FRAMES), *((f"{name}.mat", f"val/{name}.mat") for name in (NOISY_BLOCKS, CLEAN_BLOCKS)))
     USUAL = {"train": 96_000, "val": 1_280}  # 320 pairs of frames with 300 patches each
 
-    def __init__(self, data_dir, split: str = "train", task: str | None = None, on_error: str = "raise", *,
-                 crops_per_frame: int = 300):
+    def __init__(self, data_dir, split: str = "train", task: str | None = None, on_error: str = "raise",
+                 log: Callable[[str], object] = to_stderr, *, crops_per_frame: int = 300):
         self._crops_per_frame = crops_per_frame
         self._crops: int | None = None  # examples cut from one item; None: items are read whole
-        super().__init__(data_dir, split, task, on_error)
+        super().__init__(data_dir, split, task, on_error, log)
 
     def index(self) -> list[tuple]:
         if self.split == "val":
