@@ -10,6 +10,8 @@ Ratios are fractions in [0, 1], depth errors metres, PSNR decibels. Figures of t
 """
 
 from generalist.metrics.base import Metric
+from generalist.metrics.boundary import BOUNDARY_PROTOCOLS, BoundaryF
+from generalist.metrics.calibration import CALIBRATION_PROTOCOLS, CalibrationError
 from generalist.metrics.depth import DEPTH_PROTOCOLS, DepthMetric
 from generalist.metrics.image_quality import IMAGE_QUALITY_PROTOCOLS, ImageQuality
 from generalist.metrics.panoptic import PANOPTIC_PROTOCOLS, PanopticQuality
@@ -20,6 +22,8 @@ PROTOCOLS: dict[str, str] = {
     **{name: protocol.description for name, protocol in (DEPTH_PROTOCOLS | IMAGE_QUALITY_PROTOCOLS).items()},
     **SEGMENTATION_PROTOCOLS,
     **PANOPTIC_PROTOCOLS,
+    **BOUNDARY_PROTOCOLS,
+    **CALIBRATION_PROTOCOLS,
 }
 
-__all__ = ["PROTOCOLS", "DepthMetric", "ImageQuality", "Metric", "PanopticQuality", "SegmentationMetric"]
+__all__ = ["PROTOCOLS", "BoundaryF", "CalibrationError", "DepthMetric", "ImageQuality", "Metric", "PanopticQuality", "SegmentationMetric"]

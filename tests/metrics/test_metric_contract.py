@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from generalist.metrics import PROTOCOLS, DepthMetric, ImageQuality, Metric, PanopticQuality, SegmentationMetric
+from generalist.metrics import (
+    PROTOCOLS, BoundaryF, CalibrationError, DepthMetric, ImageQuality, Metric, PanopticQuality, SegmentationMetric)
 
 CATEGORIES = [{"id": 1, "name": "ball", "isthing": 1}, {"id": 2, "name": "sky", "isthing": 0}]
 
@@ -20,6 +21,11 @@ def depth_image(rng):
 
 def segmentation_image(rng):
     return rng.integers(-1, 3, (6, 7)), rng.integers(-1, 3, (6, 7))
+
+
+def confident_image(rng):
+    classes, label = rng.integers(0, 3, (2, 6, 7))
+    return (classes, rng.random((6, 7), np.float32)), label
 
 
 def panoptic_image(rng):
@@ -38,6 +44,8 @@ def photo(rng):
 METRICS = {
     "depth": (DepthMetric, depth_image),
     "segmentation": (lambda: SegmentationMetric(3), segmentation_image),
+    "boundary": (BoundaryF, segmentation_image),
+    "calibration": (CalibrationError, confident_image),
     "panoptic": (lambda: PanopticQuality(CATEGORIES), panoptic_image),
     **{
         name: (lambda name=name: ImageQuality(name), photo)
@@ -122,7 +130,7 @@ def test_unknown_protocol_lists_the_valid_ones_and_the_closest(metric, misspelt,
 
 
 def test_every_protocol_is_one_line():
-    assert len(PROTOCOLS) == 10
+    assert len(PROTOCOLS) == 12
     assert all(line and "\n" not in line for line in PROTOCOLS.values())
 
 
