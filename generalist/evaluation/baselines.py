@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from generalist import __version__
-from generalist.evaluation.scores import Example, component_tasks, decode, native_size
+from generalist.evaluation.scores import FIGURES, Example, component_tasks, decode, native_size
 from generalist.files import write_atomically
 from generalist.tasks import Instance, Panoptic, Restoration, RestorationPrediction, Semantic, Task
 from generalist.tasks.base import resize_nearest, to_size
@@ -133,11 +133,11 @@ class Cache:
 
 
 def cache_key(task: Task, target_size: int, source, count: int, train_sources: Sequence | None) -> str:
-    """SHA-256 over the release, the codec with all its settings, the resolution, and the examples of every source.
+    """SHA-256 over the release, what is counted, the codec with all its settings, the resolution, and the examples of every source.
 
     Of a source it takes class, length, first and last example, not all of its content.
     """
-    sha = hashlib.sha256(f"{__version__} {task!r} {target_size} {count} {TRAIN_EXAMPLES}".encode())
+    sha = hashlib.sha256(f"{__version__} {task!r} {target_size} {count} {TRAIN_EXAMPLES} {FIGURES}".encode())
     for part, length in [(source, count), *((train, len(train)) for train in train_sources or ())]:
         sha.update(f"{type(part).__name__} {length}".encode())
         for example in (part[0], part[length - 1]):

@@ -16,14 +16,14 @@ from PIL import Image
 from generalist import __version__
 from generalist.evaluation import panels, tables
 from generalist.evaluation.baselines import Ceiling
-from generalist.evaluation.scores import Example, Scores, decode, finite_or_none, native_size
+from generalist.evaluation.scores import Example, Scores, decode, decoders, finite_or_none, native_size
 from generalist.files import write_atomically
 from generalist.input_pipeline import open_sources
 from generalist.input_pipeline.sources import DATASET_OF, describe_missing, missing
 from generalist.tasks import Depth, Instance, Restoration, Semantic, Task, get_tasks
 from generalist.tasks.base import to_levels
 
-FIGURES = ("rmse", "delta1", "miou", "pq", "psnr", "ssim")  # of tables.QUANTITIES; ceiling.json has every figure
+FIGURES = ("rmse", "delta1", "miou", "miou_painter", "miou_distance", "pq", "psnr", "ssim")  # of tables.QUANTITIES; ceiling.json has every figure
 BATCH = 8  # maps a call of the autoencoder
 RIGHT, WRONG = (226, 228, 232), (208, 32, 48)  # pixels of an error map of classes or instances
 _LOG_EVERY = 5.0  # seconds
@@ -82,7 +82,7 @@ class Run:
 
     def __init__(self, task: Task, ways: Mapping[str, Autoencoder]):
         self.task, self._ways, self.first, self.example = task, ways, {}, None
-        self.scores = {way: Scores(task) for way in ways}
+        self.scores, self._decoders = {way: Scores(task) for way in ways}, decoders(task)
         self._colours = {way: [] for way in ways}
         self._change = {way: [] for way in ways}
 
@@ -92,11 +92,12 @@ class Run:
         self.example = self.example or examples[0]
         for way, function in self._ways.items():
             painted = {name: _check(function(rgb), rgb.shape) for name, rgb in truth.items()}
-            predictions = decode(self.task, painted, [native_size(example["label"]) for example in examples])
+            sizes = [native_size(example["label"]) for example in examples]
+            predictions = {suffix: decode(codec, painted, sizes) for suffix, codec in self._decoders.items()}
             self.scores[way].update(examples, predictions)
             if not self.task.components:
                 self._compare(way, painted[self.task.name], truth[self.task.name])
-                self.first.setdefault(way, (to_8_bits(painted[self.task.name][0]), predictions[0]))
+                self.first.setdefault(way, (to_8_bits(painted[self.task.name][0]), predictions[""][0]))
 
     def _compare(self, way: str, painted: np.ndarray, truth: np.ndarray) -> None:
         for ours, theirs in zip(painted, truth):

@@ -11,20 +11,25 @@ import numpy as np
 from generalist.evaluation import panels as panels_lib
 from generalist.evaluation import record, tables
 from generalist.evaluation.baselines import Cache, Ceiling, Trivial, cache_key
-from generalist.evaluation.scores import Example, Predictor, Scores, component_tasks, decode, finite_or_none, native_size
-from generalist.tasks import Task
+from generalist.evaluation.partial import Partial
+from generalist.evaluation.predictors import Model, PredictRGB, Tiles
+from generalist.evaluation.scores import Example, Predictor, Scores, decoders, finite_or_none
+from generalist.evaluation.submission import Submission
+from generalist.tasks import Restoration, Task
 
-BASELINES = "baselines.json"
+BASELINES, PARTIAL, SUBMISSION = "baselines.json", "partial.pkl", "submission"
 _LOG_EVERY = 5.0  # seconds
-
-PredictRGB = Callable[[np.ndarray | list[np.ndarray], str], np.ndarray]
 
 
 def evaluate(
         predict_rgb: PredictRGB, tasks: Mapping[str, Task], sources: Mapping, *, target_size: int,
         train_sources: Mapping | None = None, limit: int = 0, batch_size: int = 64, panels: int = 4, out_dir: str | pathlib.Path,
-        steps: int | None = None, facts: Mapping | None = None, log: Callable[[str], None] = print) -> dict[str, float | None]:
+        steps: int | None = None, native: bool = False, submission: bool = False, facts: Mapping | None = None,
+        log: Callable[[str], None] = print) -> dict[str, float | None]:
     """Measures a model by the official metric of each task, at the labels' own resolution.
+
+    An evaluation that is interrupted goes on by the same call, from the last state in `out_dir` (at most half a minute
+    is lost), and ends in the same figures.
 
     Args:
       predict_rgb: (images uint8 (b, h, w, 3), task name) -> float32 (b, target_size, target_size, 3) in about [-1, 1];
@@ -37,106 +42,97 @@ def evaluate(
       limit: examples a task; 0 takes all.
       batch_size: images a call of `predict_rgb`.
       panels: examples shown in the pictures.
-      out_dir: folder for metrics.json, card.json, per_image.csv and panels/. Trivial and ceiling figures, which no
+      out_dir: folder for metrics.json, card.json, card.md, per_image.csv and panels/. Trivial and ceiling figures, which no
         model changes, are kept in baselines.json beside it.
       steps: denoising steps, for the card.
+      native: measure restoration also in tiles at native resolution, under `<task>/psnr_tiles` and so on.
+      submission: write the predictions as files into out_dir/submission, see `Submission`.
       facts: anything else for the card, such as {"seed": 0, "weights": "runs/a"}.
       log: takes progress lines and the final table.
 
     Returns:
       The content of metrics.json: `<task>/<metric>`, `<task>/iou/<class>`, `<task>/pq/<class>`, the same under
-      `trivial/` and `ceiling/`, `<task>/examples` and `<task>/seconds_per_image`. None is an undefined value (a class that does
-      not occur) or, for PSNR, an exact image, whose PSNR is infinite.
+      `trivial/` and `ceiling/`, `<task>/examples` and `<task>/seconds_per_image`; metrics with a suffix of `scores.WAYS` are of
+      another way to predict. None is an undefined value (a class that does not occur) or, for PSNR, an exact image, whose PSNR
+      is infinite.
 
     Raises:
       ValueError: a task has no source, a source is empty, or an example or what `predict_rgb` returns has a wrong form.
     """
     out_dir = pathlib.Path(out_dir)
     counts = _check(tasks, sources, train_sources or {}, limit)
-    model, trivial = Model(predict_rgb, target_size), Trivial(train_sources, target_size)
-    cache = Cache(out_dir.parent / BASELINES)
+    model, trivial, cache = Model(predict_rgb, target_size), Trivial(train_sources, target_size), Cache(out_dir.parent / BASELINES)
     keys = {name: cache_key(task, target_size, sources[name], counts[name], trivial.sources(task))
             for name, task in tasks.items()}
     runs = {}
     for name, task in tasks.items():
-        predictors = {"prediction": model, "ceiling": Ceiling(target_size)}
-        if trivial.sources(task) is not None:
-            predictors["trivial"] = trivial
-        runs[name] = _Run(task, {kind: p for kind, p in predictors.items() if kind not in cache.get(keys[name])}, panels)
+        predictors = {"ceiling": Ceiling(target_size)} | ({"trivial": trivial} if trivial.sources(task) is not None else {})
+        ways = {kind: _ways(task, predictor) for kind, predictor in predictors.items() if kind not in cache.get(keys[name])}
+        tiles = {"_tiles": (task, Tiles(predict_rgb, target_size))} if native and isinstance(task, Restoration) else {}
+        runs[name] = _Run(task, {"prediction": _ways(task, model) | tiles, **ways}, panels, out_dir / SUBMISSION if submission else None)
 
-    _walk(runs, sources, counts, batch_size, log)
+    settings = {"target_size": target_size, "steps": steps, "batch_size": batch_size, **(facts or {})}
+    partial = Partial(out_dir / PARTIAL, [settings, keys, counts, panels, native, submission, {n: [*r.ways] for n, r in runs.items()}], log)
+    _walk(runs, sources, counts, batch_size, model.seconds, partial, log)
     computed = {keys[name]: run.baselines() for name, run in runs.items()}
     cache.put({key: baselines for key, baselines in computed.items() if baselines})
-    metrics = _flatten({name: run.prediction() for name, run in runs.items()})
+    metrics = _flatten({name: run.finish() for name, run in runs.items()})
     metrics |= {f"{name}/examples": counts[name] for name in tasks}
-    metrics |= {f"{name}/seconds_per_image": float(np.median(model.seconds[name])) for name in tasks}
+    metrics |= {f"{name}/seconds_per_image": float(np.median(model.seconds[task])) for name, task in tasks.items()}
     for kind in ("trivial", "ceiling"):
         metrics |= _flatten({f"{kind}/{name}": cache.get(keys[name]).get(kind, {}) for name in tasks})
 
-    settings = {"target_size": target_size, "steps": steps, "batch_size": batch_size, **(facts or {})}
-    record.write(out_dir, metrics, record.card(tasks, sources, counts, settings),
-                 {name: (run.task, run.scores["prediction"].rows, run.samples) for name, run in runs.items()})
+    rows = {name: run.scores["prediction"].rows for name, run in runs.items()}
+    record.write(out_dir, metrics, record.card(tasks, sources, rows, settings),
+                 {name: (run.task, rows[name], run.samples) for name, run in runs.items()})
+    partial.remove()
     log(tables.format_table(metrics))
     return metrics
 
 
-class Model:
-    """The model as a predictor. It paints a batch once, also where several tasks need it.
-
-    Attributes:
-      seconds: {task: seconds an image for painting and decoding, of each batch}.
-    """
-
-    def __init__(self, predict_rgb: PredictRGB, target_size: int):
-        self._predict_rgb, self._target_size = predict_rgb, target_size
-        self._last: dict[str, tuple[list, np.ndarray, float]] = {}  # component -> images, what was painted, seconds
-        self.seconds: dict[str, list[float]] = {}
-
-    def __call__(self, task: Task, examples: Sequence[Example]) -> list:
-        images = [example["image"] for example in examples]
-        for part in component_tasks(task):
-            self._paint(images, part.name)
-        painted = {part.name: self._last[part.name] for part in component_tasks(task)}
-        began = time.perf_counter()
-        predictions = decode(task, {name: rgb for name, (_, rgb, _) in painted.items()},
-                             [native_size(example["label"]) for example in examples])
-        spent = time.perf_counter() - began + sum(seconds for _, _, seconds in painted.values())
-        self.seconds.setdefault(task.name, []).append(spent / len(examples))
-        return predictions
-
-    def _paint(self, images: list[np.ndarray], name: str) -> None:
-        if name in self._last and _same(self._last[name][0], images):
-            return
-        one_size = len({image.shape for image in images}) == 1
-        began = time.perf_counter()
-        rgb = np.asarray(self._predict_rgb(np.stack(images) if one_size else images, name))
-        expected = (len(images), self._target_size, self._target_size, 3)
-        if rgb.shape != expected or rgb.dtype.kind != "f":
-            raise ValueError(f"Task '{name}': predict_rgb returned {rgb.dtype} of shape {rgb.shape}, expected float32 of "
-                             f"shape {expected}: pass the model's own target_size.")
-        if not np.isfinite(rgb).all():
-            raise ValueError(f"Task '{name}': predict_rgb returned nan or inf: the weights are broken, take an older checkpoint.")
-        self._last[name] = images, rgb, time.perf_counter() - began
+def _ways(task: Task, predictor: Predictor) -> dict[str, tuple[Task, Predictor]]:
+    """{suffix: (codec to predict with, predictor)}."""
+    return {suffix: (codec, predictor) for suffix, codec in decoders(task).items()}
 
 
 class _Run:
-    """One task in an evaluation: the predictors still to run on it, their scores, and the examples for the pictures."""
+    """One task in an evaluation: the predictors still to run on it, their scores, and the examples for the pictures.
 
-    def __init__(self, task: Task, predictors: Mapping[str, Predictor], panels: int):
-        self.task, self.predictors, self.panels = task, predictors, panels
-        self.scores = {kind: Scores(task) for kind in predictors}
+    Attributes:
+      ways: {"prediction", "ceiling" or "trivial": {suffix: (codec, predictor)}}.
+    """
+
+    def __init__(self, task: Task, ways: Mapping[str, Mapping[str, tuple[Task, Predictor]]], panels: int, folder: pathlib.Path | None):
+        self.task, self.ways, self.panels = task, ways, panels
+        self.scores = {kind: Scores(task) for kind in ways}
         self.samples: list[panels_lib.Sample] = []
+        self._submissions = {suffix: Submission(folder, task, suffix) for suffix in ways["prediction"]} if folder else {}
 
     def update(self, examples: Sequence[Example]) -> None:
-        for kind, predictor in self.predictors.items():
-            predictions = predictor(self.task, examples)
+        for kind, ways in self.ways.items():
+            predictions = {suffix: predictor(codec, examples) for suffix, (codec, predictor) in ways.items()}
             self.scores[kind].update(examples, predictions)
             if kind == "prediction":
-                rows = self.scores[kind].rows[-len(examples):]
-                shown = zip(examples, predictions, rows)
+                shown = zip(examples, predictions[""], self.scores[kind].rows[-len(examples):])
                 self.samples += [panels_lib.Sample(*s) for s in itertools.islice(shown, self.panels - len(self.samples))]
+                for suffix, files in self._submissions.items():
+                    files.add([example["key"] for example in examples], predictions[suffix])
 
-    def prediction(self) -> dict[str, float | None]:
+    @property
+    def state(self) -> tuple:
+        """What `update` has changed; assigning it goes on from there."""
+        return self.scores, self.samples, {suffix: files.annotations for suffix, files in self._submissions.items()}
+
+    @state.setter
+    def state(self, state: tuple) -> None:
+        self.scores, self.samples, annotations = state
+        for suffix, files in self._submissions.items():
+            files.annotations = annotations[suffix]
+
+    def finish(self) -> dict[str, float | None]:
+        """The model's figures; completes the files of the submission."""
+        for files in self._submissions.values():
+            files.finish()
         return _finite(self.scores["prediction"])
 
     def baselines(self) -> dict[str, dict[str, float | None]]:
@@ -146,43 +142,56 @@ class _Run:
 class _Progress:
     """Says every few seconds how far an evaluation is and when it ends."""
 
-    def __init__(self, total: int, log: Callable[[str], None]):
-        self._total, self._log, self._done = total, log, 0
+    def __init__(self, total: int, done: int, log: Callable[[str], None]):
+        self._total, self._log, self._first, self._done = total, log, done, done
+        if done:
+            log(f"eval goes on after {done} of {total} examples")
         self._began = self._said = time.monotonic()
 
     def add(self, count: int, task: str) -> None:
         self._done += count
         now = time.monotonic()
         if now - self._said >= _LOG_EVERY:
-            rate = self._done / (now - self._began)
+            rate = (self._done - self._first) / (now - self._began)
             left = (self._total - self._done) / rate
             self._log(f"eval {self._done}/{self._total} examples ({task}) | {rate:.1f}/s | ETA {left:.0f} s")
             self._said = now
 
 
-def _walk(runs: Mapping[str, _Run], sources: Mapping, counts: Mapping[str, int], batch_size: int, log) -> None:
-    """Feeds every run its examples. A composed task walks beside its components, whose painting it shares."""
-    progress = _Progress(sum(counts.values()), log)
+def _walk(runs: Mapping[str, _Run], sources: Mapping, counts: Mapping[str, int], batch_size: int, seconds: dict, partial: Partial,
+          log: Callable[[str], None]) -> None:
+    """Feeds every run its examples, from where `partial` says. A composed task walks beside its components, whose painting it shares.
+
+    `seconds` is the model's record, which belongs to the state that is kept.
+    """
     composed = [[*(part for part in run.task.components if part in runs), name]
                 for name, run in runs.items() if run.task.components]
     alone = [[name] for name in runs if not any(name in group for group in composed)]
+    saved = partial.load()
+    for name, state in saved.get("runs", {}).items():
+        runs[name].state = state
+    seconds.update(saved.get("seconds", {}))
+    done = dict.fromkeys(runs, 0) | saved.get("done", {})
+    progress = _Progress(sum(counts.values()), sum(done.values()), log)
     for group in alone + composed:
-        readers = [_batches(sources[name], counts[name], batch_size) for name in group]
+        readers = [_batches(sources[name], done[name], counts[name], batch_size) for name in group]
         for parts in itertools.zip_longest(*readers, fillvalue=()):
             for name, examples in zip(group, parts):
                 if examples:
                     runs[name].update(examples)
+                    done[name] += len(examples)
                     progress.add(len(examples), name)
+            partial.save({"runs": {name: run.state for name, run in runs.items()}, "seconds": seconds, "done": done})
 
 
-def _batches(source, count: int, batch_size: int) -> Iterator[list[Example]]:
-    """The first `count` examples in batches; the next one is read while the caller works on this one."""
+def _batches(source, first: int, count: int, batch_size: int) -> Iterator[list[Example]]:
+    """The examples `first` .. `count` - 1 in batches; the next one is read while the caller works on this one."""
     def read(start: int) -> list[Example]:
         return [_check_example(source[index], source.task) for index in range(start, min(start + batch_size, count))]
 
     with ThreadPoolExecutor(1) as reader:
-        pending = reader.submit(read, 0)
-        for start in range(0, count, batch_size):
+        pending = reader.submit(read, first)
+        for start in range(first, count, batch_size):
             examples = pending.result()
             pending = reader.submit(read, start + batch_size)
             yield examples
@@ -208,10 +217,6 @@ def _check_example(example: Example, task: str) -> Example:
         raise ValueError(f"Task '{task}', example {example['key']!r}: the image must be uint8 of shape (height, width, 3), "
                          f"got {image.dtype} of shape {image.shape}.")
     return example
-
-
-def _same(ones: list[np.ndarray], others: list[np.ndarray]) -> bool:
-    return len(ones) == len(others) and all(map(np.array_equal, ones, others))
 
 
 def _finite(scores: Scores) -> dict[str, float | None]:

@@ -1,5 +1,6 @@
 """From painted colours to official numbers: decoding at the labels' own sizes, and one predictor's figures on one task."""
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -7,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from generalist.input_pipeline.sources.rain13k import TEST_SETS
+from generalist.metrics import BoundaryF, CalibrationError
+from generalist.metrics.base import mean
 from generalist.tasks import Instance, Panoptic, Semantic, Task
 from generalist.tasks.instance import as_panoptic
 
@@ -15,33 +19,90 @@ Example = Mapping[str, Any]
 Predictor = Callable[[Task, Sequence[Example]], list]
 
 
+# What a suffix of a metric's name says: how else the task was predicted. Without one it is the task's own way.
+WAYS = {
+    "_painter": "the colours interpolated to the label's size, then the nearest class (Painter)",
+    "_distance": "the distances to the class colours interpolated to the label's size, then the smallest",
+    "_tiles": "at native resolution in overlapping tiles of the target size",
+}
+# Of every semantic task, beside its official metric: what is counted, by the key of the figure.
+OF_SEMANTIC = {"boundary_f": BoundaryF, "ece": CalibrationError}
+
+FIGURES = (*WAYS, *OF_SEMANTIC)  # beside the official ones
+
+
+def decoders(task: Task) -> dict[str, Task]:
+    """{suffix: codec}: the task itself under "", and a semantic task with the other way to reach a larger size."""
+    if not isinstance(task, Semantic):
+        return {"": task}
+    other, suffix = ("distance", "_distance") if task.upsample == "rgb" else ("rgb", "_painter")
+    return {"": task, suffix: dataclasses.replace(task, upsample=other)}
+
+
 class Scores:
-    """What one predictor reaches on one task.
+    """What one predictor reaches on one task, in one way or several.
 
     Attributes:
-      metric: the task's official metric over everything seen so far.
+      metrics: {suffix: the task's official metric over everything seen so far}, the suffixes as in WAYS.
       rows: {"key": str, metric: value, ...} of each image, in the order of the updates.
     """
 
     def __init__(self, task: Task):
-        self.task, self.metric, self.rows = task, task.metric(), []
+        self.task, self.metrics, self.rows = task, {"": task.metric()}, []
+        self._others = {key: make() for key, make in OF_SEMANTIC.items()} if isinstance(task, Semantic) else {}
 
-    def update(self, examples: Sequence[Example], predictions: Sequence) -> None:
-        """Adds the predictions for a batch of examples."""
-        for example, prediction in zip(examples, predictions, strict=True):
-            values = self.metric.update(self.task.label_of(prediction), metric_label(self.task, example["label"]))
-            self.rows.append({"key": example["key"], **values})
+    def update(self, examples: Sequence[Example], predictions: Mapping[str, Sequence]) -> None:
+        """Adds the predictions for a batch of examples, {suffix: one for each}."""
+        for index, example in enumerate(examples):
+            row, label = {"key": example["key"]}, metric_label(self.task, example["label"])
+            for suffix, found in predictions.items():
+                metric = self.metrics.setdefault(suffix, self.task.metric())
+                row |= _renamed(metric.update(self.task.label_of(found[index]), label), suffix)
+            if self._others:
+                classes, confidence = predictions[""][index].classes, predictions[""][index].confidence
+                row |= self._others["boundary_f"].update(classes, label)
+                row |= self._others["ece"].update((classes, confidence), label)
+            self.rows.append(row)
 
     def compute(self) -> dict[str, float]:
-        """The metric's values, `iou/<class>` of a semantic task and `pq/<class>` of a panoptic one; nan = undefined."""
-        values = self.metric.compute()
+        """The values of all metrics; nan = undefined.
+
+        There are `iou/<class>` of a semantic task and `pq/<class>` of a panoptic one. Of the five sets of Rain13K there are
+        `psnr/<set>` and `ssim/<set>`, and `psnr` and `ssim` are the means of these: the benchmark's figures, a small set
+        counting as much as a large one.
+        """
+        values = {}
+        for suffix, metric in self.metrics.items():
+            values |= _renamed(metric.compute(), suffix)
+        for metric in self._others.values():
+            values |= metric.compute()
         if isinstance(self.task, Semantic):
-            per_class = self.metric.per_class()
+            per_class = self.metrics[""].per_class()
             values |= {f"iou/{name}": per_class[index] for index, name in enumerate(self.task.classes)}
         if isinstance(self.task, Panoptic):
-            per_class = self.metric.per_class()
+            per_class = self.metrics[""].per_class()
             values |= {f"pq/{category['name']}": per_class[category["id"]]["pq"] for category in self.task.categories}
+        if self.task.protocol == "derain-y-matlab":
+            values |= _over_sets(self.rows)
         return values
+
+
+def _renamed(values: Mapping[str, float], suffix: str) -> dict[str, float]:
+    return {key + suffix: value for key, value in values.items()}
+
+
+def _over_sets(rows: Sequence[Mapping]) -> dict[str, float]:
+    """Means over each of Rain13K's test sets, and of those; {} of images that belong to none of them."""
+    groups = {}
+    for row in rows:
+        groups.setdefault(row["key"].split("/")[0], []).append(row)
+    if not groups.keys() <= TEST_SETS.keys():
+        return {}
+    values = {}
+    for key in [key for key in rows[0] if key != "key"] if rows else ():
+        means = {f"{key}/{name}": mean(row[key] for row in group) for name, group in groups.items()}
+        values |= means | {key: mean(means.values())}
+    return values
 
 
 def metric_label(task: Task, label: Any) -> Any:

@@ -24,8 +24,8 @@ class Quantity(NamedTuple):
         return f"{value * (100 if self.unit == '%' else 1):.{self.digits}f}"
 
 
-# The metrics that head a table, in its order; metrics.json has more.
-QUANTITIES = {
+# The metrics that head a table and stand below a picture, in this order; metrics.json has more.
+HEADING = {
     "rmse": Quantity("RMSE", "m", 3, lower_is_better=True),
     "abs_rel": Quantity("AbsRel", "%", 1, lower_is_better=True),
     "delta1": Quantity("delta1", "%", 1),
@@ -35,6 +35,14 @@ QUANTITIES = {
     "rq": Quantity("RQ", "%", 1),
     "psnr": Quantity("PSNR", "dB", 2),
     "ssim": Quantity("SSIM", "", 3),
+}
+QUANTITIES = HEADING | {
+    "miou_painter": Quantity("mIoU, colours upsampled", "%", 1),
+    "miou_distance": Quantity("mIoU, distances upsampled", "%", 1),
+    "boundary_f": Quantity("boundary F", "%", 1),
+    "ece": Quantity("calibration error", "%", 1, lower_is_better=True),
+    "psnr_tiles": Quantity("PSNR in tiles", "dB", 2),
+    "ssim_tiles": Quantity("SSIM in tiles", "", 3),
 }
 
 
@@ -72,7 +80,7 @@ def task_names(metrics: Mapping) -> list[str]:
 def format_value(key: str, metrics: Mapping[str, float | None], name: str) -> str:
     """"–" for a figure that is not there or not defined, "exact" for an infinite PSNR."""
     if metrics.get(name) is None:
-        return "exact" if key == "psnr" and name in metrics else "–"
+        return "exact" if key.startswith("psnr") and name in metrics else "–"
     return QUANTITIES[key].format(metrics[name])
 
 
@@ -88,7 +96,7 @@ def format_gain(quantity: Quantity, value: float | None, trivial: float | None) 
 
 def format_values(values: Mapping[str, float]) -> str:
     """The heading metrics of one image on one line: "RMSE 0.412 m   delta1 88.0 %"."""
-    named = [(key, quantity) for key, quantity in QUANTITIES.items() if key in values]
+    named = [(key, quantity) for key, quantity in HEADING.items() if key in values]
     return "   ".join(f"{q.label} {q.format(values[key])} {q.unit}".strip() for key, q in named)
 
 

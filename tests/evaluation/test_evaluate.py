@@ -1,4 +1,5 @@
 import csv
+import hashlib
 import importlib
 import json
 import math
@@ -67,9 +68,13 @@ def test_values_per_image_average_to_the_metrics(finished):
 
 def test_the_card_says_how_the_numbers_came_about(finished):
     card = json.loads((finished.folder / "card.json").read_text())
+    keys = "\n".join(f"scenes/0/val/{i:08d}" for i in range(COUNT))
     assert card["tasks"]["depth"] == {
-        "protocol": "native", "counts": "metric depth on every labelled pixel from 1 mm to 10 m, no crop",
-        "codec_version": 1, "examples": COUNT, "source": "ScenesSource", "split": "val", "data_seed": 0}
+        "protocol": "native", "counts": "metric depth on every labelled pixel from 1 mm to 10 m, no crop", "also": {}, "ways": {},
+        "codec_version": 1, "examples": COUNT, "source": "ScenesSource", "split": "val", "data_seed": 0,
+        "keys_sha256": hashlib.sha256(keys.encode()).hexdigest()}
+    assert list(card["tasks"]["semantic"]["also"]) == ["boundary_f", "ece"] and list(card["tasks"]["semantic"]["ways"]) == ["_painter"]
+    assert card["peak_memory"]["bytes"] > 1e7
     assert (card["steps"], card["weights"], card["target_size"]) == (1, "an <oracle>", SIZE)
     assert card["versions"]["numpy"] == np.__version__
 

@@ -1,0 +1,47 @@
+"""Restoration in tiles: at native resolution nothing is lost to resizing."""
+
+import numpy as np
+import pytest
+
+from generalist.evaluation import evaluate
+from generalist.evaluation.predictors import Tiles
+from generalist.input_pipeline.scenes import ScenesSource
+from generalist.tasks import SCENES_TASKS
+
+SIZE = 16
+
+
+def copy(images, name):
+    """A model of 16 x 16 pixels that paints its input, resized by plain means."""
+    images = np.stack(images).astype(np.float32) / 127.5 - 1.0
+    side = images.shape[1] // SIZE
+    return images.reshape(len(images), SIZE, side, SIZE, side, 3).mean((2, 4))
+
+
+def test_native_resolution_beside_the_whole_image(tmp_path):
+    sources = {name: ScenesSource(name, "val", 2, 48) for name in ("denoise", "depth")}
+    tasks = {name: SCENES_TASKS[name] for name in sources}
+    run = lambda folder, **settings: evaluate(
+        copy, tasks, sources, target_size=SIZE, panels=0, out_dir=tmp_path / folder / "0", log=len, **settings)
+    metrics = run("native", native=True)
+    # What copies its input has the trivial figures, and far worse ones after 48 -> 16 -> 48.
+    for key in ("psnr", "ssim"):
+        assert metrics[f"denoise/{key}_tiles"] == pytest.approx(metrics[f"trivial/denoise/{key}"], rel=1e-6)
+        assert metrics[f"denoise/{key}"] != pytest.approx(metrics[f"trivial/denoise/{key}"], rel=1e-2)
+    assert not any("_tiles" in key for key in metrics if not key.startswith("denoise/"))
+    whole = run("whole")
+    assert whole.keys() == {key for key in metrics if not key.endswith("_tiles")}
+    assert all(whole[key] == metrics[key] for key in whole if not key.endswith("seconds_per_image"))
+
+
+def test_tiles_have_the_models_side_and_overlap_by_a_quarter():
+    seen = []
+
+    def paint(images, name):
+        seen.append(images.shape)
+        return np.zeros(images.shape, np.float32)
+
+    example = {"image": np.zeros((16, 40, 3), np.uint8), "label": np.zeros((16, 40, 3), np.uint8)}
+    (prediction,) = Tiles(paint, SIZE)(SCENES_TASKS["light"], [example])
+    assert seen == [(3, 16, 16, 3)]  # from columns 0, 12 and 24
+    assert prediction.image.shape == (16, 40, 3) and (prediction.image == 128).all()

@@ -1,0 +1,57 @@
+"""Figures of several ways to decode, of Rain13K's sets, and beside the official metrics."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from generalist.evaluation import evaluate
+from generalist.evaluation.scores import Scores
+from generalist.input_pipeline.scenes import ScenesSource
+from generalist.metrics import BoundaryF, CalibrationError, SegmentationMetric
+from generalist.tasks import SCENES_TASKS, TASKS, RestorationPrediction
+
+SIZE = 32  # as in conftest.py
+
+
+def test_both_decodes_of_a_semantic_task_are_measured(make_oracle, tmp_path):
+    """Labels are 1.5 times as large as what is painted, so that the ways to enlarge it differ."""
+    source, task = ScenesSource("semantic", "val", 2, 48), SCENES_TASKS["semantic"]
+    oracle = make_oracle({"semantic": source}, noise=0.1)
+    metrics = evaluate(oracle, {"semantic": task}, {"semantic": source}, target_size=SIZE, panels=0, out_dir=tmp_path / "0", log=len)
+    for upsample, key in (("distance", "semantic/miou"), ("rgb", "semantic/miou_painter")):
+        codec, metric = dataclasses.replace(task, upsample=upsample), SegmentationMetric(task.num_classes)
+        outlines, calibration = BoundaryF(), CalibrationError()
+        for example in (source[i] for i in range(2)):
+            prediction = codec.decode(oracle(example["image"][None], "semantic")[0], 48)
+            metric.update(prediction.classes, example["label"])
+            outlines.update(prediction.classes, example["label"])
+            calibration.update((prediction.classes, prediction.confidence), example["label"])
+        assert metrics[key] == metric.compute()["miou"]
+        if upsample == "distance":
+            assert metrics["semantic/boundary_f"] == outlines.compute()["boundary_f"]
+            assert metrics["semantic/ece"] == calibration.compute()["ece"]
+    assert metrics["semantic/miou_painter"] < metrics["semantic/miou"]
+    assert metrics["ceiling/semantic/miou_painter"] < metrics["ceiling/semantic/miou"] < 1
+    assert len(oracle.calls) == 1 + 4  # one batch, painted once for both, and four times here
+
+
+def test_the_figure_of_rain13k_is_the_mean_over_its_sets():
+    """Three images of one set and one of another: 20, 20, 20 and 30 dB make 25, not 22.5."""
+    clean = np.zeros((12, 12, 3), np.uint8)
+    scores = Scores(TASKS["derain"])
+    for key, level in (("Test100/1", 6), ("Test100/2", 6), ("Test100/3", 6), ("Rain100H/1", 2)):
+        # Grey of level v has Y = 16 + v * 219 / 255: 21 and 18, which are 5 and 2 off.
+        scores.update([{"key": key, "label": clean}], {"": [RestorationPrediction(clean + np.uint8(level), None)]})
+    values = scores.compute()
+    assert values["psnr/Test100"] == pytest.approx(20 * math.log10(255 / 5)) and values["psnr/Rain100H"] == pytest.approx(20 * math.log10(255 / 2))
+    assert values["psnr"] == (values["psnr/Test100"] + values["psnr/Rain100H"]) / 2
+    assert values["ssim"] == (values["ssim/Test100"] + values["ssim/Rain100H"]) / 2
+
+
+def test_other_deraining_data_have_no_sets():
+    clean = np.zeros((12, 12, 3), np.uint8)
+    scores = Scores(TASKS["derain"])
+    scores.update([{"key": key, "label": clean} for key in ("mine/1", "2")], {"": [RestorationPrediction(clean + np.uint8(6), None)] * 2})
+    assert scores.compute().keys() == {"psnr", "ssim"}
