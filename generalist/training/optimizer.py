@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -86,22 +87,33 @@ def scale_by_muon() -> optax.GradientTransformation:
     A kernel is a matrix (everything that is summed over, output), so HWIO convolutions are (h w in, out). The update is scaled
     to a root mean square of about MUON_RMS whatever the shape. Kernels of one shape are stacked: fewer, larger products.
     """
-    axes = optax.contrib.MuonDimensionNumbers(1, 2)
-    muon = optax.contrib.scale_by_muon(weight_dimension_numbers=lambda tree: dict.fromkeys(tree, axes))
-    shape = lambda x: (math.prod(x.shape[:-1]), x.shape[-1])
+    matrix = lambda x: (math.prod(x.shape[:-1]), x.shape[-1])
 
-    def groups(tree):  # what another optimizer updates is masked out and has no shape
-        paths = [path for path, x in sorted(tree.items()) if hasattr(x, "shape")]
-        return {key: [path for path in paths if shape(tree[path]) == key] for key in sorted({shape(tree[path]) for path in paths})}
-
-    def stack(tree):
-        return {f"{m}x{n}": jnp.stack([tree[path].reshape(m, n) for path in paths]) for (m, n), paths in groups(tree).items()}
-
-    def update(updates, state, parameters=None):
+    def update(momenta, parameters):
         del parameters
-        directions, state = muon.update(stack(updates), state)
-        scaled = {path: (MUON_RMS * math.sqrt(max(m, n)) * directions[f"{m}x{n}"][i]).reshape(updates[path].shape)
-                  for (m, n), paths in groups(updates).items() for i, path in enumerate(paths)}
-        return updates | scaled, state
+        kernels = {path: x for path, x in momenta.items() if hasattr(x, "shape")}  # what another optimizer updates is masked out
+        updates = {}
+        for m, n in sorted({matrix(x) for x in kernels.values()}):
+            same = [path for path, x in kernels.items() if matrix(x) == (m, n)]
+            directions = orthogonalize(jnp.stack([kernels[path].reshape(m, n) for path in same]))
+            scaled = MUON_RMS * math.sqrt(max(m, n)) * directions
+            updates |= {path: direction.reshape(kernels[path].shape) for path, direction in zip(same, scaled)}
+        return momenta | updates
 
-    return optax.GradientTransformation(lambda parameters: muon.init(stack(parameters)), update)
+    return optax.chain(optax.trace(0.95, nesterov=True), optax.stateless(update))
+
+
+def orthogonalize(x: jax.Array) -> jax.Array:
+    """float32 (k, m, n) -> about U V^T of every matrix's U S V^T: the singular values end between 0.68 and 1.14.
+
+    The quintic Newton-Schulz iteration of Muon, x <- x (a + b x^T x + c (x^T x)^2), five times. It is carried out on the smaller
+    Gram matrix, in which the factors commute: a convolution's (h w in, out) is multiplied twice instead of ten times.
+    """
+    if x.shape[1] < x.shape[2]:
+        return orthogonalize(x.mT).mT
+    x = x / (jnp.linalg.norm(x, axis=(1, 2), keepdims=True) + 1e-8)
+    gram, product = x.mT @ x, jnp.eye(x.shape[2])
+    for _ in range(5):
+        factor = 3.4445 * jnp.eye(x.shape[2]) - 4.7750 * gram + 2.0315 * gram @ gram
+        gram, product = gram @ factor @ factor, product @ factor
+    return x @ product

@@ -4,8 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from optax.contrib._muon import orthogonalize_via_newton_schulz as newton_schulz
 
-from generalist.training.optimizer import learning_rate, make_optimizer, match, trainable
+from generalist.training.optimizer import learning_rate, make_optimizer, match, orthogonalize, trainable
 
 SETTINGS = {
     "lr": 0.1, "schedule": "constant", "warmup_steps": 0, "decay_fraction": 0.0, "b1": 0.9, "b2": 0.99, "clip": 1e9, "muon": (),
@@ -68,6 +69,15 @@ def test_muon_makes_the_update_orthogonal_at_the_size_of_adams():
     update = np.asarray(updates["unet.kernel"]).reshape(18, 4) / (-0.1 * 0.2 * np.sqrt(18))
     assert np.linalg.svd(u.T @ update @ v.T)[1] == pytest.approx([1, 1, 1, 1], abs=0.35)  # five Newton-Schulz steps: 0.7 to 1.2
     assert np.linalg.norm(update - u @ (u.T @ update)) < 1e-5  # nothing outside of the gradient's own directions
+
+
+@pytest.mark.parametrize("shape", [(3, 72, 8), (2, 16, 16), (2, 6, 20)])
+def test_orthogonalize_equals_optax(shape):
+    """Whose iteration multiplies the whole matrix every time. Singular values from 1 down to 1e-3."""
+    u, _, v = np.linalg.svd(np.random.default_rng(0).standard_normal(shape), full_matrices=False)
+    x = jnp.asarray((u * np.geomspace(1, 1e-3, min(shape[1:]))) @ v, jnp.float32)
+    expected = [newton_schulz(one, jnp.array([3.4445, -4.7750, 2.0315])) for one in x]
+    np.testing.assert_allclose(orthogonalize(x), expected, atol=2e-4)  # entries of about 0.1 to 0.4; float32, small values squared
 
 
 @pytest.mark.parametrize("field", ["weight_decay_on", "lr_multipliers", "muon"])
