@@ -1,4 +1,4 @@
-"""The command `generalist`: predict, evaluate, ceiling, export, weights, report, doctor. Also `python -m generalist.cli`."""
+"""The command `generalist`: predict, evaluate, ceiling, export, weights, data, report, doctor. Also `python -m generalist.cli`."""
 
 import argparse
 import collections
@@ -81,6 +81,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_source(sub, f"a workdir (default: {DEFAULT_WORKDIR})")
     sub.add_argument("--out", required=True, metavar="DIR", help="the new folder")
     _add_weights(command(weights, "Published weights (Stable Diffusion's UNet or autoencoder, CLIP, SigLIP, DINOv2, T5): inspect, export."))
+    _add_data(command(data, "The paper's data sets: check what is there, prepare it as ArrayRecord files."))
     command(report, "Write report.html of an evaluated workdir.").add_argument("workdir", metavar="WORKDIR")
     command(doctor, "Show versions, devices, data and weights, and what is wrong with them.")
     return parser
@@ -110,6 +111,21 @@ def _add_weights(sub: argparse.ArgumentParser) -> None:
     export.add_argument("--part", nargs="+", default=[], choices=("unet", "image_encoder", "text_encoder", "autoencoder"), metavar="PART",
                         help="unet, image_encoder, text_encoder, autoencoder (default: all that the model has)")
     export.add_argument("--dtype", default="float32", choices=("float32", "float16"), help="of the tensors (default: %(default)s)")
+
+
+def _add_data(sub: argparse.ArgumentParser) -> None:
+    actions = sub.add_subparsers(dest="action", required=True, metavar="ACTION")
+    check = actions.add_parser("check", help="read the data sets and name what is missing, damaged, out of range or in two splits",
+                               description="The exit code is 0, or 1 if something is wrong, or 2 if nothing could start.")
+    check.add_argument("datasets", nargs="*", metavar="DATASET", help="nyu, ade20k, coco, sidd, rain13k, lol (default: all)")
+    _add_data_dir(check)
+    check.add_argument("--limit", type=int, default=0, metavar="N", help="examples a split, evenly spread (default: 0, all)")
+    check.add_argument("--out", metavar="DIR", help="gets a picture <data set>.png of some images and labels of each")
+
+
+def _add_data_dir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data-dir", default=os.environ.get("GENERALIST_DATA_DIR", ""), metavar="DIR",
+                        help="where the data sets lie, a path or gs://... (default: GENERALIST_DATA_DIR)")
 
 
 def predict(args: argparse.Namespace) -> int:
@@ -235,6 +251,37 @@ def weights(args: argparse.Namespace) -> int:
 
     print(read_part(args.folder).report)
     return 0
+
+
+def data(args: argparse.Namespace) -> int:
+    """check: the exit code is 1 if something is wrong with the data that are there, or one that was named is not."""
+    from generalist.input_pipeline.check import check, format_report
+    from generalist.input_pipeline.sources import describe_missing
+
+    if args.limit < 0:
+        raise ValueError(f"--limit {args.limit}: a number of at least 0")
+    found = check(args.data_dir, args.datasets, args.limit, log=functools.partial(print, file=sys.stderr))
+    if not found.splits:
+        print(describe_missing(found.absent, args.data_dir))
+        raise ValueError(f"no data set in {args.data_dir or 'GENERALIST_DATA_DIR, which is not set'}: give --data-dir")
+    print(format_report(found))
+    if args.out:
+        _draw_data(found.splits, args.data_dir, pathlib.Path(args.out))
+    return 1 if found.problems or (args.datasets and found.absent) else 0
+
+
+def _draw_data(splits, data_dir: str, out: pathlib.Path) -> None:
+    """One picture a data set, of the last split that has readable examples."""
+    import numpy as np
+
+    from generalist.evaluation.data_panels import dataset_panel
+    from generalist.files import write_atomically
+    from generalist.inference.prediction import png
+
+    for name, split in {split.dataset: split.split for split in splits if split.read}.items():
+        picture = out / f"{name}.png"
+        write_atomically(picture, png(np.asarray(dataset_panel(name, split, data_dir))))
+        print(picture)
 
 
 def report(args: argparse.Namespace) -> int:

@@ -28,6 +28,13 @@ class MissingDataset:
     licence: str
     layout: str
     absent: tuple[str, ...]  # what was not found below `folder`; empty: the folder itself
+    resembles: str = ""  # the data set whose layout the folder has instead
+
+    @property
+    def state(self) -> str:
+        """The folder, and what of it is missing."""
+        hint = f"; it holds what {self.resembles} needs" if self.resembles else ""
+        return f"{self.folder} lacks {', '.join(self.absent)}{hint}" if self.absent else f"{self.folder} not found"
 
 
 def open_source(dataset: str, task: str | None, split: str, data_dir, **kwargs) -> Source:
@@ -46,12 +53,16 @@ def missing(data_dir, names: Iterable[str] = tuple(SOURCES)) -> list[MissingData
 
 def _missing(data_dir, source: type[Source]) -> MissingDataset | None:
     root = find_root(data_dir, source.FOLDERS)
-    absent = () if root is None else tuple(
-        " or ".join(parts) for parts in source.NEEDED if not any((root / part).exists() for part in parts))
+    absent = () if root is None else _absent(root, source)
     if root is not None and not absent:
         return None
     folder = root or epath.Path(data_dir or "<data_dir>") / source.FOLDERS[0]
-    return MissingDataset(source.NAME, str(folder), source.WHERE, source.LICENCE, source.LAYOUT, absent)
+    others = (name for name, other in SOURCES.items() if root and len(absent) == len(source.NEEDED) and not _absent(root, other))
+    return MissingDataset(source.NAME, str(folder), source.WHERE, source.LICENCE, source.LAYOUT, absent, next(others, ""))
+
+
+def _absent(root: epath.Path, source: type[Source]) -> tuple[str, ...]:
+    return tuple(" or ".join(parts) for parts in source.NEEDED if not any((root / part).exists() for part in parts))
 
 
 def describe_missing(datasets: list[MissingDataset], data_dir) -> str:
@@ -64,9 +75,9 @@ def describe_missing(datasets: list[MissingDataset], data_dir) -> str:
         head = f"the data directory {data_dir} does not exist"
     else:
         head = f"the data directory {data_dir} is not complete"
-    return "\n\n".join([f"{head}. {len(datasets)} data set(s) missing:", *map(_describe, datasets)])
+    return "\n\n".join([f"{head}. {len(datasets)} data set(s) missing:", *map(describe, datasets)])
 
 
-def _describe(dataset: MissingDataset) -> str:
-    absent = f"lacks {', '.join(dataset.absent)}" if dataset.absent else "not found"
-    return f"{dataset.name}: {dataset.folder} {absent}\n  from {dataset.where}\n  licence: {dataset.licence}\n{dataset.layout}"
+def describe(dataset: MissingDataset) -> str:
+    """What is missing of a data set, where it comes from, its licence and its layout."""
+    return f"{dataset.name}: {dataset.state}\n  from {dataset.where}\n  licence: {dataset.licence}\n{dataset.layout}"

@@ -1,0 +1,232 @@
+"""Looks at the examples of a data set: what is there, what is damaged or out of range, and which images two splits share."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable
+
+import cv2
+import numpy as np
+
+from generalist.input_pipeline.reading import in_threads
+from generalist.input_pipeline.sources import SOURCES, DataError, MissingDataset, Source, choose, describe, missing, open_source
+
+WHOLE = {"coco": "panoptic"}  # the task whose labels hold those of the other tasks
+FAR = 20.0  # metres: NYU's sensor reaches about 10, so that more means another unit
+THUMBNAIL = 16  # side of the thumbnails that are compared, pixels
+SAME, FLAT = 1.0, 8.0  # levels: mean difference of two thumbnails of one image; spread under which a thumbnail says nothing
+
+
+@dataclasses.dataclass
+class Measured:
+    """What one example says of itself: numbers for the table, and what is wrong with it.
+
+    Attributes:
+      size: (h, w) pixels.
+      thumbnail: uint8 (THUMBNAIL, THUMBNAIL, 3) of the image, of a restoration's clean one; None where it is flat.
+      problems: one line each.
+      share: of the pixels without a label.
+      low, high: metres, or dB of a restoration's input.
+      classes: ids seen.
+    """
+
+    size: tuple[int, int]
+    thumbnail: np.ndarray | None
+    problems: list[str]
+    share: float = 0.0
+    low: float = math.inf
+    high: float = -math.inf
+    classes: frozenset[int] = frozenset()
+
+
+@dataclasses.dataclass
+class SplitReport:
+    """One split: `found` examples of which `read` were looked at; sizes and values for people; all problems, a line each."""
+
+    dataset: str
+    split: str
+    found: int = 0
+    usual: int = 0
+    read: int = 0
+    sizes: str = ""
+    values: str = ""
+    problems: list[str] = dataclasses.field(default_factory=list)
+    keys: list[str] = dataclasses.field(default_factory=list, repr=False)  # of `thumbnails`
+    thumbnails: np.ndarray | None = dataclasses.field(default=None, repr=False)  # uint8 (n, side, side, 3)
+
+
+@dataclasses.dataclass
+class Report:
+    """Of `check`: the splits that were looked at, the data sets that are not there, and images that two splits share."""
+
+    splits: list[SplitReport]
+    absent: list[MissingDataset]
+    leaks: list[str]
+
+    @property
+    def problems(self) -> list[str]:
+        """All that is wrong with the data that are there, one line each."""
+        return [f"{split.dataset}/{split.split}: {line}" for split in self.splits for line in split.problems] + self.leaks
+
+
+def check(data_dir, names: Iterable[str] = (), limit: int = 0, threads: int = 8, log: Callable[[str], object] = print) -> Report:
+    """Reads the training and the evaluation split of every data set below `data_dir`, whatever is wrong with it.
+
+    Args:
+      data_dir: local path or gs://.
+      names: of data sets (default: all); ValueError for an unknown one.
+      limit: examples of a split, evenly spread (0: all).
+      threads: reading at a time.
+      log: takes lines about the progress.
+    """
+    names = [choose("data set", name, SOURCES) for name in names or SOURCES]
+    absent = {dataset.name: dataset for dataset in missing(data_dir, names)}
+    report = Report([], list(absent.values()), [])
+    for name in names:
+        if name in absent and not absent[name].absent:
+            continue
+        train, *held_out = [check_split(name, split, data_dir, limit, threads, log) for split in splits_of(SOURCES[name])]
+        report.splits += [train, *held_out]
+        report.leaks += [f"{name}: train {one!r} and {split.split} {other!r} show the same image"
+                         for split in held_out for one, other in shared(train, split)]
+    return report
+
+
+def splits_of(source: type[Source]) -> list[str]:
+    """train, and the evaluation split or its parts, each once."""
+    parts = [split for split in source.SPLITS if split.startswith(f"{source.EVAL_SPLIT}/")]
+    return ["train", *(parts or [source.EVAL_SPLIT])]
+
+
+def check_split(name: str, split: str, data_dir, limit: int, threads: int, log: Callable[[str], object]) -> SplitReport:
+    """Reads the examples of one split; a damaged one is a line among the problems and never the end."""
+    report = SplitReport(name, split, usual=SOURCES[name].USUAL[split])
+    try:
+        source = open_source(name, WHOLE.get(name), split, data_dir, on_error="skip", log=lambda line: None)
+    except DataError as error:
+        report.problems.append(one_line(error))
+        return report
+    report.found = len(source)
+    report.problems += [f"{path}: {problem}" for path, problem in source.damaged.items()]
+    report.problems += [f"{count} examples, usually {source.USUAL[part]}" for part, count in source.counts.items()
+                        if count < source.USUAL[part]]
+    rows = spread(len(source), limit)
+    measured = list(in_threads(lambda row: look(source, row), rows, threads, f"{name}/{split}", log))
+    report.problems += dict.fromkeys(line for _, one in measured for line in one.problems)
+    summarise(report, [(key, one) for key, one in measured if one.size != (0, 0)])
+    return report
+
+
+def spread(count: int, limit: int) -> list[int]:
+    """`limit` of 0..count - 1, evenly spread; all for 0."""
+    return sorted(set(np.linspace(0, count - 1, min(limit or count, count)).round().astype(int).tolist()))
+
+
+def look(source: Source, row: int) -> tuple[str, Measured]:
+    """The key and the numbers of an example; of one that cannot be read only the problem, and the size (0, 0)."""
+    try:
+        example = source.read(row)
+    except DataError as error:
+        return "", Measured((0, 0), None, [one_line(error)])
+    return example["key"], measure(example)
+
+
+def one_line(error: DataError) -> str:
+    """What is wrong and what is allowed, without the layout and the way to skip it."""
+    path, problem, allowed = error.args
+    return f"{path}: {problem}" + ("" if "\n" in allowed else f". {allowed}")
+
+
+def measure(example: dict) -> Measured:
+    """Numbers and problems of one example, by the form of its label."""
+    image, label, key = example["image"], example["label"], example["key"]
+    if isinstance(label, tuple):
+        return _measure_panoptic(image, key, *label)
+    if label.dtype == np.uint8:
+        return _measure_pair(image, label, key)
+    measured = Measured(image.shape[:2], thumbnail(image), [])
+    if label.dtype.kind == "f":
+        known = label[label > 0]
+        measured.share = 1 - known.size / label.size
+        if known.size:
+            measured.low, measured.high = float(known.min()), float(known.max())
+        if not known.size or measured.high > FAR:
+            what = f"depth up to {measured.high:.1f} m: is it in millimetres?" if known.size else "no pixel has a depth"
+            measured.problems.append(f"{key}: {what}")
+        return measured
+    measured.classes = frozenset(np.unique(label[label >= 0]).tolist())
+    measured.share = float((label < 0).mean())
+    return measured
+
+
+def _measure_pair(image: np.ndarray, clean: np.ndarray, key: str) -> Measured:
+    error = float(np.mean((image.astype(np.float32) - clean) ** 2))
+    decibel = 10 * math.log10(255 ** 2 / error) if error else math.inf
+    problems = [] if error else [f"{key}: the degraded and the clean image are the same"]
+    return Measured(image.shape[:2], thumbnail(clean), problems, low=decibel, high=decibel if error else -math.inf)
+
+
+def _measure_panoptic(image: np.ndarray, key: str, ids: np.ndarray, segments: list[dict]) -> Measured:
+    pixels = dict(zip(*(values.tolist() for values in np.unique(ids, return_counts=True))))
+    problems = [f"{key}: segment {segment['id']} has {pixels[segment['id']]} pixels, its area in the JSON is {segment['area']}"
+                for segment in segments if segment["area"] != pixels[segment["id"]]]
+    return Measured(image.shape[:2], thumbnail(image), problems, share=float((ids == 0).mean()),
+                    classes=frozenset(segment["category_id"] for segment in segments))
+
+
+def thumbnail(image: np.ndarray) -> np.ndarray | None:
+    """uint8 (h, w, 3) -> its area mean, uint8 (THUMBNAIL, THUMBNAIL, 3), or None if that is nearly one colour."""
+    small = cv2.resize(image, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
+    return small if small.std() >= FLAT else None
+
+
+def summarise(report: SplitReport, measured: list[tuple[str, Measured]]) -> None:
+    """Fills in what the examples say together."""
+    report.read = len(measured)
+    seen = [(key, one.thumbnail) for key, one in measured if one.thumbnail is not None]
+    report.keys = [key for key, _ in seen]
+    report.thumbnails = np.array([small for _, small in seen], np.uint8).reshape(-1, THUMBNAIL, THUMBNAIL, 3)
+    if not measured:
+        return
+    sizes = sorted({one.size[::-1] for _, one in measured}, key=math.prod)
+    report.sizes = "x".join(map(str, sizes[0])) + (f"..{sizes[-1][0]}x{sizes[-1][1]}" if len(sizes) > 1 else "")
+    classes = frozenset().union(*(one.classes for _, one in measured))
+    low, high = min(one.low for _, one in measured), max(one.high for _, one in measured)
+    share = np.mean([one.share for _, one in measured])
+    if classes:
+        report.values = f"{len(classes)} classes, {share:.1%} void"
+    elif report.dataset == "nyu":
+        report.values = f"{low:.2f}..{high:.2f} m, {share:.1%} missing" if high > low else "no depth"
+    else:
+        report.values = f"input {low:.1f}..{high:.1f} dB"
+
+
+def shared(one: SplitReport, other: SplitReport) -> list[tuple[str, str]]:
+    """Keys of the images that both splits show, though their files may differ in size or compression a little.
+
+    Candidates have nearly the same mean colour; of those the thumbnails differ by at most SAME levels on average.
+    """
+    if one.thumbnails is None or other.thumbnails is None or not len(one.thumbnails):
+        return []
+    means = one.thumbnails.mean((1, 2, 3))
+    order = np.argsort(means)
+    pairs = []
+    for key, small in zip(other.keys, other.thumbnails):
+        first, last = np.searchsorted(means[order], [small.mean() - SAME, small.mean() + SAME])
+        near = order[first:last]
+        difference = np.abs(one.thumbnails[near].astype(np.int16) - small).mean((1, 2, 3))
+        pairs += [(one.keys[row], key) for row in near[difference <= SAME]]
+    return pairs
+
+
+def format_report(report: Report) -> str:
+    """The table of splits, then what is not there, then every problem on a line of its own."""
+    header = ("data set", "split", "examples", "usually", "read", "wrong", "sizes", "values")
+    lines = [header, *((s.dataset, s.split, f"{s.found:,}", f"{s.usual:,}", f"{s.read:,}", str(len(s.problems)), s.sizes, s.values)
+                       for s in report.splits)]
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    text = ["  ".join(cell.rjust(w) if 2 <= i <= 5 else cell.ljust(w) for i, (cell, w) in enumerate(zip(line, widths))).rstrip()
+            for line in lines] if report.splits else []
+    for dataset in report.absent:
+        text += ["", describe(dataset)]
+    problems = report.problems
+    return "\n".join([*text, "", *problems, f"{len(problems)} problem(s)" if problems else "all that is there is well"])

@@ -1,0 +1,163 @@
+"""`generalist data check`: each kind of mistake is named, counted, and never ends the check."""
+
+import json
+import os
+import pathlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from generalist import cli
+from generalist.input_pipeline import check as checks
+from generalist.input_pipeline.check import check, format_report
+
+RNG = np.random.default_rng(0)
+
+
+def picture(h=20, w=24):
+    return RNG.integers(0, 256, (h // 4, w // 4, 3)).astype(np.uint8).repeat(4, 0).repeat(4, 1)
+
+
+def save(path, pixels, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.asarray(pixels)).save(path, **options)
+
+
+@pytest.fixture
+def lol(tmp_path, monkeypatch):
+    """A whole LOL of 6 and 3 pairs, which are the usual counts here."""
+    from generalist.input_pipeline.sources import SOURCES
+
+    monkeypatch.setattr(SOURCES["lol"], "USUAL", {"train": 6, "test": 3})
+    for split, count in (("our485", 6), ("eval15", 3)):
+        for number in range(count):
+            high = picture()
+            save(tmp_path / f"lol/{split}/high/{number}.png", high)
+            save(tmp_path / f"lol/{split}/low/{number}.png", high // 4)
+    return tmp_path
+
+
+def test_a_whole_data_set_is_well(lol, capsys):
+    assert cli.main(["data", "check", "lol", "--data-dir", str(lol), "--out", str(lol / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert "all that is there is well" in printed and "not found" not in printed
+    assert "lol       train         6        6     6      0  24x20  input 6." in printed
+    assert np.asarray(Image.open(lol / "out/lol.png")).shape[1] > 2 * 240  # image and label side by side
+
+
+def test_all_six_are_named_where_none_was_asked_for(lol, capsys):
+    assert cli.main(["data", "check", "--data-dir", str(lol)]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"\n{name}: {lol}/" in printed for name in ("nyu", "ade20k", "coco", "sidd", "rain13k"))
+    assert printed.count("licence: ") == 5 and "sceneparsing.csail.mit.edu" in printed
+
+
+@pytest.mark.parametrize("arguments, said", [
+    (["lol", "--data-dir", "/nowhere"], "no data set in /nowhere"), ([], "GENERALIST_DATA_DIR, which is not set"),
+    (["lo"], "Did you mean 'lol'"), (["--limit", "-1"], "--limit -1")])
+def test_what_cannot_start_is_one_line_and_code_2(arguments, said, monkeypatch, capsys):
+    monkeypatch.delenv("GENERALIST_DATA_DIR", raising=False)
+    assert cli.main(["data", "check", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+
+
+def test_damage_is_named_and_counted_and_the_rest_is_read(lol, capsys):
+    folder = lol / "lol/our485"
+    (folder / "low/0.png").write_bytes((folder / "low/0.png").read_bytes()[:-30])
+    (folder / "high/1.png").unlink()
+    save(folder / "low/2.png", picture(8, 8))
+    (folder / "low/3.png").write_bytes((folder / "high/3.png").read_bytes())
+    assert cli.main(["data", "check", "lol", "--data-dir", str(lol)]) == 1
+    printed = capsys.readouterr().out
+    assert "lol       train         5        6     3      5" in printed
+    for said in (f"lol/train: {folder}/low/0.png: cannot be decoded", f"{folder}/low/1.png: has no label",
+                 f"{folder}/high/2.png: is 24x20 (width x height), but its image", "3: the degraded and the clean image are the same",
+                 "lol/train: 5 examples, usually 6", "5 problem(s)"):
+        assert said in printed
+
+
+def test_images_in_both_splits_are_found_whatever_the_compression(lol):
+    pixels = np.asarray(Image.fromarray(picture()).resize((192, 160), Image.Resampling.BICUBIC))
+    for half, image in (("high", pixels), ("low", pixels // 4)):
+        save(lol / f"lol/our485/{half}/4.png", image)
+        (lol / f"lol/eval15/{half}/1.png").unlink()
+        save(lol / f"lol/eval15/{half}/1.jpg", image, quality=80)
+    report = check(lol, ["lol"])
+    assert report.leaks == ["lol: train '4' and test '1' show the same image"] == report.problems
+
+
+def test_flat_images_are_never_the_same(lol):
+    for split, number in (("our485", 0), ("eval15", 0)):
+        for half, level in (("high", 200), ("low", 20)):
+            save(lol / f"lol/{split}/{half}/{number}.png", np.full((20, 24, 3), level, np.uint8))
+    assert check(lol, ["lol"]).problems == []
+
+
+def test_an_empty_folder_and_one_of_another_data_set(lol):
+    (lol / "ade20k").mkdir()
+    (lol / "lol").rename(lol / "sidd")
+    text = format_report(check(lol, ["ade20k", "sidd"]))
+    assert f"ade20k: {lol}/ade20k lacks images/training, images/validation, annotations/training" in text
+    assert f"ade20k/train: {lol}/ade20k/images/training: no such folder" in text
+    assert f"sidd: {lol}/sidd lacks" in text and "; it holds what lol needs" in text
+
+
+def test_values_of_depth(tmp_path):
+    depths = {"a": [[0, 500], [9000, 1000]], "b": [[0, 0], [0, 0]], "c": [[25_000, 1], [1, 1]]}
+    for name, depth in depths.items():
+        save(tmp_path / f"nyu/official_splits/test/{name}/rgb_1.jpg", np.zeros((2, 2, 3), np.uint8))
+        save(tmp_path / f"nyu/official_splits/test/{name}/sync_depth_1.png", np.array(depth, np.uint16))
+    save(tmp_path / "nyu/official_splits/test/d/rgb_1.jpg", np.zeros((2, 2, 3), np.uint8))
+    save(tmp_path / "nyu/official_splits/test/d/sync_depth_1.png", np.zeros((2, 2), np.uint8))
+    train, test = check(tmp_path, ["nyu"]).splits
+    assert (train.found, test.found, test.read, test.sizes) == (0, 4, 3, "2x2")
+    assert test.values == "0.00..25.00 m, 41.7% missing"  # (1/4 + 1 + 0) / 3
+    assert test.problems[0] == "4 examples, usually 654"
+    assert test.problems[1:3] == ["b/1: no pixel has a depth", "c/1: depth up to 25.0 m: is it in millimetres?"]
+    assert "d/sync_depth_1.png: 8-bit image with 1 channel(s). NYU depth (millimetres) must be a 16-bit PNG" in test.problems[3]
+
+
+def test_label_ids_of_ade20k(tmp_path):
+    for name, label in (("a", [[0, 1], [2, 150]]), ("b", [[1, 151], [1, 1]])):
+        save(tmp_path / f"ade20k/images/validation/{name}.jpg", np.zeros((2, 2, 3), np.uint8))
+        save(tmp_path / f"ade20k/annotations/validation/{name}.png", np.array(label, np.uint8))
+    split = check(tmp_path, ["ade20k"]).splits[1]
+    assert (split.read, split.values) == (1, "3 classes, 25.0% void")
+    assert "annotations/validation/b.png: label id 151. Allowed are 0 (other) and 1..150." in split.problems[1]
+
+
+def test_areas_of_coco(tmp_path):
+    from generalist.tasks import COCO_CATEGORIES
+
+    ids = np.array([[0, 5, 5, 7]])
+    save(tmp_path / "coco/annotations/panoptic_val2017/1.png", np.stack([ids, 0 * ids, 0 * ids], -1).astype(np.uint8))
+    save(tmp_path / "coco/val2017/1.jpg", np.zeros((1, 4, 3), np.uint8))
+    segments = [{"id": n, "category_id": 1, "iscrowd": 0, "area": area} for n, area in ((5, 2), (7, 3))]
+    (tmp_path / "coco/annotations/panoptic_val2017.json").write_text(json.dumps({
+        "images": [{"id": 1, "file_name": "1.jpg"}], "categories": COCO_CATEGORIES,
+        "annotations": [{"image_id": 1, "file_name": "1.png", "segments_info": segments}]}))
+    split = check(tmp_path, ["coco"]).splits[1]
+    assert split.problems[1:] == ["1: segment 7 has 1 pixels, its area in the JSON is 3"]
+    assert split.values == "1 classes, 25.0% void"
+
+
+def test_twins_among_the_real_samples_are_found_and_nothing_else():
+    """Rain100H has pairs of files with one background; these three are known, and no other two of its images are alike."""
+    if not (folder := os.environ.get("GENERALIST_REAL_SAMPLES")):
+        pytest.skip("GENERALIST_REAL_SAMPLES is not set: the folder of real samples")
+    split = checks.SplitReport("rain13k", "test")
+    pictures = {path.stem: np.asarray(Image.open(path)) for path in pathlib.Path(folder, "test/Rain100H/target").glob("*.png")}
+    checks.summarise(split, [(key, checks.measure({"image": clean // 2, "label": clean, "key": key})) for key, clean in pictures.items()])
+    twins = {frozenset(pair) for pair in checks.shared(split, split) if pair[0] != pair[1]}
+    assert len(pictures) == 20 and twins == {frozenset(pair) for pair in (("3", "4"), ("5", "14"), ("6", "25"))}
+
+
+def test_limit_reads_evenly_spread_examples_and_progress_has_an_eta(lol, monkeypatch):
+    monkeypatch.setattr("generalist.input_pipeline.reading.SAY_EVERY", 0.0)
+    lines = []
+    report = check(lol, ["lol"], limit=3, threads=2, log=lines.append)
+    assert [split.read for split in report.splits] == [3, 3]
+    assert lines[1].startswith("lol/train: 2 of 3 | ") and "ETA" in lines[1]
+    assert checks.spread(10, 4) == [0, 3, 6, 9] and checks.spread(3, 0) == checks.spread(3, 9) == [0, 1, 2]
