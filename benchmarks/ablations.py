@@ -27,7 +27,7 @@ def seconds_a_step(config, run, setup, sharding) -> float:
     batches, state = setup.batches(config, run, 0), run.state
     step, times = setup.compile_step(run, state, config, lambda line: None), []
     for _ in range(7):
-        batch = sharding.to_global(next(batches), run.batch_sharding)
+        batch = sharding.to_global(next(batches), run.batch_sharding, run.rows, config.batch_size)
         began = time.monotonic()
         state, metrics = step(state, batch)
         jax.block_until_ready(metrics)

@@ -68,6 +68,8 @@ def paper() -> ConfigDict:
         "conv": "cycle",  # conv_in and conv_out of another number of channels: "cycle", "mean", "fresh"; see pretrained/parts.py
         "new": (r"^unet\.(position|pooled_text|aligned|refine)\.",)})  # path regexes: what no checkpoint has
     c.model.dtype = "bfloat16"  # computation; parameters are float32
+    # What the backward pass computes again, to save memory: "none", "products" (all but convolutions and dense layers) or "blocks" (all).
+    c.model.remat = "none"
     c.model.target_size = 128
     c.model.concatenate_image = True  # append the image to x_t; False is the paper's cross-attention alone
     c.model.aligned_features = True  # add the encoder's token grid at every level
@@ -102,6 +104,7 @@ def paper() -> ConfigDict:
     c.optimizer.decay_fraction = 1.0  # share of the run the decay takes
     c.optimizer.b1 = 0.9
     c.optimizer.b2 = 0.99
+    c.optimizer.mu_dtype = "float32"  # of the first moment; "bfloat16" saves 2 bytes a parameter
     c.optimizer.muon = ()  # path regexes of kernels that Muon updates; AdamW the others
     c.optimizer.clip = 1.0
     c.optimizer.weight_decay = 0.01
@@ -113,6 +116,9 @@ def paper() -> ConfigDict:
 
     c.sharding = ConfigDict()
     c.sharding.fsdp = 1  # devices that share parameters, EMA and optimizer state
+    c.sharding.min_size = 2**16  # elements an array must have to be split
+    # (path regex, axis to split over fsdp, or None to keep it whole), first match wins; without: the largest axis that fsdp divides.
+    c.sharding.rules = ()
     c.sharding.cpu_devices = 0  # without an accelerator: devices the CPU is split into; 0: one a core
 
     c.checkpoint = ConfigDict()

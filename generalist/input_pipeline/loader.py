@@ -1,6 +1,6 @@
 """Sources and tasks -> batches whose content is a pure function of (seed, step)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import grain
 import numpy as np
@@ -30,9 +30,23 @@ def fit(image: np.ndarray, size: int) -> np.ndarray:
     return np.clip(np.rint(resize_image(image.astype(np.float32), to_size(size))), 0, 255).astype(np.uint8)
 
 
+class _Rows:
+    """Of every `batch_size` examples of a data set, those at `rows`; the others are never read."""
+
+    def __init__(self, examples: grain.MapDataset, rows: Sequence[int], batch_size: int):
+        self._examples, self._rows, self._batch_size = examples, rows, batch_size
+
+    def __len__(self) -> int:
+        return len(self._examples) // self._batch_size * len(self._rows)
+
+    def __getitem__(self, index: int) -> Batch:
+        batch, row = divmod(index, len(self._rows))
+        return self._examples[batch * self._batch_size + int(self._rows[row])]
+
+
 def training_batches(
         sources: Mapping[str, object], tasks: Mapping[str, Task], weights: Mapping[str, float], *, seed: int,
-        batch_size: int, image_size: int, target_size: int, first_step: int = 0, process: tuple[int, int] = (0, 1),
+        batch_size: int, image_size: int, target_size: int, first_step: int = 0, rows: Sequence[int] | None = None,
         threads: int = 2, prefetch: int = 8) -> grain.DatasetIterator:
     """Endless shuffled mixture of the tasks, beginning with the batch of step `first_step`.
 
@@ -43,21 +57,19 @@ def training_batches(
       seed: of the shuffle; every epoch has its own order.
       batch_size: of all processes together.
       image_size, target_size: sides of the batch's images and targets.
-      process: (index, count); every process gets an equal, interleaved part of each global batch.
+      rows: of every global batch, those that this process makes; None makes all.
       threads, prefetch: reader threads, and batches made ahead.
 
     The global position is all there is to save: batch `k` holds examples `k * batch_size ...` of the global order.
     """
-    index, count = process
-    if batch_size % count:
-        raise ValueError(f"batch_size {batch_size} is not divisible by {count} processes: choose a multiple of {count}")
+    rows = range(batch_size) if rows is None else rows
     names = [name for name in tasks if weights.get(name, 0) > 0]
     parts = [
         grain.MapDataset.source(sources[name]).seed(seed + i).shuffle().repeat()
         .map(Encode(tasks[name], list(tasks).index(name), image_size, target_size))
         for i, name in enumerate(names)]
     mixed = grain.MapDataset.mix(parts, weights=[weights[name] for name in names])
-    batches = mixed[index::count].batch(batch_size // count)
+    batches = grain.MapDataset.source(_Rows(mixed, rows, batch_size)).batch(len(rows))
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
     iterator = iter(batches.to_iter_dataset(options))
     iterator.set_state({"next_index": first_step})

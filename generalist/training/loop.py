@@ -58,7 +58,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path, log=prin
 
         with _sigterm() as stop:
             for step in range(first_step + 1, config.total_steps + 1):
-                batch = sharding.to_global(next(batches), run.batch_sharding)
+                batch = sharding.to_global(next(batches), run.batch_sharding, run.rows, config.batch_size)
                 state, metrics = step_fn(state, batch)
                 settle()  # of the step before: the device never waits for the host
                 pending.append((step, metrics))

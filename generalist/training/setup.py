@@ -26,7 +26,10 @@ from generalist.training.workdir import to_plain
 
 
 class Run(NamedTuple):
-    """What the loop needs besides the config; `state` is the initial one."""
+    """What the loop needs besides the config.
+
+    state: the initial one. batch_sharding: of the batches. rows: of every batch, those that this process makes.
+    """
 
     graphdef: Any
     state: State
@@ -37,6 +40,7 @@ class Run(NamedTuple):
     task_names: list[str]
     mesh: jax.sharding.Mesh
     batch_sharding: jax.sharding.NamedSharding
+    rows: np.ndarray
 
 
 def resolve(config: ConfigDict) -> tuple[ConfigDict, dict[str, parts.Part]]:
@@ -49,33 +53,72 @@ def resolve(config: ConfigDict) -> tuple[ConfigDict, dict[str, parts.Part]]:
     return config, given
 
 
-def prepare(config: ConfigDict, log: Callable[[str], None], given: Mapping[str, parts.Part] | None = None) -> Run:
-    """Mesh, tasks, model, optimizer and the initial state, created where it will live. config, given: from `resolve`."""
+class Plan(NamedTuple):
+    """What a config describes before any array exists.
+
+    shapes: {path: ShapeDtypeStruct} of all parameters. trained: the paths that learn.
+    """
+
+    tasks: dict[str, Task]
+    graphdef: Any
+    shapes: dict[str, jax.ShapeDtypeStruct]
+    trained: list[str]
+    optimizer: optax.GradientTransformation
+    learning_rate: optax.Schedule
+
+    def initial(self, values: Mapping[str, jax.Array]) -> State:
+        """{path: value} of all parameters -> the state of step 0."""
+        parameters = {path: values[path] for path in self.trained}
+        frozen = {path: value for path, value in values.items() if path not in parameters}
+        ema = jax.tree.map(jnp.copy, parameters)  # buffers of its own: the step donates both
+        return State(jnp.zeros((), jnp.int32), parameters, ema, frozen, self.optimizer.init(parameters))
+
+
+def plan(config: ConfigDict) -> Plan:
+    """Tasks, model and optimizer of a config, which is checked first. config: from `resolve`."""
     check(config)
-    tasks = get_tasks(config.tasks.set, list(config.tasks.weights))
-    mesh = sharding.make_mesh(config.sharding.fsdp)
-    log(f"devices: {jax.device_count()} x {jax.devices()[0].device_kind} ({jax.default_backend()}), mesh {dict(mesh.shape)}; "
-        f"jax {jax.__version__}, flax {flax.__version__}, optax {optax.__version__}, numpy {np.__version__}")
     settings = model_settings(to_plain(config))
     graphdef, shapes = parameters_lib.abstract(lambda: models.build(settings))
     frozen = (*config.optimizer.frozen, r"^autoencoder\.") if config.model.autoencoder else config.optimizer.frozen
     trained = optimizer_lib.trainable(frozen, shapes)
     optimizer, learning_rate = optimizer_lib.make_optimizer(
         config.optimizer.to_dict(), trained, config.total_steps, known=list(shapes))
-    values = _starting_weights(config, given or {}, shapes, log)
-    values = jax.device_put(values, sharding.shard_largest_axis(mesh, shapes))  # from the host, never whole on one device
+    return Plan(get_tasks(config.tasks.set, list(config.tasks.weights)), graphdef, shapes, trained, optimizer, learning_rate)
 
-    def initial(values) -> State:
-        parameters = {path: values[path] for path in trained}
-        frozen = {path: value for path, value in values.items() if path not in parameters}
-        ema = jax.tree.map(jnp.copy, parameters)  # buffers of its own: the step donates both
-        return State(jnp.zeros((), jnp.int32), parameters, ema, frozen, optimizer.init(parameters))
 
-    shardings = sharding.shard_largest_axis(mesh, jax.eval_shape(initial, values))
-    state = jax.jit(initial, out_shardings=shardings)(values)
+def prepare(config: ConfigDict, log: Callable[[str], None], given: Mapping[str, parts.Part] | None = None) -> Run:
+    """Mesh, tasks, model, optimizer and the initial state, created where it will live. config, given: from `resolve`."""
+    planned = plan(config)
+    mesh = sharding.make_mesh(config.sharding.fsdp)
+    log(f"devices: {jax.device_count()} x {jax.devices()[0].device_kind} ({jax.default_backend()}), mesh {dict(mesh.shape)}; "
+        f"jax {jax.__version__}, flax {flax.__version__}, optax {optax.__version__}, numpy {np.__version__}")
+    values = _starting_weights(config, given or {}, planned.shapes, log)
+    values = sharding.place(values, sharding.of_tree(mesh, planned.shapes, config.sharding))  # from the host, never whole on one device
+    state = jax.jit(planned.initial, out_shardings=_state_shardings(planned, mesh, config))(values)
     _print_parameters(state, log)
-    objective = make_objective(config, tasks, graphdef, state)
-    return Run(graphdef, state, optimizer, learning_rate, objective, tasks, list(tasks), mesh, sharding.batch_sharding(mesh))
+    encode = jax.jit(lambda p, ids: parameters_lib.merge(planned.graphdef, p).encode_text(ids), out_shardings=sharding.replicated(mesh))
+    prompts = np.asarray(encode({**state.parameters, **state.frozen}, prompt_ids(to_plain(config), planned.tasks)))
+    return _run(config, planned, mesh, state, prompts)
+
+
+def abstract(config: ConfigDict, mesh: jax.sharding.Mesh) -> Run:
+    """What `prepare` gives, with shapes in place of arrays: for compiling on devices that are not there."""
+    planned = plan(config)
+    shapes = jax.eval_shape(planned.initial, planned.shapes)
+    state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, _state_shardings(planned, mesh, config))
+    ids = prompt_ids(to_plain(config), planned.tasks)
+    prompts = jax.eval_shape(lambda p: parameters_lib.merge(planned.graphdef, p).encode_text(ids), planned.shapes)
+    return _run(config, planned, mesh, state, np.zeros(prompts.shape, prompts.dtype))
+
+
+def _run(config, planned, mesh, state, prompts) -> Run:
+    objective, of_batch = make_objective(config, planned.tasks, prompts), sharding.batch_sharding(mesh)
+    return Run(planned.graphdef, state, planned.optimizer, planned.learning_rate, objective, planned.tasks, list(planned.tasks), mesh,
+               of_batch, sharding.rows_of_process(of_batch, config.batch_size))
+
+
+def _state_shardings(planned: Plan, mesh, config: ConfigDict) -> State:
+    return sharding.of_tree(mesh, jax.eval_shape(planned.initial, planned.shapes), config.sharding)
 
 
 def check(config: ConfigDict) -> None:
@@ -104,18 +147,16 @@ def _starting_weights(config, given, shapes, log):
     return parts.fill(given, values, to_plain(config)["model"], log) if given else values
 
 
-def make_objective(config: ConfigDict, tasks: dict[str, Task], graphdef, state: State) -> Objective:
-    """The loss of a config; the prompts go through the frozen text encoder here, once."""
+def make_objective(config: ConfigDict, tasks: dict[str, Task], prompts: np.ndarray) -> Objective:
+    """The loss of a config. prompts: (tasks, n, d) prompt tokens, of the frozen text encoder."""
     d = config.diffusion
     laws = np.asarray([config.tasks.timesteps[name] for name in tasks], np.float32)
     diffusion.check_timestep_law(*laws.T)
-    encode = jax.jit(lambda p, ids: parameters_lib.merge(graphdef, p).encode_text(ids))
-    prompts = encode({**state.parameters, **state.frozen}, prompt_ids(to_plain(config), tasks))
     palettes = {i: jnp.asarray(task.palette / 127.5 - 1.0) for i, task in enumerate(tasks.values()) if hasattr(task, "palette")}
     return Objective(
         schedule=make_schedule(config.to_dict()), kind=d.prediction, weight=d.loss_weight, weight_settings={},
         mean=jnp.asarray(laws[:, 0]), std=jnp.asarray(laws[:, 1]), pure=jnp.asarray(laws[:, 2]), start=d.start,
-        task_weight=jnp.asarray([config.tasks.loss_weights[name] for name in tasks], jnp.float32), prompts=prompts,
+        task_weight=jnp.asarray([config.tasks.loss_weights[name] for name in tasks], jnp.float32), prompts=jnp.asarray(prompts),
         drop_image=d.drop_image, drop_text=d.drop_text, palettes=palettes if d.prototype_weight else {},
         prototype_weight=d.prototype_weight, prototype_temperature=d.prototype_temperature, latent=bool(config.model.autoencoder))
 
@@ -126,34 +167,41 @@ def batches(config: ConfigDict, run: Run, first_step: int):
     return loader.training_batches(
         sources, run.tasks, config.tasks.weights.to_dict(), seed=config.seed, batch_size=config.batch_size,
         image_size=config.data.image_size, target_size=config.model.target_size, first_step=first_step,
-        process=(jax.process_index(), jax.process_count()), threads=config.data.threads, prefetch=config.data.prefetch)
+        rows=run.rows, threads=config.data.threads, prefetch=config.data.prefetch)
 
 
 class CompiledStep:
     """The compiled step, with what the compiler says of it."""
 
-    def __init__(self, compiled, batch_size: int):
+    def __init__(self, compiled, batch_size: int, devices: int):
         self._compiled = compiled
         self.memory = compiled.memory_analysis()
         cost = compiled.cost_analysis() or {}
-        self.flops_per_image = cost.get("flops", 0.0) * jax.device_count() / batch_size
+        self.flops_per_image = cost.get("flops", 0.0) * devices / batch_size
 
     def __call__(self, state, batch):
         return self._compiled(state, batch)
 
 
-def compile_step(run: Run, state: State, config: ConfigDict, log: Callable[[str], None]) -> CompiledStep:
-    """Compiles the step before the loop and prints what it costs."""
-    step = make_step(run.graphdef, run.objective, run.optimizer, seed=config.seed, ema_decay=config.optimizer.ema,
-                     accumulate=config.optimizer.accumulate)
+def lower_step(run: Run, state: State, config: ConfigDict, platform: str | None = None):
+    """The step, traced for arrays like `state`: lowered for its devices, or for another platform ("cuda")."""
     shardings = jax.tree.map(lambda x: x.sharding, state)
+    of_parameters = {**shardings.parameters, **shardings.frozen}
+    gather = lambda parameters: sharding.gather(parameters, {path: of_parameters[path] for path in parameters})
+    step = make_step(run.graphdef, run.objective, run.optimizer, seed=config.seed, ema_decay=config.optimizer.ema,
+                     accumulate=config.optimizer.accumulate, gather=gather)
     s, t, b = config.data.image_size, config.model.target_size, config.batch_size
     shaped = lambda dtype, *shape: jax.ShapeDtypeStruct(shape, dtype, sharding=run.batch_sharding)
     batch = {"image": shaped(jnp.uint8, b, s, s, 3), "target": shaped(jnp.float32, b, t, t, 3),
              "mask": shaped(jnp.float32, b, t, t, 1), "task": shaped(jnp.int32, b)}
-    began = time.monotonic()
     jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, sharding.replicated(run.mesh)))
-    compiled = CompiledStep(jitted.lower(state, batch).compile(), b)
+    return jitted.trace(state, batch).lower(lowering_platforms=platform and (platform,))
+
+
+def compile_step(run: Run, state: State, config: ConfigDict, log: Callable[[str], None]) -> CompiledStep:
+    """Compiles the step before the loop and prints what it costs."""
+    began = time.monotonic()
+    compiled = CompiledStep(lower_step(run, state, config).compile(), config.batch_size, run.mesh.size)
     memory = compiled.memory
     log(f"step compiled in {time.monotonic() - began:.0f} s: {compiled.flops_per_image / 1e9:.2f} GFLOP an image, "
         f"{_gib(memory.argument_size_in_bytes)} state and batch + {_gib(memory.temp_size_in_bytes)} temporaries a device")

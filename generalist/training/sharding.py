@@ -1,16 +1,32 @@
-"""Where arrays live: a (data, fsdp) mesh, batches over both axes, large parameters over fsdp."""
+"""Where arrays live: a (data, fsdp) mesh over the devices of all processes, batches over both axes, large parameters over fsdp."""
+
+import re
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 
-def make_mesh(fsdp: int = 1) -> Mesh:
-    """All devices as a (data, fsdp) mesh. Raises ValueError if `fsdp` does not divide their number."""
-    devices = jax.device_count()
-    if fsdp < 1 or devices % fsdp:
-        raise ValueError(f"sharding.fsdp={fsdp} does not divide the {devices} devices: choose a divisor of {devices}")
-    return jax.make_mesh((devices // fsdp, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+def make_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """`devices` (default: all, of every process) as a (data, fsdp) mesh whose neighbours are neighbours in the network.
+
+    On several TPU slices fsdp stays within a slice, where the network is fast, and data goes over them.
+    Raises ValueError if `fsdp` does not divide the number of devices of a slice.
+    """
+    devices = jax.devices() if devices is None else devices
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    count = len(devices) // slices
+    if fsdp < 1 or count % fsdp:
+        where = " of a slice" if slices > 1 else ""
+        raise ValueError(f"sharding.fsdp={fsdp} does not divide the {count} devices{where}: choose a divisor of {count}")
+    shape = (count // fsdp, fsdp)
+    if slices > 1:
+        grid = mesh_utils.create_hybrid_device_mesh(shape, (slices, 1), devices, allow_split_physical_axes=True)
+    else:
+        grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    return Mesh(grid, ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -23,21 +39,73 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def shard_largest_axis(mesh: Mesh, tree, min_size: int = 2**16):
-    """A tree of NamedSharding: each array of at least `min_size` elements is split over fsdp along its largest divisible axis."""
-    fsdp = mesh.shape["fsdp"]
+def of_tree(mesh: Mesh, tree, settings: Mapping):
+    """A tree of NamedSharding: which axis of every array is split over fsdp.
 
-    def rule(x) -> NamedSharding:
-        axes = [i for i in np.argsort(x.shape)[::-1] if x.shape[i] % fsdp == 0]
-        if fsdp == 1 or x.size < min_size or not axes:
-            return replicated(mesh)
-        spec = [None] * x.ndim
-        spec[axes[0]] = "fsdp"
-        return NamedSharding(mesh, PartitionSpec(*spec))
+    Args:
+      tree: of arrays or their shapes: parameters, or a State, whose EMA and optimizer state follow the same rules.
+      settings: the `sharding` group of a config. `rules`: (regex, axis) rows, of which the first that matches
+        (re.search) a path such as "parameters/unet.conv_in.kernel" decides; the axis None keeps the array whole. An array without a rule
+        is split along its largest axis that fsdp divides, if it has at least `min_size` elements.
 
-    return jax.tree.map(rule, tree)
+    Raises:
+      ValueError: a rule matches no path, or names an axis that the array does not have or fsdp does not divide.
+    """
+    fsdp, rules = mesh.shape["fsdp"], settings["rules"]
+    paths = ["/".join(map(_name, path)) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+    for pattern, _ in rules:
+        if not any(re.search(pattern, path) for path in paths):
+            raise ValueError(f"sharding.rules: the pattern {pattern!r} matches none of the {len(paths)} paths, such as {paths[0]!r}")
+
+    def spec(path: str, x) -> PartitionSpec:
+        pattern, axis = next((row for row in rules if re.search(row[0], path)), (None, None))
+        if pattern is None:
+            axes = [i for i in np.argsort(x.shape)[::-1] if x.shape[i] % fsdp == 0]
+            axis = axes[0] if axes and x.size >= settings["min_size"] else None
+        elif axis is not None and (not -x.ndim <= axis < x.ndim or x.shape[axis] % fsdp):
+            raise ValueError(f"sharding.rules: ({pattern!r}, {axis}) cannot split {path} of shape {x.shape} into {fsdp}")
+        return PartitionSpec(*(None,) * (axis % x.ndim), "fsdp") if axis is not None and fsdp > 1 else PartitionSpec()
+
+    leaves, structure = jax.tree.flatten(tree)
+    return structure.unflatten([NamedSharding(mesh, spec(path, x)) for path, x in zip(paths, leaves)])
 
 
-def to_global(batch: dict[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
-    """This process's part of a batch -> global arrays."""
-    return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
+def _name(key) -> str:
+    return str(next(getattr(key, field) for field in ("name", "key", "idx") if hasattr(key, field)))
+
+
+def gather(values, shardings):
+    """Split arrays -> whole ones on every device, for one use in a jitted function; gradients are summed back into the split.
+
+    Said explicitly, as the compiler otherwise splits activations by the weights: it moves more, in more small pieces.
+    """
+    def one(value, split):
+        whole = lambda x: jax.lax.with_sharding_constraint(x, replicated(split.mesh))
+        use = jax.custom_vjp(whole)
+        use.defvjp(lambda x: (whole(x), None), lambda _, gradient: (jax.lax.with_sharding_constraint(gradient, split),))
+        return value if split.is_fully_replicated else use(value)
+
+    return jax.tree.map(one, values, shardings)
+
+
+def place(values, shardings):
+    """Arrays in host memory, the same in every process -> global arrays; each device receives only its part."""
+    return jax.tree.map(lambda x, s: jax.make_array_from_callback(x.shape, s, lambda index: x[index]), values, shardings)
+
+
+def rows_of_process(sharding: NamedSharding, batch_size: int) -> np.ndarray:
+    """The rows of a global batch that the devices of this process hold, ascending. ValueError if they cannot share it equally."""
+    if batch_size % sharding.mesh.size:
+        raise ValueError(f"batch_size {batch_size} is not divisible by the {sharding.mesh.size} devices: "
+                         f"choose a multiple of {sharding.mesh.size}")
+    parts = sharding.addressable_devices_indices_map((batch_size,)).values()
+    return np.unique(np.concatenate([np.arange(batch_size)[part] for part in parts]))
+
+
+def to_global(batch: Mapping[str, np.ndarray], sharding: NamedSharding, rows: np.ndarray, batch_size: int) -> dict[str, jax.Array]:
+    """The `rows` of a batch that this process made -> global arrays."""
+    def make(value: np.ndarray) -> jax.Array:
+        part = lambda index: value[slice(*np.searchsorted(rows, index[0].indices(batch_size)[:2]))]
+        return jax.make_array_from_callback((batch_size, *value.shape[1:]), sharding, part)
+
+    return {name: make(value) for name, value in batch.items()}

@@ -116,18 +116,20 @@ def masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:
 
 
 def make_step(graphdef, objective: Objective, optimizer: optax.GradientTransformation, *,
-              seed: int, ema_decay: float, accumulate: int = 1):
+              seed: int, ema_decay: float, accumulate: int = 1,
+              gather: Callable = lambda parameters: parameters):
     """Builds `step(state, batch) -> (state, metrics)`.
 
     `batch`: image uint8 (b, S, S, 3), target float32 RGB (b, s, s, 3), mask (b, s, s, 1), task int32 (b,). With `accumulate` > 1
     the batch is processed in that many parts; as all randomness is drawn for the whole batch first, the gradient is the same.
     `metrics`: loss (), grad_norm (), update_ratio (), task_loss (tasks,) sums and task_count (tasks,).
+    `gather` makes {path: array} whole before the model uses them, where devices share them.
     Randomness is a function of (seed, step) alone, so a resumed run repeats it exactly.
     """
     tasks = len(objective.task_weight)
 
     def loss_fn(trained, frozen, batch):
-        return objective.loss(parameters_lib.merge(graphdef, {**frozen, **trained}), batch)
+        return objective.loss(parameters_lib.merge(graphdef, gather({**frozen, **trained})), batch)
 
     def gradients(state: State, batch):
         value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
@@ -145,7 +147,7 @@ def make_step(graphdef, objective: Objective, optimizer: optax.GradientTransform
 
     def step(state: State, batch) -> tuple[State, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        batch = objective.encode(lambda: parameters_lib.merge(graphdef, {**state.frozen, **state.parameters}), batch)
+        batch = objective.encode(lambda: parameters_lib.merge(graphdef, gather({**state.frozen, **state.parameters})), batch)
         (loss, losses), grads = gradients(state, objective.corrupt(batch, key))
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.parameters)
         parameters = optax.apply_updates(state.parameters, updates)

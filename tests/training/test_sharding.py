@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import optax
 import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
 
@@ -10,22 +11,48 @@ from generalist.training import sharding
 MESH = AbstractMesh((2, 4), ("data", "fsdp"))  # eight devices, without having them
 
 
+def spec_of(shape, *, mesh=MESH, **settings):
+    tree = {"parameters": {"unet.conv_in.kernel": jax.ShapeDtypeStruct(shape, np.float32)}}
+    (found,) = jax.tree.leaves(sharding.of_tree(mesh, tree, {"rules": (), "min_size": 1024} | settings))
+    assert found.mesh == mesh
+    return found.spec
+
+
 @pytest.mark.parametrize(("shape", "spec"), [
     ((256, 512), (None, "fsdp")),  # the larger axis
-    ((512, 256), ("fsdp", None)),
+    ((512, 256), ("fsdp",)),
     ((3, 3, 1026, 512), (None, None, None, "fsdp")),  # the largest that 4 divides
     ((1025, 1023), ()),  # none does
     ((8,), ()),  # too small to be worth it
 ])
 def test_large_arrays_are_split_along_their_largest_divisible_axis(shape, spec):
-    tree = {"a": jax.ShapeDtypeStruct(shape, np.float32)}
-    found = sharding.shard_largest_axis(MESH, tree, min_size=1024)["a"]
-    assert (found.mesh, found.spec) == (MESH, PartitionSpec(*spec))
+    assert spec_of(shape) == PartitionSpec(*spec)
+
+
+@pytest.mark.parametrize(("rule", "spec"), [
+    (("conv_in", None), ()), (("kernel$", 0), ("fsdp",)), (("^parameters/", -1), (None, "fsdp"))])
+def test_the_first_rule_that_matches_decides(rule, spec):
+    assert spec_of((64, 512), rules=(rule, (".", 1))) == PartitionSpec(*spec)
+
+
+@pytest.mark.parametrize(("rule", "said"), [
+    (("convin", 0), "the pattern 'convin' matches none of the 1 paths, such as 'parameters/unet.conv_in.kernel'"),
+    (("conv_in", 2), r"\('conv_in', 2\) cannot split parameters/unet.conv_in.kernel of shape \(64, 511\) into 4"),
+    (("conv_in", 1), "cannot split")])
+def test_a_wrong_rule_is_an_error(rule, said):
+    with pytest.raises(ValueError, match=said):
+        spec_of((64, 511), rules=(rule,))
+
+
+def test_ema_and_optimizer_state_follow_the_rules_of_parameters():
+    parameters = {"unet.conv_in.kernel": jax.ShapeDtypeStruct((64, 512), np.float32)}
+    state = {"ema": parameters, "optimizer": jax.eval_shape(optax.adam(1e-3).init, parameters)}
+    specs = [s.spec for s in jax.tree.leaves(sharding.of_tree(MESH, state, {"rules": (("conv_in", 0),), "min_size": 1024}))]
+    assert sorted(map(tuple, specs)) == [(), ("fsdp",), ("fsdp",), ("fsdp",)]  # Adam's count, and EMA, mu and nu
 
 
 def test_nothing_is_split_without_fsdp():
-    mesh = AbstractMesh((8, 1), ("data", "fsdp"))
-    assert sharding.shard_largest_axis(mesh, jax.ShapeDtypeStruct((2**10, 2**10), np.float32)).spec == PartitionSpec()
+    assert spec_of((2**10, 2**10), mesh=AbstractMesh((8, 1), ("data", "fsdp"))) == PartitionSpec()
 
 
 def test_batches_are_split_over_every_device():
@@ -46,8 +73,16 @@ def test_fsdp_must_divide_the_devices(fsdp):
 
 def test_to_global_keeps_values_and_types():
     n = jax.device_count()
-    batch = {"image": np.arange(n * 4, dtype=np.uint8).reshape(n, 4), "task": np.arange(n, dtype=np.int32)}
-    arrays = sharding.to_global(batch, sharding.batch_sharding(sharding.make_mesh()))
+    split = sharding.batch_sharding(sharding.make_mesh())
+    rows = sharding.rows_of_process(split, 2 * n)
+    np.testing.assert_array_equal(rows, np.arange(2 * n))  # one process makes all
+    batch = {"image": np.arange(n * 8, dtype=np.uint8).reshape(2 * n, 4), "task": np.arange(2 * n, dtype=np.int32)}
+    arrays = sharding.to_global(batch, split, rows, 2 * n)
     for name, value in batch.items():
-        assert arrays[name].dtype == value.dtype
+        assert arrays[name].dtype == value.dtype and arrays[name].sharding == split
         np.testing.assert_array_equal(arrays[name], value)
+
+
+def test_a_batch_that_the_devices_cannot_share_is_an_error():
+    with pytest.raises(ValueError, match="batch_size 12 is not divisible by the 8 devices: choose a multiple of 8"):
+        sharding.rows_of_process(sharding.batch_sharding(MESH), 12)
