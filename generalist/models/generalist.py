@@ -44,13 +44,14 @@ class GeneralistModel(nnx.Module):
         aligned_features: add the encoder's token grid to every level of the UNet.
         pooled_text: add the mean prompt token to the time embedding.
         image_mean, image_std: what the image encoder was trained to see: (image in [0, 1] - mean) / std.
+        remat: what the UNet's backward pass computes again, a name of `unet.REMAT`.
         dtype: computation; parameters are float32.
     """
 
     def __init__(
             self, *, unet: dict, image_encoder: dict, text_encoder: dict, autoencoder: dict | None = None, target_size=128,
             concatenate_image=False, aligned_features=False, pooled_text=False, image_mean=(0.5, 0.5, 0.5), image_std=(0.5, 0.5, 0.5),
-            dtype=jnp.float32, rngs: layers.Rngs):
+            remat="none", dtype=jnp.float32, rngs: layers.Rngs):
         kw = {"rngs": rngs, "dtype": dtype}
         self.image_encoder = VisionTransformer(**image_encoder, **kw)
         text_encoder = dict(text_encoder)
@@ -60,7 +61,7 @@ class GeneralistModel(nnx.Module):
         channels = autoencoder["latent_channels"] if autoencoder else 3
         self.unet = UNet(
                 in_channels=channels * (1 + concatenate_image), out_channels=channels, aligned=image_dim if aligned_features else 0,
-                pooled_text=text_dim if pooled_text else 0, **unet, **kw)
+                pooled_text=text_dim if pooled_text else 0, remat=remat, **unet, **kw)
         self.image_projection = layers.linear(image_dim, context_dim, **kw)
         # A text encoder of the UNet's own width is the one it was pre-trained with: no projection then.
         self.text_projection = layers.linear(text_dim, context_dim, **kw) if text_dim != context_dim else None

@@ -5,6 +5,7 @@
 zero and leaves its function unchanged: `position`, `pooled_text`, `aligned` and `refine`.
 """
 
+import functools
 from collections.abc import Sequence
 
 from flax import nnx
@@ -13,6 +14,20 @@ import jax.numpy as jnp
 
 from generalist.models import layers
 from generalist.models.attention import attention
+
+
+def _is_product(primitive, *_, **settings) -> bool:
+    """Convolutions and dense layers; not attention's scores, which are as large as all else together."""
+    batched = settings["dimension_numbers"][1] != ((), ()) if primitive is jax.lax.dot_general_p else False
+    return primitive in (jax.lax.dot_general_p, jax.lax.conv_general_dilated_p) and not batched
+
+
+# What the backward pass computes again, a layer (ResNet block and transformer) at a time.
+REMAT = {
+    "none": lambda layer: layer,
+    "products": functools.partial(jax.checkpoint, policy=_is_product),  # norms, activations and attention: few percent of the arithmetic
+    "blocks": jax.checkpoint,  # all: the forward pass once more, a third of the arithmetic
+}
 
 
 class ResnetBlock(nnx.Module):
@@ -153,10 +168,10 @@ class Block(nnx.Module):
         else:
             self.upsamplers = resamplers
 
-    def layer(self, i: int, x, time, context):
-        """ResNet block i and, where the level has one, transformer i."""
+    def layer(self, i: int, x, time, key_value):
+        """ResNet block i and, where the level has one (key_value is not None), transformer i."""
         x = self.resnets[i](x, time)
-        return self.attentions[i](x, next(context)) if len(self.attentions) else x
+        return x if key_value is None else self.attentions[i](x, key_value)
 
 
 class MidBlock(nnx.Module):
@@ -166,9 +181,9 @@ class MidBlock(nnx.Module):
         self.resnets = nnx.List([make.resnet(channels, channels) for _ in range(2)])
         self.attentions = nnx.List([make.transformer(channels, shift=False)])
 
-    def __call__(self, x, time, context):
+    def __call__(self, x, time, key_value):
         """x (b, h, w, c) -> (b, h, w, c)."""
-        x = self.attentions[0](self.resnets[0](x, time), next(context))
+        x = self.attentions[0](self.resnets[0](x, time), key_value)
         return self.resnets[1](x, time)
 
 
@@ -238,15 +253,21 @@ class UNet(nnx.Module):
         pooled_text: width of a pooled text vector added to the time embedding (zero-init), or 0.
         aligned: width of encoder features added, resized, at every level (zero-init), or 0.
         refine: channels of the full-resolution residual block after the pixel shuffle, or 0.
+        remat: what the backward pass computes again instead of reading it from memory, a name of REMAT.
+
+    Raises ValueError for an unknown `remat` or an `attention_levels` of another length than `channels`.
     """
 
     def __init__(
             self, *, in_channels=3, out_channels=3, channels=(320, 640, 1280, 1280), layers_per_block=2,
             attention_levels=(True, True, True, False), context_dim=768, heads: int | None = 8, head_dim=64,
             window: int | None = None, patch=1, groups=32, position=False, pooled_text=0, aligned=0, refine=0,
-            rngs: layers.Rngs, dtype=jnp.float32):
+            remat="none", rngs: layers.Rngs, dtype=jnp.float32):
         if len(attention_levels) != len(channels):
             raise ValueError(f"attention_levels has {len(attention_levels)} entries for {len(channels)} levels: {attention_levels}")
+        if remat not in REMAT:
+            raise ValueError(f"model.remat {remat!r}: choose one of {', '.join(REMAT)}")
+        self._remat = REMAT[remat]
         self.patch, self.time_channels, self.dtype = patch, channels[0], dtype
         time_dim = 4 * channels[0]
         make = _Maker(time_dim=time_dim, context_dim=context_dim, head_dim=head_dim, heads=heads,
@@ -333,17 +354,20 @@ class UNet(nnx.Module):
                 resized = jax.image.resize(features, (*h.shape[:3], features.shape[-1]), "bilinear")
                 h = h + self.aligned[level](resized.astype(self.dtype))
             for i in range(len(block.resnets)):
-                h = block.layer(i, h, time, context)
+                h = self._layer(block, i, h, time, context)
                 skips.append(h)
             if hasattr(block, "downsamplers") and len(block.downsamplers):
                 h = block.downsamplers[0].conv(h)
                 skips.append(h)
-        return self.mid_block(h, time, context), skips
+        return self._remat(self.mid_block)(h, time, next(context)), skips
+
+    def _layer(self, block, i, h, time, context):
+        return self._remat(functools.partial(block.layer, i))(h, time, next(context) if len(block.attentions) else None)
 
     def _up(self, h, skips, time, context):
         for block in self.up_blocks:
             for i in range(len(block.resnets)):
-                h = block.layer(i, jnp.concatenate([h, skips.pop()], axis=-1), time, context)
+                h = self._layer(block, i, jnp.concatenate([h, skips.pop()], axis=-1), time, context)
             if len(block.upsamplers):
                 h = block.upsamplers[0].conv(layers.upsample(h))
         return h

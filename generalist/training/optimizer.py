@@ -71,9 +71,10 @@ def make_optimizer(settings: Mapping, paths: Sequence[str], total_steps: int, kn
     speed = match([tuple(row) for row in settings["lr_multipliers"]], paths, 1.0, known)
     of_muon = match([(p, 1.0) for p in settings["muon"]], paths, 0.0, known)
     multiply = optax.stateless(lambda updates, _: {path: u * speed[path] for path, u in updates.items()})
+    adam = optax.scale_by_adam(b1=settings["b1"], b2=settings["b2"], eps=1e-8, mu_dtype=settings["mu_dtype"])
     return optax.chain(
         optax.clip_by_global_norm(settings["clip"]),
-        optax.partition({"adam": optax.scale_by_adam(b1=settings["b1"], b2=settings["b2"], eps=1e-8), "muon": scale_by_muon()},
+        optax.partition({"adam": adam, "muon": scale_by_muon()},
                         {path: "muon" if of_muon[path] else "adam" for path in paths}),
         optax.add_decayed_weights(settings["weight_decay"], mask=lambda _: {p: bool(decays[p]) for p in paths}),
         multiply,

@@ -10,7 +10,7 @@ from flax import nnx
 
 from generalist.models import parameters
 from generalist.models.layers import Rngs
-from generalist.models.unet import TransformerBlock, UNet
+from generalist.models.unet import REMAT, ResnetBlock, TransformerBlock, UNet
 
 PLAIN = {"channels": (8, 16), "layers_per_block": 1, "attention_levels": (False, False), "context_dim": 8, "heads": 2,
          "groups": 4, "patch": 2}
@@ -157,3 +157,38 @@ def test_shifted_windows_lie_between_the_others(self_attention, grid):
 def test_every_second_transformer_of_a_level_is_shifted():
     model = nnx.eval_shape(make(**dict(PLAIN, attention_levels=(False, True), layers_per_block=3, window=4)))
     assert [a.transformer_blocks[0].shift for a in model.down_blocks[1].attentions] == [False, True, False]
+
+
+@pytest.mark.parametrize("remat", ["products", "blocks"])
+def test_remat_changes_no_gradient(remat, quick_jit):
+    graphdef, weights = parameters.split(ResnetBlock(4, 8, 6, groups=2, rngs=Rngs(0), dtype=jnp.float32))
+    x, time = np.random.default_rng(0).standard_normal((2, 4, 4, 4), np.float32), np.ones((2, 6), np.float32)
+
+    def gradient(remat):
+        loss = lambda weights: jnp.square(REMAT[remat](parameters.merge(graphdef, weights))(x, time)).sum()
+        return quick_jit(jax.grad(loss))(weights)
+
+    again = gradient(remat)
+    for path, expected in gradient("none").items():
+        np.testing.assert_allclose(again[path], expected, rtol=1e-5, atol=1e-4)
+
+
+def test_remat_computes_again_what_it_says():
+    """Counted in the traced program, as a compiler may undo it: "blocks" repeats convolutions, "products" only what is between."""
+    convolutions, activations = {}, {}
+    for remat in ("none", "products", "blocks"):
+        graphdef, shapes = parameters.abstract(make(**PLAIN, remat=remat))
+
+        def loss(weights):
+            model = parameters.merge(graphdef, weights)
+            return model(np.ones((1, 8, 8, 3), np.float32), np.ones(1, np.float32), model.context(np.ones((1, 5, 8), np.float32))).sum()
+
+        traced = str(jax.make_jaxpr(jax.grad(loss))(shapes))
+        convolutions[remat], activations[remat] = (traced.count(name) for name in (" = conv_general_dilated[", " = logistic "))
+    assert convolutions["blocks"] > convolutions["products"] == convolutions["none"]
+    assert activations["blocks"] == activations["products"] > activations["none"]
+
+
+def test_an_unknown_remat_lists_the_known():
+    with pytest.raises(ValueError, match="model.remat 'dots': choose one of none, products, blocks"):
+        make(**PLAIN, remat="dots")()

@@ -1,5 +1,6 @@
 """AdamW with tables of path regexes: one step by hand, optax as a peer, and what the tables say."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -9,7 +10,7 @@ from optax.contrib._muon import orthogonalize_via_newton_schulz as newton_schulz
 from generalist.training.optimizer import learning_rate, make_optimizer, match, orthogonalize, trainable
 
 SETTINGS = {
-    "lr": 0.1, "schedule": "constant", "warmup_steps": 0, "decay_fraction": 0.0, "b1": 0.9, "b2": 0.99, "clip": 1e9, "muon": (),
+    "lr": 0.1, "schedule": "constant", "warmup_steps": 0, "decay_fraction": 0.0, "b1": 0.9, "b2": 0.99, "clip": 1e9, "muon": (), "mu_dtype": "float32",
     "weight_decay": 0.0, "weight_decay_on": (r"kernel$",), "lr_multipliers": ()}
 PARAMETERS = {"image_encoder.kernel": jnp.array([1.0, -2.0]), "unet.bias": jnp.array([0.5]), "unet.kernel": jnp.array([4.0, 3.0])}
 GRADIENTS = {"image_encoder.kernel": jnp.array([0.3, 0.1]), "unet.bias": jnp.array([-0.2]), "unet.kernel": jnp.array([1.0, -5.0])}
@@ -49,6 +50,15 @@ def test_multipliers_scale_the_whole_update_and_the_first_match_wins():
     slow = after(weight_decay=0.5, lr_multipliers=((r"^image_encoder\.", 0.1), (r"kernel", 0.5)))
     for path, factor in {"image_encoder.kernel": 0.1, "unet.kernel": 0.5, "unet.bias": 1.0}.items():
         np.testing.assert_allclose(slow[path] - PARAMETERS[path], factor * (plain[path] - PARAMETERS[path]), atol=1e-6)
+
+
+def test_a_bfloat16_first_moment_halves_it_and_hardly_changes_the_update():
+    """bfloat16 has 8 bits of mantissa: updates differ by less than 1 %, and only mu is stored in it."""
+    optimizer, _ = make_optimizer(SETTINGS | {"mu_dtype": "bfloat16"}, list(PARAMETERS), 100)
+    dtypes = [str(x.dtype) for x in jax.tree.leaves(optimizer.init(PARAMETERS)) if x.ndim]
+    assert dtypes.count("bfloat16") == len(PARAMETERS)
+    for path, value in after(3).items():
+        np.testing.assert_allclose(after(3, mu_dtype="bfloat16")[path] - PARAMETERS[path], value - PARAMETERS[path], rtol=0.01)
 
 
 def test_frozen_paths_are_not_trainable():
