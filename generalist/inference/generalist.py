@@ -3,11 +3,12 @@
 import itertools
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from PIL import Image
 
 from generalist import diffusion, models
@@ -20,6 +21,8 @@ from generalist.pretrained import weights
 from generalist.tasks import Restoration, Task, get_tasks
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)  # batches are padded to one of these, so that few programs are compiled
+
+SETTINGS = ("steps", "sampler", "start")  # of a sampler, compiled into it
 
 
 class Generalist:
@@ -36,12 +39,13 @@ class Generalist:
         self.image_size = config["data"]["image_size"]
         self.target_size = config["model"]["target_size"]
         self._diffusion = config["diffusion"]
-        self._schedule = make_schedule(config)
         self._graphdef, expected = parameters_lib.abstract(lambda: models.build(model_settings(config)))
         weights.check_fit(parameters, expected, "the weights")
         self.parameters = {path: jnp.asarray(parameters[path], jnp.float32) for path in expected}
         self._prompts = {}
-        self._sample = jax.jit(self._sample_fn, static_argnames=("steps", "sampler", "start"))
+        self._sampler = make_sampler(config, self._graphdef)
+        self._sample = jax.jit(self._sampler, static_argnames=SETTINGS)
+        self._put, self._devices = lambda x: x, 1
 
     def predict(self, image, task: str | Iterable[str] = "depth", steps: int | None = None, samples: int = 1,
                 seed: int = 0, tile: bool | int | None = None) -> Result | dict[str, Result]:
@@ -71,6 +75,14 @@ class Generalist:
         painted = self._paint(image, self.components(names), steps, samples if self.stochastic else 1, seed, tile)
         results = {name: make_result(codec, painted, image.shape[:2], samples) for name, codec in codecs.items()}
         return results[task] if isinstance(task, str) else results
+
+    def spread(self, mesh: Mesh) -> None:
+        """Samples on all devices of `mesh` from now on, each a part of every batch; all processes must then predict alike."""
+        whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+        put = lambda x, sharding: jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+        self.parameters = {path: put(np.asarray(x), whole) for path, x in self.parameters.items()}
+        self._put, self._devices = lambda x: put(x, split), mesh.size
+        self._sample = jax.jit(self._sampler, static_argnames=SETTINGS, out_shardings=whole)
 
     @property
     def stochastic(self) -> bool:
@@ -125,6 +137,7 @@ class Generalist:
         images = np.stack([self._fit(image) for image in images])
         names = [task] * len(images) if isinstance(task, str) else task
         padded = next((n for n in BATCHES if n >= len(images)), BATCHES[-1])
+        padded += -padded % self._devices
         parts = [slice(i, i + padded) for i in range(0, len(images), padded)]
         return np.concatenate([
             self._predict_part(images[part], names[part], padded, steps, seed + i) for i, part in enumerate(parts)])
@@ -137,7 +150,7 @@ class Generalist:
         missing = padded - len(images)
         filled = np.concatenate([images, np.repeat(images[-1:], missing, 0)])
         prompts = np.concatenate([self.prompt(name) for name in [*names, *names[-1:] * missing]])
-        rgb = self._sample(self.parameters, filled, prompts, jax.random.key(seed),
+        rgb = self._sample(self.parameters, self._put(filled), self._put(prompts), np.uint32(seed),
                            steps=steps, sampler=sampler, start=self._diffusion["start"])
         return np.asarray(rgb)[:len(images)]
 
@@ -153,20 +166,30 @@ class Generalist:
             self._prompts[task] = np.asarray(model.encode_text(jnp.asarray(prompt_ids(self.config, {task: codec}))))
         return self._prompts[task]
 
-    def _sample_fn(self, parameters, images, text, key, *, steps, sampler, start):
-        model = parameters_lib.merge(self._graphdef, parameters)
+
+def make_sampler(config: Mapping, graphdef) -> Callable[..., jax.Array]:
+    """Builds `sample(parameters, images, text, seed, *, steps, sampler, start)` for a config and the graph definition of its model.
+
+    images uint8 (b, S, S, 3), text (b, n, d) prompt tokens -> RGB float32 (b, s, s, 3), s the model's target size.
+    """
+    settings, schedule = config["diffusion"], make_schedule(config)
+
+    def sample(parameters, images, text, seed, *, steps, sampler, start):
+        model = parameters_lib.merge(graphdef, parameters)
         image = images.astype(jnp.float32) / 127.5 - 1.0
         condition = model.encode(image, text)
         denoise = lambda x_t, t: model.denoise(x_t, t, condition)
-        guidance = self._diffusion["guidance"]
+        guidance = settings["guidance"]
         if guidance != 1.0:
             hidden = model.encode(image, text, keep_image=jnp.zeros(len(image)))
             denoise = lambda x_t, t: _guide(model.denoise(x_t, t, hidden), model.denoise(x_t, t, condition), guidance)
-        first, noise = jax.random.split(key)
+        first, noise = jax.random.split(jax.random.key(seed))
         x0 = diffusion.sample(
-            denoise, diffusion.start(first, (len(image), *model.diffused_shape), start), self._schedule, self._diffusion["prediction"],
-            sampler, steps, eta=self._diffusion["eta"], key=noise, clip=None if model.autoencoder else 1.0)
+            denoise, diffusion.start(first, (len(image), *model.diffused_shape), start), schedule, settings["prediction"],
+            sampler, steps, eta=settings["eta"], key=noise, clip=None if model.autoencoder else 1.0)
         return model.to_rgb(x0)
+
+    return sample
 
 
 def _guide(without, with_image, guidance):
