@@ -25,6 +25,13 @@ Each image and task gives <image>.<task>.png, the data (depth: 16-bit millimetre
 panoptic: COCO's PNG, with a .json; restoration: the image), and <image>.<task>.render.png, a picture for people.
 The exit code is 0, or 1 if some image failed (the others are done nevertheless), or 2 if nothing could start.
 """
+_EVALUATE = """examples:
+  generalist evaluate --from runs/multitask --limit 100
+  generalist evaluate --from runs/multitask --task derain --data-dir /data --split test/Rain100H --native --submission
+
+The folder gets metrics.json, card.md and card.json, per_image.csv and panels/, and with --submission the predictions: panoptic in COCO's
+form, semantic as 8-bit class + 1 (ADE20K), depth as 16-bit millimetres, restored images as PNG.
+"""
 _EXAMPLES = """examples:
   generalist predict photo.jpg --task depth semantic --out predictions
   generalist evaluate --from runs/multitask --limit 100
@@ -72,9 +79,8 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=int, default=0, metavar="N", help="of the noise, where the sampler uses any (default: 0)")
     sub.add_argument("--tile", action=argparse.BooleanOptionalAction,
                      help="restore in tiles at native resolution, or not (default: tiles for images larger than the model's)")
-    sub = command(evaluate, "Measure a workdir on held-out data, by the official metrics, into DIR/eval.")
-    _add_source(sub, f"a workdir (default: {DEFAULT_WORKDIR})")
-    sub.add_argument("--limit", type=int, default=0, metavar="N", help="examples a task (default: 0, all)")
+    _add_evaluate(command(evaluate, "Measure a model on held-out data, by the official metrics. An interrupted run goes on by the same command.",
+                          epilog=_EVALUATE))
     _add_ceiling(command(ceiling, "Measure what perfect training would reach: the truth as colours, decoded; with --latent also after "
                          "an autoencoder, as a latent diffusion model would see it. Into ceiling.json and ceiling.png."))
     sub = command(export, "Copy what is needed to use a model into a folder of its own, at half the size.")
@@ -89,6 +95,20 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _add_source(parser: argparse.ArgumentParser, help: str) -> None:
     parser.add_argument("--from", dest="source", metavar="DIR", help=help)
+
+
+def _add_evaluate(sub: argparse.ArgumentParser) -> None:
+    _add_source(sub, f"a workdir or model folder, or 'scenes' (default: {DEFAULT_WORKDIR})")
+    sub.add_argument("--task", nargs="+", default=[], metavar="TASK", help="depth, semantic, ... (default: all that model and data have)")
+    sub.add_argument("--data-dir", metavar="DIR", help="official data sets to measure on (default: the data it was trained on, whose "
+                     "place GENERALIST_DATA_DIR tells if it has changed)")
+    sub.add_argument("--split", metavar="NAME", help="val, test, train, or one of a data set's own, such as test/Rain100H (default: val)")
+    sub.add_argument("--limit", type=int, default=0, metavar="N", help="examples a task (default: 0, all)")
+    sub.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: as the model's config says)")
+    sub.add_argument("--native", action="store_true", help="measure restoration also at native resolution, in tiles")
+    sub.add_argument("--submission", action="store_true", help="write the predictions in the benchmarks' formats, into submission/")
+    sub.add_argument("--out", metavar="DIR", help="folder of the results (default: eval/<step> of the model's folder, with the choices "
+                     "above in its name)")
 
 
 def _add_ceiling(sub: argparse.ArgumentParser) -> None:
@@ -183,21 +203,36 @@ def _save(result, stem: pathlib.Path) -> list[pathlib.Path]:
 
 
 def evaluate(args: argparse.Namespace) -> int:
-    """Evaluates a workdir by its own config; GENERALIST_DATA_DIR says where the data are now."""
-    from generalist.pretrained.weights import SHIPPED, folder_of, load_weights
+    """Evaluates a model by its own config, on its own data or on those of --data-dir."""
+    from generalist.pretrained.weights import SHIPPED, folder_of, load_weights, read_metadata
 
     source = args.source or DEFAULT_WORKDIR
-    if source in SHIPPED:
-        raise ValueError(f"--from {source}: figures are written into the folder they belong to; give a workdir, or a copy of "
-                         f"{SHIPPED[source]}")
+    if source in SHIPPED and not args.out:
+        raise ValueError(f"--from {source}: figures are written into the folder they belong to; say where else by --out")
+    if args.limit < 0 or (args.steps is not None and args.steps < 1):
+        raise ValueError(f"--limit {args.limit} --steps {args.steps}: examples are at least 0, steps at least 1")
     from ml_collections import ConfigDict
 
     from generalist.training import setup
 
     config = ConfigDict(load_weights(source)[0])
-    config.data_dir = os.environ.get("GENERALIST_DATA_DIR", config.data_dir)
-    setup.evaluate(config, folder_of(source), args.limit, print)
+    config.data_dir = args.data_dir or os.environ.get("GENERALIST_DATA_DIR", config.data_dir)
+    if args.data_dir and config.data.source == "scenes":
+        config.data.source = "paper"
+    config.eval.split = args.split or config.eval.split
+    folder, names = folder_of(source), args.task or ([] if args.data_dir else None)
+    out = pathlib.Path(args.out) if args.out else folder / "eval" / _eval_name(args, read_metadata(source).get("step", "0"))
+    setup.evaluate(config, folder, args.limit, print, names=names, out_dir=out, steps=args.steps, native=args.native,
+                   submission=args.submission)
+    print(f"metrics.json, card.md, per_image.csv and panels in {out}")
     return 0
+
+
+def _eval_name(args: argparse.Namespace, step: str) -> str:
+    """"1500" for the model's own evaluation; what is chosen otherwise is added, so that it stays beside it: "1500_data_test"."""
+    data = pathlib.Path(args.data_dir).resolve().name if args.data_dir else ""
+    chosen = [step, "+".join(args.task), data, (args.split or "").replace("/", "-"), f"{args.steps}steps" if args.steps else ""]
+    return "_".join(part for part in chosen if part)
 
 
 def ceiling(args: argparse.Namespace) -> int:

@@ -79,7 +79,7 @@ def test_missing_weights(tmp_path, capsys):
 
 def test_evaluate_refuses_to_write_into_the_package(capsys):
     assert cli.main(["evaluate", "--from", "scenes"]) == 2
-    assert "give a workdir" in capsys.readouterr().err
+    assert "say where else by --out" in capsys.readouterr().err
 
 
 def test_evaluate_and_report(tiny_workdir, tmp_path, monkeypatch):
@@ -88,13 +88,31 @@ def test_evaluate_and_report(tiny_workdir, tmp_path, monkeypatch):
     from generalist.training import setup
 
     calls = []
-    monkeypatch.setattr(setup, "evaluate", lambda config, workdir, limit, log: calls.append((config, workdir, limit)))
+    monkeypatch.setattr(setup, "evaluate", lambda config, workdir, limit, log, **choices: calls.append((config, workdir, limit, choices)))
     monkeypatch.setattr(evaluation, "write_report", lambda workdir: calls.append(workdir))
     monkeypatch.setenv("GENERALIST_DATA_DIR", str(tmp_path))
     assert cli.main(["evaluate", "--from", str(tiny_workdir), "--limit", "3"]) == 0
     assert cli.main(["report", "runs/a"]) == 0
-    (config, workdir, limit), reported = calls
+    (config, workdir, limit, choices), reported = calls
     assert (config.model.target_size, config.data_dir, workdir, limit, reported) == (32, str(tmp_path), tiny_workdir, 3, "runs/a")
+    assert choices == {"names": None, "out_dir": tiny_workdir / "eval" / "0", "steps": None, "native": False, "submission": False}
+
+
+def test_evaluate_on_other_data_keeps_apart_what_is_chosen(tiny_workdir, tmp_path, monkeypatch, capsys):
+    from generalist.training import setup
+
+    calls = []
+    monkeypatch.setattr(setup, "evaluate", lambda config, workdir, limit, log, **choices: calls.append((config, choices)))
+    command = ["evaluate", "--from", str(tiny_workdir), "--data-dir", f"{tmp_path}/data"]
+    assert cli.main(command) == 0
+    assert cli.main([*command, "--task", "derain", "--split", "test/Rain100H", "--steps", "4", "--native", "--submission"]) == 0
+    (_, first), (config, second) = calls
+    assert (config.data.source, config.data_dir, config.eval.split) == ("paper", f"{tmp_path}/data", "test/Rain100H")
+    assert first["names"] == [] and first["out_dir"] == tiny_workdir / "eval" / "0_data"
+    assert second == {"names": ["derain"], "out_dir": tiny_workdir / "eval" / "0_derain_data_test-Rain100H_4steps", "steps": 4, "native": True,
+                      "submission": True}
+    assert cli.main([*command, "--steps", "0"]) == 2
+    assert "steps at least 1" in capsys.readouterr().err
 
 
 def test_ceiling_of_pixels_and_of_latents(tmp_path, monkeypatch, capsys):

@@ -1,8 +1,10 @@
 """From a config to the things the loop works with."""
 
+import functools
+import hashlib
 import pathlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax
@@ -225,22 +227,40 @@ def _print_parameters(state: State, log: Callable[[str], None]) -> None:
     log(f"{'all':28} {sum(r[0] for r in groups.values()):12,} {sum(r[1] for r in groups.values()):12,}")
 
 
-def evaluate(config: ConfigDict, workdir: pathlib.Path, examples: int, log: Callable[[str], None]) -> dict[str, float]:
-    """Official metrics of the averaged weights in `workdir` on held-out data, written to `eval/<step>/`; `examples` 0 is all."""
+def evaluate(config: ConfigDict, workdir: pathlib.Path, examples: int, log: Callable[[str], None], *, names: Sequence[str] | None = None,
+             out_dir: pathlib.Path | None = None, steps: int | None = None, native: bool = False, submission: bool = False) -> dict[str, float]:
+    """Official metrics of the averaged weights in `workdir` on held-out data.
+
+    Args:
+      config: the model's, with the data and split to evaluate on.
+      workdir: a workdir or model folder.
+      examples: how many a task; 0 takes all.
+      log: takes progress lines and the table.
+      names: tasks; None takes all of `config.eval.tasks`, empty those of them that the data have.
+      out_dir: folder of the results; None takes `eval/<step>/` of the workdir.
+      steps: denoising steps; None takes the config's.
+      native, submission: see `generalist.evaluation.evaluate`.
+
+    Returns:
+      The content of metrics.json.
+    """
     from generalist.evaluation import evaluate as run_evaluation
+    from generalist.evaluation.data import open_data
 
     generalist = load(workdir)
-    step = weights.read_metadata(workdir).get("step", "0")
-    names = list(config.eval.tasks)
-    sources = open_sources(config.data, config.data_dir, names, config.eval.split, config.seed, examples or None)
-    train = open_sources(config.data, config.data_dir, names, "train", config.seed)
+    folder, step = weights.folder_of(workdir), weights.read_metadata(workdir).get("step", "0")
+    data = open_data(config, config.eval.tasks if names is None else names, examples, log)
+    generalist.components(data.tasks)  # a task that the model was not trained on fails here
+    steps = config.diffusion.steps if steps is None else steps
+    with open(folder / weights.WEIGHTS, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     began = time.monotonic()
     results = run_evaluation(
-        generalist.predict_rgb, get_tasks(config.tasks.set, names), sources, train_sources=train, limit=examples,
-        batch_size=config.eval.batch_size, panels=config.eval.panels, out_dir=workdir / "eval" / step,
-        target_size=config.model.target_size, steps=config.diffusion.steps,
+        functools.partial(generalist.predict_rgb, steps=steps), data.tasks, data.sources, train_sources=data.train_sources, limit=examples,
+        batch_size=config.eval.batch_size, panels=config.eval.panels, out_dir=out_dir or workdir / "eval" / step,
+        target_size=config.model.target_size, steps=steps, native=native, submission=submission,
         facts={"step": int(step), "seed": config.seed, "split": config.eval.split, "sampler": config.diffusion.sampler,
-               "start": config.diffusion.start, "weights": str(workdir)}, log=log)
+               "start": config.diffusion.start, "weights": str(workdir), "weights_sha256": digest}, log=log)
     log(f"evaluated step {step} in {time.monotonic() - began:.0f} s")
     return results
 
