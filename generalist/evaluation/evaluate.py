@@ -24,7 +24,7 @@ _LOG_EVERY = 5.0  # seconds
 def evaluate(
         predict_rgb: PredictRGB, tasks: Mapping[str, Task], sources: Mapping, *, target_size: int,
         train_sources: Mapping | None = None, limit: int = 0, batch_size: int = 64, panels: int = 4, out_dir: str | pathlib.Path,
-        steps: int | None = None, native: bool = False, submission: bool = False, facts: Mapping | None = None,
+        steps: int | None = None, native: bool = False, submission: bool = False, resume: bool = True, facts: Mapping | None = None,
         log: Callable[[str], None] = print) -> dict[str, float | None]:
     """Measures a model by the official metric of each task, at the labels' own resolution.
 
@@ -47,6 +47,7 @@ def evaluate(
       steps: denoising steps, for the card.
       native: measure restoration also in tiles at native resolution, under `<task>/psnr_tiles` and so on.
       submission: write the predictions as files into out_dir/submission, see `Submission`.
+      resume: go on from an interrupted evaluation. False where several processes predict together, which must make the same calls.
       facts: anything else for the card, such as {"seed": 0, "weights": "runs/a"}.
       log: takes progress lines and the final table.
 
@@ -72,7 +73,8 @@ def evaluate(
         runs[name] = _Run(task, {"prediction": _ways(task, model) | tiles, **ways}, panels, out_dir / SUBMISSION if submission else None)
 
     settings = {"target_size": target_size, "steps": steps, "batch_size": batch_size, **(facts or {})}
-    partial = Partial(out_dir / PARTIAL, [settings, keys, counts, panels, native, submission, {n: [*r.ways] for n, r in runs.items()}], log)
+    identity = [settings, keys, counts, panels, native, submission, {name: list(run.ways) for name, run in runs.items()}]
+    partial = Partial(out_dir / PARTIAL if resume else None, identity, log)
     _walk(runs, sources, counts, batch_size, model.seconds, partial, log)
     computed = {keys[name]: run.baselines() for name, run in runs.items()}
     cache.put({key: baselines for key, baselines in computed.items() if baselines})

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import pathlib
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -248,6 +249,8 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path, examples: int, log: Call
     from generalist.evaluation.data import open_data
 
     generalist = load(workdir)
+    if jax.device_count() > 1:
+        generalist.spread(sharding.make_mesh())
     folder, step = weights.folder_of(workdir), weights.read_metadata(workdir).get("step", "0")
     data = open_data(config, config.eval.tasks if names is None else names, examples, log)
     generalist.components(data.tasks)  # a task that the model was not trained on fails here
@@ -255,12 +258,14 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path, examples: int, log: Call
     with open(folder / weights.WEIGHTS, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     began = time.monotonic()
-    results = run_evaluation(
-        functools.partial(generalist.predict_rgb, steps=steps), data.tasks, data.sources, train_sources=data.train_sources, limit=examples,
-        batch_size=config.eval.batch_size, panels=config.eval.panels, out_dir=out_dir or workdir / "eval" / step,
-        target_size=config.model.target_size, steps=steps, native=native, submission=submission,
-        facts={"step": int(step), "seed": config.seed, "split": config.eval.split, "sampler": config.diffusion.sampler,
-               "start": config.diffusion.start, "weights": str(workdir), "weights_sha256": digest}, log=log)
+    with tempfile.TemporaryDirectory() as unused:  # every process paints its part of each batch and has all figures; the first one writes
+        out_dir = pathlib.Path(unused) / "eval" / step if jax.process_index() else out_dir or workdir / "eval" / step
+        results = run_evaluation(
+            functools.partial(generalist.predict_rgb, steps=steps), data.tasks, data.sources, train_sources=data.train_sources,
+            limit=examples, batch_size=config.eval.batch_size, panels=config.eval.panels, out_dir=out_dir,
+            target_size=config.model.target_size, steps=steps, native=native, submission=submission, resume=jax.process_count() == 1,
+            facts={"step": int(step), "seed": config.seed, "split": config.eval.split, "sampler": config.diffusion.sampler,
+                   "start": config.diffusion.start, "weights": str(workdir), "weights_sha256": digest}, log=log)
     log(f"evaluated step {step} in {time.monotonic() - began:.0f} s")
     return results
 

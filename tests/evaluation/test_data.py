@@ -1,27 +1,54 @@
 """A model measured on official data: which tasks, by which protocol, and with which codec."""
 
 import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 
+import generalist
 from generalist.evaluation.data import open_data, with_official_protocol
 from generalist.pretrained.weights import load_weights
 from generalist.tasks import SCENES_TASKS
 from generalist.training import setup
 
 
-@pytest.fixture
-def rain(tiny_config, tmp_path):
-    """The config of a model trained on scenes, with a data directory that holds one set of Rain13K, 2 images of 24 x 40."""
+@pytest.fixture(scope="module")
+def rain_folder(tmp_path_factory):
+    """A data directory that holds one set of Rain13K, 2 images of 24 x 40."""
+    root = tmp_path_factory.mktemp("data")
     for half in ("input", "target"):
-        folder = tmp_path / "data" / "derain" / "test" / "Rain100H" / half
+        folder = root / "derain" / "test" / "Rain100H" / half
         folder.mkdir(parents=True)
         for name in "12":
-            Image.fromarray(np.random.default_rng(int(name)).integers(0, 256, (24, 40, 3), np.uint8)).save(folder / f"{name}.png")
-    tiny_config.data.source, tiny_config.data_dir, tiny_config.eval.split = "paper", str(tmp_path / "data"), "test/Rain100H"
-    return tiny_config
+            Image.fromarray(np.random.default_rng([int(name), len(half)]).integers(0, 256, (24, 40, 3), np.uint8)).save(folder / f"{name}.png")
+    return root
+
+
+def config_of(workdir, folder):
+    """The config of a model trained on scenes, to be measured on the rain images."""
+    config = ConfigDict(load_weights(workdir)[0])
+    config.data.source, config.data_dir, config.eval.split = "paper", str(folder), "test/Rain100H"
+    return config
+
+
+@pytest.fixture
+def rain(tiny_workdir, rain_folder):
+    return config_of(tiny_workdir, rain_folder)
+
+
+@pytest.fixture(scope="module")
+def measured(tiny_workdir, rain_folder, tmp_path_factory):
+    """(metrics, folder) of that model on one device."""
+    out = tmp_path_factory.mktemp("eval") / "1"
+    return setup.evaluate(config_of(tiny_workdir, rain_folder), tiny_workdir, 0, len, names=["derain"], out_dir=out, native=True,
+                          submission=True), out
 
 
 def test_the_models_codec_is_measured_by_the_official_protocol():
@@ -50,12 +77,25 @@ def test_a_task_that_was_asked_for_must_be_there(rain, tmp_path):
         open_data(rain, log=len)
 
 
-def test_a_model_of_the_scenes_on_rain_images(rain, tiny_workdir, tmp_path):
+def test_a_model_of_the_scenes_on_rain_images(measured):
     """From weights and a folder of images to figures of both resolutions and files, by one call."""
-    out = tmp_path / "out" / "1"
-    metrics = setup.evaluate(rain, tiny_workdir, 0, len, names=["derain"], out_dir=out, native=True, submission=True)
+    metrics, out = measured
     assert metrics["derain/examples"] == 2 and np.isfinite([metrics["derain/psnr"], metrics["derain/psnr_tiles"]]).all()
-    assert metrics["trivial/derain/psnr"] is None  # input and target are the same images
+    assert metrics["trivial/derain/psnr"] < 13 and metrics["derain/psnr"] < metrics["ceiling/derain/psnr"]
     assert sorted(path.relative_to(out / "submission").as_posix() for path in out.rglob("submission/*/*")) == [
         f"{name}/{key}.png" for name in ("derain", "derain_tiles") for key in "12"]
-    assert load_weights(tiny_workdir)[0]["tasks"]["set"] == "scenes"
+
+
+def test_several_devices_reach_the_figures_of_one(measured, rain, tiny_workdir, tmp_path):
+    """4 devices, 2 images: the batch is filled up, and what fills it is not counted."""
+    (tmp_path / "config.json").write_text(json.dumps(rain.to_dict()))
+    code = (f"import json, pathlib, ml_collections; from generalist.training import setup; p = pathlib.Path({str(tmp_path)!r}); "
+            "config = ml_collections.ConfigDict(json.loads((p / 'config.json').read_text())); "
+            f"setup.evaluate(config, pathlib.Path({str(tiny_workdir)!r}), 0, print, names=['derain'], out_dir=p / 'eval' / '1')")
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu",
+                   "PYTHONPATH": str(pathlib.Path(generalist.__file__).parents[1])}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True)
+    metrics, card = (json.loads((tmp_path / "eval" / "1" / name).read_text()) for name in ("metrics.json", "card.json"))
+    assert card["devices"] == 4
+    for key in ("derain/psnr", "derain/ssim", "derain/examples", "trivial/derain/psnr", "ceiling/derain/psnr"):
+        assert metrics[key] == pytest.approx(measured[0][key], rel=1e-5)

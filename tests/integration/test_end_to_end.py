@@ -35,7 +35,7 @@ def test_the_run_leaves_what_the_readme_lists(workdir):
     names = {path.name for path in workdir.iterdir()}
     assert {"config.json", "run.json", "checkpoints", "metrics.jsonl", "model.safetensors", "eval", "report.html"} <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
-    assert {path.name for path in (workdir / "eval/2").iterdir()} == {"metrics.json", "card.json", "per_image.csv", "panels"}
+    assert {path.name for path in (workdir / "eval/2").iterdir()} == {"metrics.json", "card.json", "card.md", "per_image.csv", "panels"}
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 1, 2, 2]  # two steps, each evaluated
     assert lines[0]["loss"] > 0 and "eval/depth/rmse" in lines[1] and "eval/depth/rmse" in lines[3]
