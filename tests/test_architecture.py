@@ -44,7 +44,7 @@ LIBRARIES = {
     "metrics": {"numpy", "cv2"},
     "pretrained": {"jax", "flax", "numpy", "ml_dtypes", "safetensors", "huggingface_hub", "tokenizers"},
     "inference": {"jax", "numpy", "cv2", "PIL"},
-    "input_pipeline": {"numpy", "cv2", "grain", "etils", "scipy", "h5py"},  # workers never touch a JAX device
+    "input_pipeline": {"numpy", "cv2", "grain", "absl", "etils", "scipy", "h5py"},  # workers never touch a JAX device
 }
 FORBIDDEN = {"torch", "tensorflow", "tensorflow_datasets", "transformers", "diffusers", "skimage", "torchmetrics"}
 

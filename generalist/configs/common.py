@@ -54,10 +54,15 @@ def paper() -> ConfigDict:
     c.data.source = "paper"  # "paper" (data_dir) or "scenes" (built in)
     c.data.image_size = 256  # side of the image the encoder sees
     c.data.threads = 16
-    c.data.prefetch = 8  # batches
+    c.data.workers = 0  # processes that read, each with so many threads; 0: the threads of the training process, mostly as fast
+    c.data.prefetch = 8  # batches, of each worker
     c.data.on_error = "raise"  # or "skip": count and report damaged files
     c.data.scenes_train = 0  # number of scenes, for source "scenes"
     c.data.scenes_size = 64
+    # Random windows (area share, width / height) and mirroring of image and label; brightness, contrast, saturation and hue of the
+    # image, never of a restoration task's. All of it for these tasks only.
+    c.data.augment = ConfigDict({
+        "tasks": PAPER, "scale": (0.3, 1.0), "ratio": (3 / 4, 4 / 3), "flip": 0.5, "jitter": (0.4, 0.4, 0.2, 0.1), "jitter_share": 0.8})
 
     c.model = ConfigDict()
     # What to start from: "" (nothing), a model folder or its name, a Stable Diffusion folder, or parts of it and of others:
@@ -155,6 +160,7 @@ def scenes(scratch: bool = False) -> ConfigDict:
     c.data.image_size = 64
     c.data.threads = 2
     c.data.scenes_train = 1_000_000  # rendered on demand: practically never the same twice
+    c.data.augment.tasks = ()
 
     c.model.init_from = "" if scratch else "scenes"  # the weights shipped with the package
     c.model.dtype = "float32"

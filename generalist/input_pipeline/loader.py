@@ -1,11 +1,13 @@
 """Sources and tasks -> batches whose content is a pure function of (seed, step)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+from absl import flags
 import grain
 import numpy as np
 
-from generalist.tasks import Task
+from generalist.input_pipeline.transforms import CropAndFlip, Jitter
+from generalist.tasks import Restoration, Task
 from generalist.tasks.base import resize_image, to_size
 
 Batch = dict[str, np.ndarray]
@@ -27,7 +29,13 @@ def fit(image: np.ndarray, size: int) -> np.ndarray:
     """uint8 (h, w, 3) -> uint8 (size, size, 3), antialiased."""
     if image.shape[:2] == (size, size):
         return image
-    return np.clip(np.rint(resize_image(image.astype(np.float32), to_size(size))), 0, 255).astype(np.uint8)
+    return resize_image(image, to_size(size))
+
+
+def _augmented(examples: grain.MapDataset, encode: Encode, settings: Mapping) -> grain.MapDataset:
+    """Crop and flip, encode, then change colours: of the small image, and never of a restoration, whose colours are its target."""
+    samples = examples.random_map(CropAndFlip(settings)).map(encode)
+    return samples if isinstance(encode.task, Restoration) else samples.random_map(Jitter(settings))
 
 
 class _Rows:
@@ -47,7 +55,7 @@ class _Rows:
 def training_batches(
         sources: Mapping[str, object], tasks: Mapping[str, Task], weights: Mapping[str, float], *, seed: int,
         batch_size: int, image_size: int, target_size: int, first_step: int = 0, rows: Sequence[int] | None = None,
-        threads: int = 2, prefetch: int = 8) -> grain.DatasetIterator:
+        augment: Mapping | None = None, threads: int = 2, prefetch: int = 8, workers: int = 0) -> Iterator[Batch]:
     """Endless shuffled mixture of the tasks, beginning with the batch of step `first_step`.
 
     Args:
@@ -58,19 +66,24 @@ def training_batches(
       batch_size: of all processes together.
       image_size, target_size: sides of the batch's images and targets.
       rows: of every global batch, those that this process makes; None makes all.
-      threads, prefetch: reader threads, and batches made ahead.
+      augment: the `data.augment` group of a config; None changes nothing.
+      threads, prefetch: reader threads, and batches made ahead; of each worker, where there are any.
+      workers: processes that read; 0 reads in threads of this one, which is enough wherever NumPy and OpenCV do the work.
 
     The global position is all there is to save: batch `k` holds examples `k * batch_size ...` of the global order.
     """
     rows = range(batch_size) if rows is None else rows
     names = [name for name in tasks if weights.get(name, 0) > 0]
-    parts = [
-        grain.MapDataset.source(sources[name]).seed(seed + i).shuffle().repeat()
-        .map(Encode(tasks[name], list(tasks).index(name), image_size, target_size))
-        for i, name in enumerate(names)]
+    parts = []
+    for i, name in enumerate(names):
+        examples = grain.MapDataset.source(sources[name]).seed(seed + i).shuffle().repeat()
+        encode = Encode(tasks[name], list(tasks).index(name), image_size, target_size)
+        parts.append(_augmented(examples, encode, augment) if augment and name in augment["tasks"] else examples.map(encode))
     mixed = grain.MapDataset.mix(parts, weights=[weights[name] for name in names])
     batches = grain.MapDataset.source(_Rows(mixed, rows, batch_size)).batch(len(rows))
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
-    iterator = iter(batches.to_iter_dataset(options))
-    iterator.set_state({"next_index": first_step})
-    return iterator
+    examples = batches[first_step:].to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch))
+    if workers:
+        if not flags.FLAGS.is_parsed():  # grain hands its own flags to the workers
+            flags.FLAGS.mark_as_parsed()
+        examples = examples.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=prefetch))
+    return iter(examples)

@@ -126,7 +126,7 @@ def _state_shardings(planned: Plan, mesh, config: ConfigDict) -> State:
 
 def check(config: ConfigDict) -> None:
     """Raises ValueError for what would otherwise fail late: after the model is made, or after hours of training."""
-    get_tasks(config.tasks.set, config.eval.tasks)
+    get_tasks(config.tasks.set, [*config.eval.tasks, *config.data.augment.tasks])
     d = config.diffusion
     for field, allowed in (("prediction", diffusion.KINDS), ("sampler", diffusion.SAMPLERS), ("start", ("zeros", "noise")),
                            ("schedule", diffusion.SCHEDULES)):
@@ -170,7 +170,8 @@ def batches(config: ConfigDict, run: Run, first_step: int):
     return loader.training_batches(
         sources, run.tasks, config.tasks.weights.to_dict(), seed=config.seed, batch_size=config.batch_size,
         image_size=config.data.image_size, target_size=config.model.target_size, first_step=first_step,
-        rows=run.rows, threads=config.data.threads, prefetch=config.data.prefetch)
+        rows=run.rows, augment=config.data.augment.to_dict(), threads=config.data.threads, prefetch=config.data.prefetch,
+        workers=config.data.workers)
 
 
 class CompiledStep:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from generalist.input_pipeline.loader import Encode, fit, training_batches
+from generalist.input_pipeline.scenes import ScenesSource
 from generalist.tasks import get_tasks
 
 TASKS = get_tasks("scenes", ["denoise", "derain", "light"])
@@ -61,6 +62,18 @@ def test_threads_and_prefetch_do_not_matter(ten):
     assert order(batches(10, threads=0, prefetch=1)) == order(ten)
 
 
+def test_worker_processes_make_the_batches_of_threads_from_any_step_on():
+    tasks = get_tasks("scenes", ["depth", "denoise"])
+    sources = {name: ScenesSource(name, "train", 8, 16) for name in tasks}
+    augment = {"tasks": tuple(tasks), "scale": (0.5, 1), "ratio": (1, 1), "flip": 0.5, "jitter": (0.4, 0.4, 0.2, 0.1), "jitter_share": 0.8}
+    settings = {"seed": 0, "batch_size": 2, "image_size": 16, "target_size": 16, "augment": augment, "prefetch": 1}
+    make = lambda **changes: training_batches(sources, tasks, {"depth": 1, "denoise": 2}, **settings, **changes)
+    expected, found = make(first_step=1), make(first_step=1, workers=2, threads=1)
+    for other, ours in itertools.islice(zip(expected, found), 4):
+        for name, value in other.items():
+            np.testing.assert_array_equal(ours[name], value)
+
+
 def test_seeds_give_other_orders_of_the_same_tasks(ten):
     other = batches(10, seed=1)
     assert [t for t, _ in order(other)] == [t for t, _ in order(ten)]
@@ -107,9 +120,9 @@ def test_targets_are_the_tasks_encoding():
 
 def test_fit_averages_areas_and_rounds():
     image = np.zeros((4, 2, 3), np.uint8)
-    image[:2] = [[[0, 10, 255]] * 2, [[1, 11, 255]] * 2]  # means 0.5, 10.5 and 255; halves go to the even
+    image[:2] = [[[0, 10, 255]] * 2, [[1, 11, 255]] * 2]  # means 0.5, 10.5 and 255; halves go up
     np.testing.assert_array_equal(fit(image, 2), fit(image.copy(), 2))
-    np.testing.assert_array_equal(fit(image[:2], 1), [[[0, 10, 255]]])
+    np.testing.assert_array_equal(fit(image[:2], 1), [[[1, 11, 255]]])
     assert fit(image, 2).shape == (2, 2, 3) and fit(image, 2).dtype == np.uint8
 
 

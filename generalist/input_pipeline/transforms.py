@@ -1,0 +1,104 @@
+"""Random changes of training examples: crop, flip, colours. Each takes its randomness as an argument, so nothing else decides what it does."""
+
+import math
+from collections.abc import Mapping
+
+import cv2
+import numpy as np
+
+_TRIES = 10  # windows drawn before the largest one that fits is taken
+
+
+class CropAndFlip:
+    """Example -> the part of it in a random window, mirrored as often as `flip` says; image and label move together.
+
+    It works on the stored pixels and interpolates nothing: classes and ids stay what they are, metres stay metres, and an instance
+    outside of the window is gone. Encoding comes afterwards, so that colours which stand for places are those of the new places.
+
+    Args:
+      settings: `scale` (least, most) area of the window as a share of the image; `ratio` (least, most) width / height of the window;
+        `flip` probability of mirroring.
+    """
+
+    def __init__(self, settings: Mapping):
+        self._scale, self._ratio, self._flip = tuple(settings["scale"]), tuple(settings["ratio"]), settings["flip"]
+        for name, (low, high), most in (("scale", self._scale, 1.0), ("ratio", self._ratio, math.inf)):
+            if not 0 < low <= high <= most:
+                raise ValueError(f"data.augment.{name} is {(low, high)}: give (least, most) with 0 < least <= most <= {most}")
+
+    def __call__(self, example: dict, rng: np.random.Generator) -> dict:
+        window = random_window(example["image"].shape[:2], self._scale, self._ratio, rng)
+        step = -1 if rng.random() < self._flip else 1
+        moved = {name: np.ascontiguousarray(example[name][window][:, ::step]) for name in ("image", "label")}
+        return example | moved
+
+
+def random_window(size: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float],
+                  rng: np.random.Generator) -> tuple[slice, slice]:
+    """Rows and columns of a window in an image of `size` (h, w).
+
+    Area share uniform in `scale`, logarithm of width / height uniform in `ratio`, drawn again where that does not fit (Szegedy et al. 2015).
+    If it hardly ever fits, the largest window with an allowed ratio is taken. The place is uniform.
+    """
+    height, width = size
+    for _ in range(_TRIES):
+        area = height * width * rng.uniform(*scale)
+        shape = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        h, w = max(round(math.sqrt(area / shape)), 1), max(round(math.sqrt(area * shape)), 1)
+        if h <= height and w <= width:
+            break
+    else:
+        h, w = max(min(height, round(width / ratio[0])), 1), max(min(width, round(height * ratio[1])), 1)
+    top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+    return slice(top, top + h), slice(left, left + w)
+
+
+class Jitter:
+    """Sample -> the same with other brightness, contrast, saturation and hue of its `image`, in a random order.
+
+    Args:
+      settings: `jitter` (brightness, contrast, saturation, hue): the first three factors are uniform in 1 - j .. 1 + j, the hue turns by a
+        share of the circle uniform in -j .. j; `jitter_share` is the share of the images that change at all.
+    """
+
+    def __init__(self, settings: Mapping):
+        self._strengths, self._share = tuple(settings["jitter"]), settings["jitter_share"]
+        if len(self._strengths) != 4 or not 0 <= min(self._strengths) <= max(self._strengths) <= 1 or self._strengths[3] > 0.5:
+            raise ValueError(f"data.augment.jitter is {self._strengths}: give (brightness, contrast, saturation, hue), "
+                             "the first three in 0..1, hue in 0..0.5")
+
+    def __call__(self, sample: dict, rng: np.random.Generator) -> dict:
+        if rng.random() >= self._share:
+            return sample
+        amounts = rng.uniform(-1.0, 1.0, 4) * self._strengths + (1.0, 1.0, 1.0, 0.0)
+        image = sample["image"].astype(np.float32) / 255.0
+        for index in rng.permutation(4):
+            image = ADJUSTMENTS[index](image, np.float32(amounts[index]))
+        return sample | {"image": np.rint(image * 255.0).astype(np.uint8)}
+
+
+def brightness(image: np.ndarray, factor: float) -> np.ndarray:
+    """float32 (h, w, 3) in 0..1, times `factor`, clipped."""
+    return np.clip(image * factor, 0.0, 1.0)
+
+
+def contrast(image: np.ndarray, factor: float) -> np.ndarray:
+    """float32 (h, w, 3) in 0..1: distances from the mean luma times `factor`, clipped."""
+    mean = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).mean()
+    return np.clip(image * factor + mean * (1 - factor), 0.0, 1.0)
+
+
+def saturation(image: np.ndarray, factor: float) -> np.ndarray:
+    """float32 (h, w, 3) in 0..1: distances from the pixel's own luma times `factor`, clipped."""
+    luma = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
+    return np.clip(image * factor + luma * (1 - factor), 0.0, 1.0)
+
+
+def hue(image: np.ndarray, turn: float) -> np.ndarray:
+    """float32 (h, w, 3) in 0..1 with every hue turned by `turn` circles (-0.5..0.5); greys stay."""
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)  # hue in degrees
+    hsv[..., 0] = (hsv[..., 0] + 360.0 * turn) % 360.0
+    return np.clip(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB), 0.0, 1.0)
+
+
+ADJUSTMENTS = (brightness, contrast, saturation, hue)

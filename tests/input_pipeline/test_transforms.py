@@ -1,0 +1,209 @@
+"""Augmentation moves image and label together, changes colours as defined, and is a function of (seed, position) alone."""
+
+import colorsys
+import itertools
+
+import numpy as np
+import pytest
+
+from generalist.input_pipeline import transforms
+from generalist.input_pipeline.loader import training_batches
+from generalist.tasks import get_tasks
+
+SETTINGS = {"tasks": ("depth", "denoise"), "scale": (0.3, 1.0), "ratio": (3 / 4, 4 / 3), "flip": 0.5,
+            "jitter": (0.4, 0.4, 0.2, 0.1), "jitter_share": 0.8}
+
+
+def coordinates(height, width):
+    """Image and label whose pixels hold their own place: channels (row, column, 0), label 1000 * row + column."""
+    rows, columns = np.mgrid[:height, :width]
+    image = np.stack([rows, columns, np.zeros_like(rows)], -1).astype(np.uint8)
+    return {"image": image, "label": (1000 * rows + columns).astype(np.int32), "key": "place"}
+
+
+@pytest.fixture(scope="module")
+def windows():
+    """Two thousand random windows of a 120 x 200 image."""
+    rng = np.random.default_rng(0)
+    return [transforms.random_window((120, 200), (0.3, 1.0), (3 / 4, 4 / 3), rng) for _ in range(2000)]
+
+
+def test_image_and_label_move_together_and_nothing_is_interpolated():
+    augment, mirrored = transforms.CropAndFlip(SETTINGS), 0
+    for seed in range(50):
+        moved = augment(coordinates(60, 80), np.random.default_rng(seed))
+        rows, columns = moved["image"][..., 0].astype(int), moved["image"][..., 1].astype(int)
+        np.testing.assert_array_equal(moved["label"], 1000 * rows + columns)
+        assert (np.diff(rows, axis=0) == 1).all() and len(set(np.diff(columns, axis=1).ravel().tolist())) == 1
+        mirrored += columns[0, 0] > columns[0, -1]
+        assert moved["key"] == "place" and moved["label"].dtype == np.int32
+    assert 15 <= mirrored <= 35
+
+
+def test_flip_0_and_1_are_never_and_always():
+    for flip, first in ((0.0, 0), (1.0, 79)):
+        augment = transforms.CropAndFlip(SETTINGS | {"flip": flip, "scale": (1.0, 1.0), "ratio": (4 / 3, 4 / 3)})
+        moved = augment(coordinates(60, 80), np.random.default_rng(0))
+        assert moved["label"].shape == (60, 80) and moved["label"][0, 0] == first
+
+
+def test_windows_have_the_areas_and_ratios_asked_for_and_lie_everywhere(windows):
+    height, width = (np.array([s.stop - s.start for s in axis]) for axis in zip(*windows))
+    share, ratio = height * width / (120 * 200), width / height
+    assert 0.295 < share.min() < 0.32 and 0.78 < share.max() <= 0.8  # 160 x 120, the largest window of an allowed ratio
+    assert 0.74 < ratio.min() < 0.78 and 1.30 < ratio.max() < 1.36
+    starts = np.array([(rows.start, columns.start) for rows, columns in windows])
+    assert starts.min() == 0 and max(s.stop for s, _ in windows) == 120 and max(s.stop for _, s in windows) == 200
+
+
+def test_the_share_of_the_area_is_uniform_where_every_window_fits():
+    rng = np.random.default_rng(0)
+    found = [transforms.random_window((400, 400), (0.1, 0.5), (0.9, 1.1), rng) for _ in range(4000)]
+    share = [(rows.stop - rows.start) * (columns.stop - columns.start) / 160_000 for rows, columns in found]
+    np.testing.assert_allclose(np.quantile(share, [0.25, 0.5, 0.75]), [0.2, 0.3, 0.4], atol=0.015)
+
+
+@pytest.mark.parametrize(("size", "window"), [((100, 1000), (100, 133)), ((1000, 100), (133, 100)), ((1, 1), (1, 1))])
+def test_an_image_too_narrow_for_any_window_gives_the_largest_with_an_allowed_ratio(size, window):
+    rows, columns = transforms.random_window(size, (0.9, 1.0), (3 / 4, 4 / 3), np.random.default_rng(0))
+    assert (rows.stop - rows.start, columns.stop - columns.start) == window
+
+
+def test_an_instance_outside_of_the_window_is_gone_and_colours_are_those_of_the_new_place():
+    ids = np.zeros((64, 64), np.int32)
+    ids[:8, :8], ids[40:60, 40:60] = 1, 2
+    augment = transforms.CropAndFlip(SETTINGS | {"scale": (0.3, 0.3), "ratio": (1.0, 1.0), "flip": 0.0})
+    task = get_tasks("scenes", ["instance"])["instance"]
+    example = {"image": np.repeat(ids[..., None], 3, -1).astype(np.uint8), "label": ids}
+    crops = [augment(example, np.random.default_rng(seed))["label"] for seed in range(40)]
+    alone = [crop for crop in crops if set(np.unique(crop)) == {0, 2}]
+    assert len(alone) > 5
+    for crop in alone:
+        rows, columns = np.nonzero(crop)
+        painted = (task.encode(crop, 35).rgb[rows[0], columns[0]] + 1) * 127.5
+        # The scenes' code: green = 255 - 15 * cell of the centre's row, 16 cells, the last index is reached at the border.
+        green = 255 - 15 * int(((rows.mean() + 0.5) / 35 - 0.5 / 1024) * 15)
+        assert painted[1] == pytest.approx(green, abs=1e-3)
+
+
+PIXELS = np.array([[[0.2, 0.4, 0.6], [1.0, 0.5, 0.0]]], np.float32)
+LUMA = [0.299 * r + 0.587 * g + 0.114 * b for r, g, b in PIXELS[0].tolist()]
+
+
+def test_brightness_by_hand():
+    np.testing.assert_allclose(transforms.brightness(PIXELS, np.float32(1.4))[0], [[0.28, 0.56, 0.84], [1.0, 0.7, 0.0]], atol=1e-6)
+
+
+def test_contrast_by_hand():
+    mean = sum(LUMA) / 2
+    expected = np.clip([[mean + 1.4 * (c - mean) for c in pixel] for pixel in PIXELS[0].tolist()], 0, 1)
+    np.testing.assert_allclose(transforms.contrast(PIXELS, np.float32(1.4))[0], expected, atol=1e-6)
+
+
+def test_saturation_by_hand():
+    expected = [[grey + 0.8 * (c - grey) for c in pixel] for pixel, grey in zip(PIXELS[0].tolist(), LUMA)]
+    np.testing.assert_allclose(transforms.saturation(PIXELS, np.float32(0.8))[0], np.clip(expected, 0, 1), atol=1e-6)
+
+
+@pytest.mark.parametrize("turn", [-0.1, 0.07, 0.5])
+def test_hue_turns_as_the_standard_librarys_colour_circle(turn):
+    image = np.random.default_rng(0).random((5, 7, 3), np.float32)
+    expected = []
+    for r, g, b in image.reshape(-1, 3).tolist():
+        h, s, v = colorsys.rgb_to_hsv(r, g, b)
+        expected.append(colorsys.hsv_to_rgb((h + turn) % 1.0, s, v))
+    np.testing.assert_allclose(transforms.hue(image, np.float32(turn)).reshape(-1, 3), expected, atol=1e-5)
+
+
+def test_the_neutral_amounts_change_nothing():
+    image = np.random.default_rng(0).random((5, 7, 3), np.float32)
+    for adjust, amount in zip(transforms.ADJUSTMENTS, (1.0, 1.0, 1.0, 0.0)):
+        np.testing.assert_allclose(adjust(image, np.float32(amount)), image, atol=2e-6)
+
+
+def test_brightness_factors_are_uniform_and_a_fifth_of_the_images_stay():
+    jitter = transforms.Jitter(SETTINGS | {"jitter": (0.4, 0.0, 0.0, 0.0)})
+    grey = {"image": np.full((2, 2, 3), 100, np.uint8), "task": 3}
+    seen = np.array([jitter(grey, np.random.default_rng(seed))["image"][0, 0, 0] for seed in range(1500)])
+    assert 0.17 < (seen == 100).mean() < 0.23  # those and the few that a factor near 1 leaves
+    np.testing.assert_allclose(np.quantile(seen[seen != 100], [0.0, 0.25, 0.5, 0.75, 1.0]), [60, 80, 100, 120, 140], atol=4)
+    assert jitter(grey, np.random.default_rng(0))["task"] == 3 and grey["image"].max() == 100  # the sample given is left alone
+
+
+@pytest.mark.parametrize(("kind", "change", "said"), [
+    (transforms.CropAndFlip, {"scale": (0.3, 1.2)}, "data.augment.scale is .0.3, 1.2."), (transforms.CropAndFlip, {"ratio": (0, 1)}, "ratio"),
+    (transforms.Jitter, {"jitter": (0.4, 0.4, 0.2)}, "data.augment.jitter is"), (transforms.Jitter, {"jitter": (0, 0, 0, 0.6)}, "hue in 0..0.5")])
+def test_settings_out_of_range_are_an_error(kind, change, said):
+    with pytest.raises(ValueError, match=said):
+        kind(SETTINGS | change)
+
+
+class Photographs:
+    """Random 24 x 32 images; denoise has the image itself as its label, depth the mean of its channels in metres / 30."""
+
+    def __init__(self, task, length=6):
+        self.task, self.length = task, length
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, i):
+        image = np.random.default_rng(i).integers(0, 256, (24, 32, 3), np.uint8)
+        return {"image": image, "label": image if self.task == "denoise" else (image.mean(-1) / 30 + 0.1).astype(np.float32), "key": str(i)}
+
+
+TASKS = get_tasks("scenes", ["depth", "denoise"])
+
+
+def batches(first, last, **changes):
+    """The batches of steps first .. last - 1."""
+    settings = {"seed": 3, "batch_size": 8, "image_size": 16, "target_size": 16, "augment": SETTINGS, "first_step": first} | changes
+    sources = {name: Photographs(name) for name in TASKS}
+    return list(itertools.islice(training_batches(sources, TASKS, {"depth": 1, "denoise": 1}, **settings), last - first))
+
+
+def assert_same(ours, expected):
+    for our, other in zip(ours, expected, strict=True):
+        for name in other:
+            np.testing.assert_array_equal(our[name], other[name])
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return batches(0, 6)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_any_number_of_processes_makes_the_same_augmented_batches(whole, count):
+    for index in range(count):
+        rows = range(index, 8, count)
+        assert_same(batches(0, 6, rows=rows), [{name: values[rows] for name, values in batch.items()} for batch in whole])
+
+
+def test_a_restart_in_the_middle_and_other_threads_make_the_same_augmented_batches(whole):
+    assert_same(batches(4, 6), whole[4:])
+    assert_same(batches(0, 6, threads=0), whole)
+
+
+def test_every_epoch_and_every_seed_sees_other_windows(whole):
+    flat = [image.tobytes() for batch in whole for image in batch["image"]]
+    assert len(set(flat)) == len(flat) == 48  # twelve photographs, each four times
+    assert {image.tobytes() for batch in batches(0, 2, seed=30) for image in batch["image"]}.isdisjoint(flat)
+
+
+def test_restoration_keeps_its_colours_and_labels_never_change_theirs(whole):
+    for batch in whole:
+        image = batch["image"] / 127.5 - 1.0
+        for index in np.flatnonzero(batch["task"] == 1):  # input and target are one photograph here: still equal, but for rounding
+            np.testing.assert_allclose(image[index], batch["target"][index], atol=0.51 / 127.5 + 1e-6)
+    grey = {step: np.abs(b["image"][b["task"] == 0].mean(-1) / 30 + 0.1 - (b["target"][b["task"] == 0].mean(-1) + 1) * 5).max()
+            for step, b in enumerate(whole)}
+    assert max(grey.values()) > 0.5  # depth's images do change theirs, so they no longer agree with the metres
+
+
+def test_a_task_that_is_not_named_is_left_alone():
+    plain, named = (batches(0, 2, augment=SETTINGS | {"tasks": tasks}) for tasks in ((), ("depth",)))
+    assert_same(plain, batches(0, 2, augment=None))
+    for ours, expected in zip(named, plain):
+        same = (ours["image"] == expected["image"]).all((1, 2, 3))
+        np.testing.assert_array_equal(same, expected["task"] == 1)
