@@ -82,7 +82,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_evaluate(command(evaluate, "Measure a model on held-out data, by the official metrics. An interrupted run goes on by the same command.",
                           epilog=_EVALUATE))
     _add_ceiling(command(ceiling, "Measure what perfect training would reach: the truth as colours, decoded; with --latent also after "
-                         "an autoencoder, as a latent diffusion model would see it. Into ceiling.json and ceiling.png."))
+                         "an autoencoder, as a latent diffusion model would see it. Into ceiling.json and a picture a size."))
     sub = command(export, "Copy what is needed to use a model into a folder of its own, at half the size.")
     _add_source(sub, f"a workdir (default: {DEFAULT_WORKDIR})")
     sub.add_argument("--out", required=True, metavar="DIR", help="the new folder")
@@ -112,7 +112,9 @@ def _add_evaluate(sub: argparse.ArgumentParser) -> None:
 
 
 def _add_ceiling(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--size", type=int, default=0, metavar="N", help="side of the colour maps in pixels (default: as the config says)")
+    sub.add_argument("--size", type=int, nargs="+", default=[], metavar="N", help="sides of the colour maps in pixels (default: the config's)")
+    sub.add_argument("--task", nargs="+", default=[], metavar="TASK", help="depth, semantic, ... (default: all whose data are there)")
+    sub.add_argument("--split", metavar="NAME", help="as of evaluate (default: val)")
     sub.add_argument("--latent", nargs="?", const=SCENES_AUTOENCODER, metavar="FOLDER",
                      help="an AutoencoderKL: a folder or a hub id (without a value: the package's, trained on images of the scenes)")
     sub.add_argument("--limit", type=int, default=0, metavar="N", help="examples a task (default: 0, all)")
@@ -237,8 +239,8 @@ def _eval_name(args: argparse.Namespace, step: str) -> str:
 
 def ceiling(args: argparse.Namespace) -> int:
     """Measures the ceilings of pixels and, if asked, of latents, on held-out data."""
-    if args.size < 0 or args.limit < 0:
-        raise ValueError(f"--size {args.size} --limit {args.limit}: both are numbers of at least 0")
+    if min(args.size, default=1) < 1 or args.limit < 0:
+        raise ValueError(f"--size {' '.join(map(str, args.size))} --limit {args.limit}: sizes are at least 1, examples at least 0")
     from generalist.evaluation.ceiling import ceiling as measure
     from generalist.training import launch
 
@@ -246,9 +248,10 @@ def ceiling(args: argparse.Namespace) -> int:
         config = launch.parse(["generalist", f"--config={args.config}"]).config
     except launch.UsageError as error:
         raise ValueError(str(error)) from error
+    config.eval.split = args.split or config.eval.split
     autoencoder = _autoencoder(args.latent) if args.latent else None
-    measure(config, args.out, size=args.size, autoencoder=autoencoder, limit=args.limit, facts={"autoencoder": args.latent})
-    print(f"ceiling.json and ceiling.png in {args.out}")
+    measure(config, args.out, names=args.task, sizes=args.size, autoencoder=autoencoder, limit=args.limit, facts={"autoencoder": args.latent})
+    print(f"ceiling.json and pictures in {args.out}")
     return 0
 
 

@@ -122,10 +122,10 @@ def test_ceiling_of_pixels_and_of_latents(tmp_path, monkeypatch, capsys):
     AutoencoderKL(block_out_channels=(8,), layers_per_block=1, norm_num_groups=4).save_pretrained(tmp_path / "vae")
     out = tmp_path / "out"
     assert cli.main(["ceiling", "--size", "32", "--limit", "2", "--latent", str(tmp_path / "vae"), "--out", str(out)]) == 0
-    assert {file.name for file in out.iterdir()} == {"ceiling.json", "ceiling.png"}
+    assert {file.name for file in out.iterdir()} == {"ceiling.json", "ceiling_32.png"}
     assert "| depth    | RMSE, m " in capsys.readouterr().out
     assert cli.main(["ceiling", "--latent", str(tmp_path / "absent")]) == 2
-    assert cli.main(["ceiling", "--limit", "-1"]) == 2
+    assert cli.main(["ceiling", "--limit", "-1"]) == cli.main(["ceiling", "--size", "0"]) == 2
     errors = capsys.readouterr().err
     assert "absent: no such folder" in errors and "--limit -1" in errors
 

@@ -16,11 +16,10 @@ from PIL import Image
 from generalist import __version__
 from generalist.evaluation import panels, tables
 from generalist.evaluation.baselines import Ceiling
+from generalist.evaluation.data import open_data
 from generalist.evaluation.scores import Example, Scores, decode, decoders, finite_or_none, native_size
 from generalist.files import write_atomically
-from generalist.input_pipeline import open_sources
-from generalist.input_pipeline.sources import DATASET_OF, describe_missing, missing
-from generalist.tasks import Depth, Instance, Restoration, Semantic, Task, get_tasks
+from generalist.tasks import Depth, Instance, Restoration, Semantic, Task
 from generalist.tasks.base import to_levels
 
 FIGURES = ("rmse", "delta1", "miou", "miou_painter", "miou_distance", "pq", "psnr", "ssim")  # of tables.QUANTITIES; ceiling.json has every figure
@@ -32,42 +31,44 @@ _LOG_EVERY = 5.0  # seconds
 Autoencoder = Callable[[np.ndarray], np.ndarray]
 
 
-def ceiling(config, out_dir: str | pathlib.Path, *, size: int = 0, autoencoder: Autoencoder | None = None, limit: int = 0,
-            facts: Mapping | None = None, log: Callable[[str], None] = print) -> dict:
-    """Measures the ceilings of a config's evaluation tasks on its held-out data; writes ceiling.json and ceiling.png.
+def ceiling(config, out_dir: str | pathlib.Path, *, names: Sequence[str] = (), sizes: Sequence[int] = (),
+            autoencoder: Autoencoder | None = None, limit: int = 0, facts: Mapping | None = None, log: Callable[[str], None] = print) -> dict:
+    """Measures the ceilings of tasks on held-out data; writes ceiling.json and, for each size, ceiling_<size>.png.
 
     Args:
       config: as configs/multitask.py gives it; its data, tasks, eval and seed count.
-      out_dir: folder of both files.
-      size: side of the square that a model paints, in pixels; 0 takes the config's `model.target_size`.
+      out_dir: folder of the files.
+      names: tasks that must be measured. None given: those of `config.eval.tasks` whose data are there, the others are named in the log.
+      sizes: sides of the square that a model paints, in pixels; none takes the config's `model.target_size`.
       autoencoder: what a latent model would see the colours through; None leaves the latent figures out.
       limit: examples a task; 0 takes all (200 scenes).
       facts: more for the settings in ceiling.json, such as {"autoencoder": "its folder"}.
       log: takes progress lines and the table.
 
     Returns:
-      {"settings": {...}, "tasks": {task: {"protocol", "source", "examples", "pixel": figures, "latent": figures}}}, ratios as
-      fractions. Beside the official figures stand `colours`, the number of distinct colours of a map at 8 bits (mean over the
-      images), and `colour_change`, the mean absolute change of a channel in levels of 255. None is an undefined figure or, for PSNR,
-      an exact image.
+      {"settings": {...}, "tasks": {task: {"protocol", "source", "examples", "sizes": {"64": {"pixel": figures, "latent": figures}}}}},
+      ratios as fractions. Beside the official figures stand `colours`, the number of distinct colours of a map at 8 bits (mean over
+      the images), and `colour_change`, the mean absolute change of a channel in levels of 255. None is an undefined figure or, for
+      PSNR, an exact image.
 
     Raises:
-      ValueError: a data set is missing, an unknown task, or the autoencoder returns another shape or nan.
+      ValueError: no data, an unknown task, or the autoencoder returns another shape or nan.
     """
-    names, size = list(config.eval.tasks), size or config.model.target_size
-    if config.data.source == "paper" and (absent := missing(config.data_dir, sorted({DATASET_OF[name] for name in names}))):
-        raise ValueError(describe_missing(absent, config.data_dir))
-    tasks = get_tasks(config.tasks.set, names)
-    sources = open_sources(config.data, config.data_dir, names, config.eval.split, config.seed, limit or None)
-    runs = measure(tasks, sources, size, autoencoder, limit, log)
+    out_dir, sizes = pathlib.Path(out_dir), list(sizes) or [config.model.target_size]
+    data = open_data(config, names, limit, log, trivial=False)
     results = {
-        "settings": {"size": size, "split": config.eval.split, "generalist": __version__, **(facts or {})},
-        "tasks": {name: {"protocol": run.task.protocol, "source": repr(sources[name]), "examples": len(run.scores["pixel"].rows),
-                         **run.figures()} for name, run in runs.items()}}
-    picture = io.BytesIO()
-    draw(runs).save(picture, "png", optimize=True)
-    write_atomically(pathlib.Path(out_dir) / "ceiling.png", picture.getvalue())
-    write_atomically(pathlib.Path(out_dir) / "ceiling.json", json.dumps(results, indent=1, allow_nan=False).encode())
+        "settings": {"sizes": sizes, "split": config.eval.split, "generalist": __version__, **(facts or {})},
+        "tasks": {name: {"protocol": task.protocol, "source": repr(data.sources[name]), "examples": _count(data.sources[name], limit),
+                         "sizes": {}} for name, task in data.tasks.items()}}
+    for size in sizes:
+        runs = measure(data.tasks, data.sources, size, autoencoder, limit, log)
+        for name, run in runs.items():
+            results["tasks"][name]["sizes"][str(size)] = run.figures()
+        if any(run.first for run in runs.values()):
+            picture = io.BytesIO()
+            draw(runs).save(picture, "png", optimize=True)
+            write_atomically(out_dir / f"ceiling_{size}.png", picture.getvalue())
+    write_atomically(out_dir / "ceiling.json", json.dumps(results, indent=1, allow_nan=False).encode())
     log(format_table(results["tasks"]))
     return results
 
@@ -126,7 +127,7 @@ def measure(tasks: Mapping[str, Task], sources: Mapping, size: int, autoencoder:
     """Runs every task over the first `limit` examples (0: all) of its source, encoded at `size` x `size` pixels."""
     ways = {"pixel": lambda rgb: rgb} | ({"latent": autoencoder} if autoencoder else {})
     runs = {name: Run(task, ways) for name, task in tasks.items()}
-    counts = {name: min(limit or len(sources[name]), len(sources[name])) for name in tasks}
+    counts = {name: _count(sources[name], limit) for name in tasks}
     done, total, began, said = 0, sum(counts.values()), time.monotonic(), time.monotonic()
     for name, run in runs.items():
         for examples in _batches(sources[name], counts[name]):
@@ -134,8 +135,12 @@ def measure(tasks: Mapping[str, Task], sources: Mapping, size: int, autoencoder:
             done, now = done + len(examples), time.monotonic()
             if now - said >= _LOG_EVERY:
                 rate, said = done / (now - began), now
-                log(f"ceiling {done}/{total} examples ({name}) | {rate:.1f}/s | ETA {(total - done) / rate:.0f} s")
+                log(f"ceiling at {size} pixels: {done}/{total} examples ({name}) | {rate:.1f}/s | ETA {(total - done) / rate:.0f} s")
     return runs
+
+
+def _count(source, limit: int) -> int:
+    return min(limit or len(source), len(source))
 
 
 def _batches(source, count: int) -> Iterator[list[Example]]:
@@ -163,17 +168,20 @@ def count_colours(rgb: np.ndarray) -> int:
 
 
 def format_table(results: Mapping[str, Mapping]) -> str:
-    """The `tasks` of ceiling.json as a Markdown table, columns aligned, units beside the figures' names."""
-    ways = [way for way in ("pixel", "latent") if way in next(iter(results.values()))]
-    rows = [("task", "figure", *ways), ("---", "---", *("---:" for _ in ways))]
+    """The `tasks` of ceiling.json as a Markdown table: a column a size, or two where there are latents, units beside the figures' names."""
+    first = next(iter(results.values()))["sizes"]
+    columns = [(size, way) for size, ways in first.items() for way in ways]
+    both = len(columns) > len(first)
+    rows = [("task", "figure", *(f"{size}, {way}" if both else size for size, way in columns)), ("---", "---", *("---:" for _ in columns))]
     for name, result in results.items():
+        figures = [result["sizes"][size][way] for size, way in columns]
         for key in FIGURES:
-            if key in result["pixel"]:
+            if key in figures[0]:
                 q = tables.QUANTITIES[key]
-                rows.append((name, f"{q.label}, {q.unit}".rstrip(", "), *(tables.format_value(key, result[way], key) for way in ways)))
-        if "colours" in result["pixel"]:
-            rows.append((name, "distinct colours", *(f"{result[way]['colours']:,.0f}" for way in ways)))
-            rows.append((name, "change of colour, levels of 255", *(f"{result[way]['colour_change']:.2f}" for way in ways)))
+                rows.append((name, f"{q.label}, {q.unit}".rstrip(", "), *(tables.format_value(key, values, key) for values in figures)))
+        if both and "colours" in figures[0]:
+            rows.append((name, "distinct colours", *(f"{values['colours']:,.0f}" for values in figures)))
+            rows.append((name, "change of colour, levels of 255", *(f"{values['colour_change']:.2f}" for values in figures)))
     widths = [max(map(len, column)) for column in zip(*rows)]
     pad = lambda i, cell: cell.ljust(widths[i]) if i < 2 else cell.rjust(widths[i])
     return "\n".join("| " + " | ".join(pad(i, cell) for i, cell in enumerate(row)) + " |" for row in rows)

@@ -22,7 +22,7 @@ class Data(NamedTuple):
     train_sources: dict[str, Any]
 
 
-def open_data(config, names: Sequence[str] = (), limit: int = 0, log: Callable[[str], None] = print) -> Data:
+def open_data(config, names: Sequence[str] = (), limit: int = 0, log: Callable[[str], None] = print, trivial: bool = True) -> Data:
     """Opens the evaluation split `config.eval.split` of the tasks.
 
     Args:
@@ -30,6 +30,7 @@ def open_data(config, names: Sequence[str] = (), limit: int = 0, log: Callable[[
       names: tasks that must be there. None given: those of `config.eval.tasks` that can be measured there, the others are named in the log.
       limit: scenes to render; 0 takes all.
       log: takes a line for each task that is left out, or has no trivial figures.
+      trivial: open the training split too, from which the trivial predictor learns.
 
     Raises:
       ValueError: one of `names`, or every task, has no data or stands for other classes than the data have.
@@ -46,7 +47,7 @@ def open_data(config, names: Sequence[str] = (), limit: int = 0, log: Callable[[
             log(f"{name} is left out: {_first_line(error)}")
             continue
         data.tasks[name], data.sources[name] = task, source
-        if isinstance(task, Instance | Restoration):  # whose trivial predictor learns nothing
+        if not trivial or isinstance(task, Instance | Restoration):  # whose trivial predictor learns nothing
             continue
         try:
             data.train_sources[name] = _open(config, name, "train", None)

@@ -43,13 +43,36 @@ def test_two_depths_that_become_one_colour_worked_out_by_hand():
 def test_files_and_settings(sources, tmp_path):
     config = common.scenes()
     config.data.scenes_size = SIZE
-    results = ceiling(config, tmp_path, size=SIZE, limit=2, autoencoder=lambda rgb: 0.5 * rgb, facts={"autoencoder": "halves"}, log=len)
+    results = ceiling(config, tmp_path, sizes=[SIZE], limit=2, autoencoder=lambda rgb: 0.5 * rgb, facts={"autoencoder": "halves"}, log=len)
     assert json.loads((tmp_path / "ceiling.json").read_text()) == results
-    assert results["settings"]["autoencoder"] == "halves" and results["settings"]["size"] == SIZE
+    assert results["settings"]["autoencoder"] == "halves" and results["settings"]["sizes"] == [SIZE]
     assert all(task["examples"] == 2 for task in results["tasks"].values())
-    assert results["tasks"]["denoise"]["pixel"]["psnr"] is None and results["tasks"]["denoise"]["latent"]["psnr"] > 0
-    with Image.open(tmp_path / "ceiling.png") as picture:
+    figures = results["tasks"]["denoise"]["sizes"][str(SIZE)]
+    assert figures["pixel"]["psnr"] is None and figures["latent"]["psnr"] > 0
+    with Image.open(tmp_path / f"ceiling_{SIZE}.png") as picture:
         assert picture.width > 7 * SIZE
+
+
+def test_several_sizes_in_one_table(tmp_path):
+    config, lines = common.scenes(), []
+    config.data.scenes_size = SIZE
+    results = ceiling(config, tmp_path, names=["semantic", "panoptic", "light"], sizes=[8, 16, SIZE], limit=2, log=lines.append)
+    miou = [ways["pixel"]["miou"] for ways in results["tasks"]["semantic"]["sizes"].values()]
+    assert miou[0] < miou[1] < miou[2] == 1.0
+    table = lines[-1].splitlines()
+    assert table[0].split() == ["|", "task", "|", "figure", "|", "8", "|", "16", "|", "32", "|"]
+    assert [cell.strip() for cell in table[2].strip("|").split("|")] == ["semantic", "mIoU, %", *(f"{100 * value:.1f}" for value in miou)]
+    assert len({len(line) for line in table}) == 1 and not any("colour, levels" in line for line in table)
+    assert {path.name for path in tmp_path.iterdir()} == {"ceiling.json", "ceiling_8.png", "ceiling_16.png", "ceiling_32.png"}
+
+
+def test_data_sets_that_are_not_there_are_left_out_by_name(tmp_path):
+    config, lines = common.paper(), []
+    config.data_dir = str(tmp_path)
+    with pytest.raises(ValueError, match="nothing to measure"):
+        ceiling(config, tmp_path, log=lines.append)
+    assert [line.split(" is left out: ")[0] for line in lines] == list(config.eval.tasks)
+    assert "holds no folder nyu_depth_v2 or nyu" in lines[0]
 
 
 def test_pixels_alone(sources):
