@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 import pathlib
 import platform
+import re
 import shutil
 import sys
 import time
@@ -143,6 +144,13 @@ def _add_data(sub: argparse.ArgumentParser) -> None:
     _add_data_dir(check)
     check.add_argument("--limit", type=int, default=0, metavar="N", help="examples a split, evenly spread (default: 0, all)")
     check.add_argument("--out", metavar="DIR", help="gets a picture <data set>.png of some images and labels of each")
+    prepare = actions.add_parser("prepare", help="write a data set as ArrayRecord shards, which TFDS reads too; run it again to go on")
+    prepare.add_argument("dataset", metavar="DATASET", help="nyu, ade20k, coco, sidd, rain13k or lol")
+    _add_data_dir(prepare)
+    prepare.add_argument("--split", metavar="S", help="train, val or test (default: the training and the evaluation split)")
+    prepare.add_argument("--out", required=True, metavar="DIR", help="the new data directory, a path or gs://...")
+    prepare.add_argument("--shards", metavar="A:B", help="of the split only the shards A to B - 1, so that machines share the work")
+    prepare.add_argument("--workers", type=int, default=8, metavar="N", help="threads (default: %(default)s)")
 
 
 def _add_data_dir(parser: argparse.ArgumentParser) -> None:
@@ -292,7 +300,28 @@ def weights(args: argparse.Namespace) -> int:
 
 
 def data(args: argparse.Namespace) -> int:
-    """check: the exit code is 1 if something is wrong with the data that are there, or one that was named is not."""
+    """Checks or prepares the data sets."""
+    return (_prepare_data if args.action == "prepare" else _check_data)(args)
+
+
+def _prepare_data(args: argparse.Namespace) -> int:
+    from generalist.input_pipeline.prepare import open_original, prepare
+    from generalist.input_pipeline.sources import SOURCES, choose
+
+    if args.workers < 1:
+        raise ValueError(f"--workers {args.workers}: at least 1")
+    if args.shards and not (args.split and re.fullmatch(r"\d+:\d+", args.shards)):
+        raise ValueError(f"--shards {args.shards}: give --split, and two numbers such as 0:8")
+    shards = tuple(map(int, args.shards.split(":"))) if args.shards else None
+    splits = [args.split] if args.split else ["train", SOURCES[choose("data set", args.dataset, SOURCES)].EVAL_SPLIT]
+    sources = [open_original(args.dataset, split, args.data_dir) for split in splits]  # what is missing is said before the work begins
+    for source in sources:
+        prepare(source, args.out, shards, args.workers)
+    return 0
+
+
+def _check_data(args: argparse.Namespace) -> int:
+    """The exit code is 1 if something is wrong with the data that are there, or one that was named is not."""
     from generalist.input_pipeline.check import check, format_report
     from generalist.input_pipeline.sources import describe_missing
 

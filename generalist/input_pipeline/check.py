@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 
 from generalist.input_pipeline.reading import in_threads
-from generalist.input_pipeline.sources import SOURCES, DataError, MissingDataset, Source, choose, describe, missing, open_source
+from generalist.input_pipeline.sources import (
+    SOURCES, WHOLE_TASK, DataError, MissingDataset, Source, choose, describe, find_prepared, missing, open_source)
 
-WHOLE = {"coco": "panoptic"}  # the task whose labels hold those of the other tasks
 FAR = 20.0  # metres: NYU's sensor reaches about 10, so that more means another unit
 THUMBNAIL = 16  # side of the thumbnails that are compared, pixels
 SAME, FLAT = 1.0, 8.0  # levels: mean difference of two thumbnails of one image; spread under which a thumbnail says nothing
@@ -84,24 +84,25 @@ def check(data_dir, names: Iterable[str] = (), limit: int = 0, threads: int = 8,
     for name in names:
         if name in absent and not absent[name].absent:
             continue
-        train, *held_out = [check_split(name, split, data_dir, limit, threads, log) for split in splits_of(SOURCES[name])]
+        train, *held_out = [check_split(name, split, data_dir, limit, threads, log) for split in splits_of(name, data_dir)]
         report.splits += [train, *held_out]
         report.leaks += [f"{name}: train {one!r} and {split.split} {other!r} show the same image"
                          for split in held_out for one, other in shared(train, split)]
     return report
 
 
-def splits_of(source: type[Source]) -> list[str]:
-    """train, and the evaluation split or its parts, each once."""
+def splits_of(name: str, data_dir) -> list[str]:
+    """train, and the evaluation split or its parts, each once; a prepared form does not know the parts."""
+    source = SOURCES[name]
     parts = [split for split in source.SPLITS if split.startswith(f"{source.EVAL_SPLIT}/")]
-    return ["train", *(parts or [source.EVAL_SPLIT])]
+    return ["train", *(parts if parts and not find_prepared(source, data_dir, source.EVAL_SPLIT) else [source.EVAL_SPLIT])]
 
 
 def check_split(name: str, split: str, data_dir, limit: int, threads: int, log: Callable[[str], object]) -> SplitReport:
     """Reads the examples of one split; a damaged one is a line among the problems and never the end."""
     report = SplitReport(name, split, usual=SOURCES[name].USUAL[split])
     try:
-        source = open_source(name, WHOLE.get(name), split, data_dir, on_error="skip", log=lambda line: None)
+        source = open_source(name, WHOLE_TASK.get(name), split, data_dir, on_error="skip", log=lambda line: None)
     except DataError as error:
         report.problems.append(one_line(error))
         return report

@@ -12,10 +12,13 @@ from generalist.input_pipeline.sources.lol import LOL
 from generalist.input_pipeline.sources.nyu import NYUV2
 from generalist.input_pipeline.sources.rain13k import Rain13K
 from generalist.input_pipeline.sources.sidd import SIDD
+from generalist.input_pipeline.sources.tfds import find_prepared
 
 SOURCES: dict[str, type[Source]] = {
     "nyu": NYUV2, "ade20k": ADE20K, "coco": COCO, "sidd": SIDD, "rain13k": Rain13K, "lol": LOL}
 DATASET_OF: dict[str, str] = {task: name for name, source in SOURCES.items() for task in source.TASKS}
+
+WHOLE_TASK = {"coco": "panoptic"}  # of a data set with several tasks the one whose labels hold those of the others
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,9 +43,11 @@ class MissingDataset:
 def open_source(dataset: str, task: str | None, split: str, data_dir, **kwargs) -> Source:
     """Opens one split ("train"; "val" or "test") of a data set of SOURCES for a task of it (None: its first).
 
+    The prepared form (see `tfds`) is taken where data_dir holds it, else the original files.
     Raises ValueError for unknown names, LayoutError if the folders are not as LAYOUT says.
     """
-    return SOURCES[choose("data set", dataset, SOURCES)](data_dir, split, task, **kwargs)
+    source = SOURCES[choose("data set", dataset, SOURCES)]
+    return source(data_dir, split, task, prepared=find_prepared(source, data_dir, split), **kwargs)
 
 
 def missing(data_dir, names: Iterable[str] = tuple(SOURCES)) -> list[MissingDataset]:
@@ -52,10 +57,14 @@ def missing(data_dir, names: Iterable[str] = tuple(SOURCES)) -> list[MissingData
 
 
 def _missing(data_dir, source: type[Source]) -> MissingDataset | None:
+    prepared = {split: find_prepared(source, data_dir, split) for split in ("train", source.EVAL_SPLIT)}
     root = find_root(data_dir, source.FOLDERS)
     absent = () if root is None else _absent(root, source)
-    if root is not None and not absent:
+    if all(prepared.values()) or (root is not None and not absent):
         return None
+    if any(prepared.values()):
+        absent = absent or tuple(f"split {split}" for split, records in prepared.items() if records is None)
+        root = root or epath.Path(next(filter(None, prepared.values())).folder)
     folder = root or epath.Path(data_dir or "<data_dir>") / source.FOLDERS[0]
     others = (name for name, other in SOURCES.items() if root and len(absent) == len(source.NEEDED) and not _absent(root, other))
     return MissingDataset(source.NAME, str(folder), source.WHERE, source.LICENCE, source.LAYOUT, absent, next(others, ""))

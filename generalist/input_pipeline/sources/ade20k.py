@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from generalist.input_pipeline.sources.base import DataError, Source, read_map
+from generalist.input_pipeline.sources.base import DataError, File, Source, read_map
 
 NUM_CLASSES = 150
 
@@ -26,13 +26,14 @@ class ADE20K(Source):
   ade20k/annotations/training/ADE_train_<n>.png     8-bit, 0 = other, 1..150 = classes
   ade20k/annotations/validation/ADE_val_<n>.png"""
     NEEDED = tuple((f"{kind}/{split}",) for kind in ("images", "annotations") for split in ("training", "validation"))
+    LABEL, CATALOGUE = "annotation", "scene_parse150"
     USUAL = {"train": 20_210, "val": 2_000}
 
     def index(self) -> list[tuple[str, str, str]]:
         split = self.SPLITS[self.split]
         return self.pair(self.files(f"images/{split}"), self.files(f"annotations/{split}"))
 
-    def read_label(self, path: str) -> np.ndarray:
+    def read_label(self, path: File) -> np.ndarray:
         label = read_map(path, np.uint8, "An ADE20K annotation")
         if label.max() > NUM_CLASSES:
             raise DataError(path, f"label id {label.max()}", f"Allowed are 0 (other) and 1..{NUM_CLASSES}.")

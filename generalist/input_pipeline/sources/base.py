@@ -7,6 +7,7 @@ import difflib
 import os
 import sys
 from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import cv2
 from etils import epath
@@ -15,6 +16,7 @@ import numpy as np
 EVALUATION = ("val", "test")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
+PNG_START = b"\x89PNG"
 
 
 class DataError(ValueError):
@@ -58,9 +60,22 @@ def read_bytes(path: str) -> bytes:
     return data
 
 
-def decode(path: str, flags: int) -> np.ndarray:
-    """Reads and decodes one image file by OpenCV; channels in OpenCV's order (BGR)."""
-    data = read_bytes(path)
+class Stored(NamedTuple):
+    """The content of an image file that lies inside another file; `name` says where, in errors."""
+
+    name: str
+    data: bytes
+
+    def __str__(self) -> str:
+        return self.name
+
+
+File = str | Stored  # what the functions below read: a path, or an image file's content
+
+
+def decode(path: File, flags: int) -> np.ndarray:
+    """Decodes one image file by OpenCV; channels in OpenCV's order (BGR)."""
+    data = path.data if isinstance(path, Stored) else read_bytes(path)
     # Some decoders fill the lost part of a cut JPEG with grey and say nothing: look for its end marker.
     cut = data.startswith(JPEG_START) and data.find(JPEG_END, data.rfind(JPEG_SCAN)) < 0
     try:
@@ -73,7 +88,7 @@ def decode(path: str, flags: int) -> np.ndarray:
     return pixels
 
 
-def read_image(path: str) -> np.ndarray:
+def read_image(path: File) -> np.ndarray:
     """Reads an image as uint8 (h, w, 3) RGB in 0..255.
 
     An EXIF orientation is ignored: the labels of these data sets lie on the stored pixel grid.
@@ -82,7 +97,7 @@ def read_image(path: str) -> np.ndarray:
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 
 
-def read_map(path: str, dtype: type, what: str) -> np.ndarray:
+def read_map(path: File, dtype: type, what: str) -> np.ndarray:
     """Reads a label image (h, w) of exactly this dtype, as stored; DataError for any other."""
     pixels = decode(path, cv2.IMREAD_UNCHANGED)
     if pixels.dtype != dtype or pixels.ndim != 2:
@@ -92,12 +107,23 @@ def read_map(path: str, dtype: type, what: str) -> np.ndarray:
     return pixels
 
 
-def require_same_size(image: np.ndarray, image_path: str, label: np.ndarray, label_path: str) -> None:
+def require_same_size(image: np.ndarray, image_path: File, label: np.ndarray, label_path: File) -> None:
     """DataError unless both lie on one pixel grid."""
     if image.shape[:2] != label.shape[:2]:
         (h, w), (label_h, label_w) = image.shape[:2], label.shape[:2]
         raise DataError(label_path, f"is {label_w}x{label_h} (width x height), but its image {image_path} is {w}x{h}",
                         "Image and label must have the same size.")
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """uint8 (h, w, 3) RGB, or uint8 or uint16 (h, w) -> a PNG file."""
+    return cv2.imencode(".png", pixels[..., ::-1] if pixels.ndim == 3 else pixels)[1].tobytes()
+
+
+def png_or_jpeg(path: str) -> bytes:
+    """The content of an image file as it is; a file of another format as PNG, which loses nothing."""
+    data = read_bytes(path)
+    return data if data.startswith((PNG_START, JPEG_START)) else png(read_image(Stored(path, data)))
 
 
 def find_root(data_dir, folders: tuple[str, ...]) -> epath.Path | None:
@@ -106,6 +132,12 @@ def find_root(data_dir, folders: tuple[str, ...]) -> epath.Path | None:
         return None
     candidates = (epath.Path(data_dir).expanduser() / folder for folder in folders)
     return next((path for path in candidates if path.exists()), None)
+
+
+def text_of(record: dict[str, Any], *names: str) -> str:
+    """The first text feature of `names` that a record has, or ""; TFDS gives bytes."""
+    value = next((record[name] for name in names if record.get(name)), "")
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def to_stderr(message: str) -> None:
@@ -126,6 +158,7 @@ class Source:
       on_error: "raise" the DataError of a damaged example, or "skip" it: the next readable example
         takes its place, always the same one, `skipped` counts its file and `log` names it once.
       log: takes each line about unusual counts and files left out.
+      prepared: records of this split to read instead of the original files (see `sources.tfds`).
 
     Attributes:
       counts: {split, or part of it: number of examples found}.
@@ -141,10 +174,12 @@ class Source:
     LICENCE: str  # under which terms
     LAYOUT: str  # what must lie below data_dir
     NEEDED: tuple[tuple[str, ...], ...]  # below the folder, one of each tuple must exist
+    LABEL = "label"  # the feature of the label in the prepared form, named as in the TFDS catalogue where that has the data set
+    CATALOGUE = ""  # the data set's folder in the TFDS catalogue
     USUAL: dict[str, int]  # split -> usual number of examples: printed when another, never required
 
     def __init__(self, data_dir, split: str = "train", task: str | None = None, on_error: str = "raise",
-                 log: Callable[[str], object] = to_stderr):
+                 log: Callable[[str], object] = to_stderr, prepared=None):
         self.task = choose(f"task of {self.NAME}", task or self.TASKS[0], self.TASKS)
         split = choose(f"split of {self.NAME}", split, dict.fromkeys([*self.SPLITS, *EVALUATION]))
         self.split = self.EVAL_SPLIT if split in EVALUATION else split
@@ -152,28 +187,54 @@ class Source:
         self.log = log
         self.counts: dict[str, int] = {}
         self.damaged: dict[str, str] = {}
-        root = find_root(data_dir, self.FOLDERS)
+        self.prepared = prepared
+        root = find_root(data_dir, self.FOLDERS) if prepared is None else prepared.folder
         if root is None:
             problem = f"holds no folder {' or '.join(self.FOLDERS)}"
             raise LayoutError(data_dir or "data_dir", problem, self.expected_layout())
         self.root = str(root)
-        self.items = self.index()
+        self.items = self.index() if prepared is None else prepared.rows(self.task)
         self._report_count(self.split, len(self))
 
     def index(self) -> list:
         """Lists the examples: (key, image path, label path) each."""
         raise NotImplementedError
 
-    def read_label(self, path: str) -> np.ndarray:
+    def read_label(self, path: File) -> np.ndarray:
         """Reads one label; that of a restoration task is the clean image."""
         return read_image(path)
 
     def read(self, index: int) -> dict:
         """Reads example `index` or raises DataError."""
+        if self.prepared is None:
+            return self.read_files(index)
+        row = self.items[index]
+        return self.read_record(self.prepared[row], f"{self.root} ({self.split}, row {row})")
+
+    def read_files(self, index: int) -> dict:
+        """Reads example `index` from the original files."""
+        return self.example(*self.items[index])
+
+    def record(self, index: int) -> dict[str, Any]:
+        """What `generalist data prepare` stores of example `index`: image files as they are, values that JSON files hold."""
         key, image_path, label_path = self.items[index]
-        image, label = read_image(image_path), self.read_label(label_path)
-        require_same_size(image, image_path, label, label_path)
-        return {"image": image, "label": label, "key": key}
+        return {"key": key, "image": png_or_jpeg(image_path), self.LABEL: png_or_jpeg(label_path)}
+
+    def subsets(self) -> dict[str, list[int]]:
+        """{task: the examples it is trained on} for the tasks that leave out some of this split."""
+        return {}
+
+    def read_record(self, record: dict[str, Any], where: str) -> dict:
+        """The example of a record; `where` it lies is for errors. Some of the TFDS catalogue have no key: the row at its end stands in."""
+        label, key = record[self.LABEL], text_of(record, "key", "image/filename") or where.rpartition(" ")[2].strip(")")
+        return self.example(key, Stored(f"{where}, image", record["image"]),
+                            Stored(f"{where}, {self.LABEL}", label) if isinstance(label, bytes) else label)
+
+    def example(self, key: str, image: File, label: File) -> dict:
+        """Decodes an example."""
+        pixels, truth = read_image(image), self.read_label(label)
+        require_same_size(pixels, image, truth, label)
+        return {"image": pixels, "label": truth, "key": key}
 
     def __len__(self) -> int:
         return len(self.items)

@@ -3,15 +3,28 @@
 import dataclasses
 import functools
 import json
+from typing import Any, NamedTuple
 
 import cv2
 from etils import epath
 import numpy as np
 
 from generalist.input_pipeline.sources.base import (
-    DataError, LayoutError, Source, decode, read_image, require_same_size)
+    DataError, File, LayoutError, Source, Stored, decode, png_or_jpeg, read_image, require_same_size,
+    text_of)
+from generalist.tasks import COCO_CATEGORIES
 
 NUM_CATEGORIES = 133  # 80 things and 53 stuff
+OBJECTS = "panoptic_objects"  # the feature of the segments in the prepared form, as in the TFDS catalogue
+
+
+class Segments(NamedTuple):
+    """The segments of one image, arrays (n,): ids int32, class indices int32, whether a crowd, areas int32 in pixels."""
+
+    ids: np.ndarray
+    classes: np.ndarray
+    crowd: np.ndarray
+    areas: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +88,7 @@ def pack(data: dict) -> Annotations:
         areas=column(segments, "area", np.int32))
 
 
-def read_ids(path: str) -> np.ndarray:
+def read_ids(path: File) -> np.ndarray:
     """Segment ids int32 (h, w) of a panoptic PNG: R + 256 G + 65536 B; 0 = void."""
     bgr = decode(path, cv2.IMREAD_UNCHANGED)
     if bgr.dtype != np.uint8 or bgr.shape[2:] != (3,):
@@ -84,7 +97,7 @@ def read_ids(path: str) -> np.ndarray:
     return red + 256 * green + 65536 * blue
 
 
-def segment_rows(id_map: np.ndarray, ids: np.ndarray, path: str) -> np.ndarray:
+def segment_rows(id_map: np.ndarray, ids: np.ndarray, path: File) -> np.ndarray:
     """For each pixel the row of its segment in `ids`, -1 = void: int32 (h, w).
 
     An id that only one of PNG and JSON has is a DataError, as in the official evaluation.
@@ -126,43 +139,76 @@ class COCO(Source):
   coco/annotations/panoptic_{train2017,val2017}/<n>.png     8-bit RGB, id = R + 256 G + 65536 B"""
     NEEDED = tuple((part.format(split),) for split in ("train2017", "val2017")
                    for part in ("{}", "annotations/panoptic_{}.json", "annotations/panoptic_{}"))
+    LABEL, CATALOGUE = "panoptic_image", "coco/2017_panoptic"
     USUAL = {"train": 118_287, "val": 5_000}
 
     def index(self) -> list[int]:
         """The rows of `annotations` in use."""
         split = self.SPLITS[self.split]
         self.annotations = read_annotations(f"{self.root}/annotations/panoptic_{split}.json")
-        rows = np.arange(len(self.annotations.files))
-        if self.task == "instance" and self.split == "train":
-            rows = rows[self.annotations.with_things()]
-        return rows.tolist()
+        return self.subsets().get(self.task, list(range(len(self.annotations.files))))
 
     def _report_count(self, split: str, count: int) -> None:
-        super()._report_count(split, len(self.annotations.files) if count else 0)
+        everything = len(self.annotations.files) if self.prepared is None else len(self.prepared)
+        super()._report_count(split, everything if count else 0)
 
-    def read(self, index: int) -> dict:
-        row, split = self.items[index], self.SPLITS[self.split]
-        image_name, label_name = self.annotations.files[row]
-        image_path = f"{self.root}/{split}/{image_name}"
-        label_path = f"{self.root}/annotations/panoptic_{split}/{label_name}"
-        image, id_map = read_image(image_path), read_ids(label_path)
-        require_same_size(image, image_path, id_map, label_path)
-        return {"image": image, "label": self._label(row, id_map, label_path), "key": image_name.rsplit(".", 1)[0]}
+    def read_files(self, index: int) -> dict:
+        key, image_path, label_path = self._paths(index)
+        return self._example(key, image_path, label_path, self._segments(index, label_path))
 
-    def _label(self, row: int, id_map: np.ndarray, path: str):
-        data = self.annotations
-        segments = slice(data.offsets[row], data.offsets[row + 1])
-        ids, categories, crowd = data.ids[segments], data.categories[segments], data.crowd[segments]
+    def record(self, index: int) -> dict[str, Any]:
+        key, image_path, label_path = self._paths(index)
+        official = [category["id"] for category in COCO_CATEGORIES]
+        if self.annotations.category_ids.tolist() != official:
+            raise LayoutError(label_path, "its JSON has other category ids than COCO", f"The prepared form has COCO's: {official}.")
+        ids, classes, crowd, areas = self._segments(index, label_path)
+        objects = {"id": ids, "label": classes, "is_crowd": crowd, "area": areas}
+        return {"key": key, "image": png_or_jpeg(image_path), self.LABEL: png_or_jpeg(label_path), OBJECTS: objects}
+
+    def read_record(self, record: dict[str, Any], where: str) -> dict:
+        key = text_of(record, "key", "image/filename").removesuffix(".jpg")
+        kinds = {"id": np.int32, "label": np.int32, "is_crowd": bool, "area": np.int32}
+        segments = Segments(*(np.array(record[OBJECTS][name], kind) for name, kind in kinds.items()))
+        return self._example(key, Stored(f"{where}, image", record["image"]), Stored(f"{where}, {self.LABEL}", record[self.LABEL]), segments)
+
+    def subsets(self) -> dict[str, list[int]]:
+        return {"instance": np.flatnonzero(self.annotations.with_things()).tolist()} if self.split == "train" else {}
+
+    def _paths(self, index: int) -> tuple[str, str, str]:
+        split = self.SPLITS[self.split]
+        image, label = self.annotations.files[self.items[index]]
+        return image.rsplit(".", 1)[0], f"{self.root}/{split}/{image}", f"{self.root}/annotations/panoptic_{split}/{label}"
+
+    def _segments(self, index: int, path: str) -> Segments:
+        data, row = self.annotations, self.items[index]
+        rows = slice(data.offsets[row], data.offsets[row + 1])
+        ids, categories = data.ids[rows], data.categories[rows]
         wrong = ~np.isin(categories, data.category_ids)
         if wrong.any():
             raise DataError(path, f"segment {ids[wrong][0]} has the category id {categories[wrong][0]}",
                             f"Allowed are the {NUM_CATEGORIES} ids of the JSON's categories.")
-        rows = segment_rows(id_map, ids, path)
         classes = np.searchsorted(data.category_ids, categories).astype(np.int32)
+        return Segments(ids, classes, data.crowd[rows], data.areas[rows])
+
+    def _example(self, key: str, image_path: File, label_path: File, segments: Segments) -> dict:
+        image, id_map = read_image(image_path), read_ids(label_path)
+        require_same_size(image, image_path, id_map, label_path)
+        return {"image": image, "label": self._label(id_map, segments, label_path), "key": key}
+
+    def _label(self, id_map: np.ndarray, segments: Segments, path: File):
+        ids, classes, crowd, areas = segments
+        rows = segment_rows(id_map, ids, path)
         if self.task == "coco_semantic":
             return np.append(classes, np.int32(-1))[rows]  # row -1, void, reads the appended value
+        category_ids, is_thing = self._categories()
         if self.task == "instance":
-            countable = data.is_thing[classes] & ~crowd
+            countable = is_thing[classes] & ~crowd
             return np.append(np.where(countable, np.cumsum(countable), 0), 0).astype(np.int32)[rows]
-        columns = zip(ids.tolist(), categories.tolist(), crowd.astype(int).tolist(), data.areas[segments].tolist())
+        columns = zip(ids.tolist(), category_ids[classes].tolist(), crowd.astype(int).tolist(), areas.tolist())
         return id_map, [dict(zip(("id", "category_id", "iscrowd", "area"), values)) for values in columns]
+
+    def _categories(self) -> tuple[np.ndarray, np.ndarray]:
+        """Ids int32 (133,) and whether each is a thing, bool (133,)."""
+        if self.prepared is None:
+            return self.annotations.category_ids, self.annotations.is_thing
+        return column(COCO_CATEGORIES, "id", np.int32), column(COCO_CATEGORIES, "isthing", bool)

@@ -1,9 +1,11 @@
 """NYU Depth V2: indoor images with metric depth."""
 
+from typing import Any
+
 from etils import epath
 import numpy as np
 
-from generalist.input_pipeline.sources.base import DataError, LayoutError, Source, read_map
+from generalist.input_pipeline.sources.base import DataError, File, LayoutError, Source, png, read_map
 from generalist.input_pipeline.sources.matlab import open_hdf5, scipy_io
 
 EXTRACTED, LABELED, SPLITS_MAT = "official_splits/test", "nyu_depth_v2_labeled.mat", "splits.mat"
@@ -38,6 +40,7 @@ class NYUV2(Source):
   nyu_depth_v2/official_splits/test/<scene>/rgb_<n>.jpg
   nyu_depth_v2/official_splits/test/<scene>/sync_depth_<n>.png"""
     NEEDED = (("sync",), (EXTRACTED, LABELED))
+    LABEL, CATALOGUE = "depth", "nyu_depth_v2"
     USUAL = {"train": 24_231, "test": 654, "labeled": 795}  # IEBins and NeWCRFs count 36,253 in the archive of train
 
     def index(self) -> list[tuple]:
@@ -47,16 +50,23 @@ class NYUV2(Source):
             return self.pair(*self._folder(EXTRACTED))
         return self._labeled()
 
-    def read(self, index: int) -> dict:
+    def read_files(self, index: int) -> dict:
         if isinstance(self.items[index][1], str):
-            return super().read(index)
+            return super().read_files(index)
         key, row = self.items[index]
         image, depth = self._read_row(row)
-        framed = np.zeros_like(image)
-        framed[FRAME] = image[FRAME]
-        return {"image": framed, "label": depth.astype(np.float32) / 1000, "key": key}
+        return {"image": image, "label": depth.astype(np.float32) / 1000, "key": key}
 
-    def read_label(self, path: str) -> np.ndarray:
+    def record(self, index: int) -> dict[str, Any]:
+        if isinstance(self.items[index][1], str):
+            return super().record(index)
+        key, row = self.items[index]
+        image, depth = self._read_row(row)
+        return {"key": key, "image": png(image), self.LABEL: png(depth)}
+
+    def read_label(self, path: File | np.ndarray) -> np.ndarray:
+        if isinstance(path, np.ndarray):  # the TFDS catalogue has float16 metres
+            return path.astype(np.float32)
         return read_map(path, np.uint16, "NYU depth (millimetres)").astype(np.float32) / 1000
 
     def _folder(self, folder: str) -> tuple[dict[str, str], dict[str, str]]:
@@ -92,7 +102,7 @@ class NYUV2(Source):
         return sorted((f"{name}/{row:05d}", int(row)) for name, row in zip(names, rows))
 
     def _read_row(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """uint8 (h, w, 3) and raw depth uint16 (h, w) millimetres; HDF5 has MATLAB's axes in the opposite order."""
+        """uint8 (h, w, 3), framed, and raw depth uint16 (h, w) millimetres; HDF5 has MATLAB's axes in the opposite order."""
         file, where = open_hdf5(self._mat), f"{self._mat} (image {row + 1})"
         try:
             image, depth = file["images"][row].transpose(2, 1, 0), file["rawDepths"][row].T
@@ -100,7 +110,9 @@ class NYUV2(Source):
             raise DataError(where, f"cannot be read ({error})", "The file is damaged: get it again.") from error
         if not (depth.min() >= 0 and depth.max() < 65.536):
             raise DataError(where, f"depth {depth.min()}..{depth.max()} m", "Allowed are 0 (none) to 65.535 m.")
-        return image, (depth * 1000).astype(np.uint16)  # cut to whole millimetres, as the extracted files are
+        framed = np.zeros_like(image)
+        framed[FRAME] = image[FRAME]
+        return framed, (depth * 1000).astype(np.uint16)  # cut to whole millimetres, as the extracted files are
 
 
 def listed_keys(path: epath.Path) -> list[str]:

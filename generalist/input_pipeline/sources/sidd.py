@@ -2,12 +2,12 @@
 
 import functools
 import threading
-from collections.abc import Callable
+from typing import Any
 
 from etils import epath
 import numpy as np
 
-from generalist.input_pipeline.sources.base import LayoutError, Source, to_stderr
+from generalist.input_pipeline.sources.base import LayoutError, Source, png
 from generalist.input_pipeline.sources.matlab import scipy_io
 
 PRE_CUT, FRAMES = "train/input", "SIDD_Medium_Srgb/Data"
@@ -72,11 +72,11 @@ class SIDD(Source):
     NEEDED = ((PRE_CUT, FRAMES), *((f"{name}.mat", f"val/{name}.mat") for name in (NOISY_BLOCKS, CLEAN_BLOCKS)))
     USUAL = {"train": 96_000, "val": 1_280}  # 320 pairs of frames with 300 patches each
 
-    def __init__(self, data_dir, split: str = "train", task: str | None = None, on_error: str = "raise",
-                 log: Callable[[str], object] = to_stderr, *, crops_per_frame: int = 300):
+    def __init__(self, data_dir, split: str = "train", task: str | None = None, on_error: str = "raise", *,
+                 crops_per_frame: int = 300, **kwargs):
         self._crops_per_frame = crops_per_frame
         self._crops: int | None = None  # examples cut from one item; None: items are read whole
-        super().__init__(data_dir, split, task, on_error, log)
+        super().__init__(data_dir, split, task, on_error, **kwargs)
 
     def index(self) -> list[tuple]:
         if self.split == "val":
@@ -90,11 +90,17 @@ class SIDD(Source):
     def __len__(self) -> int:
         return len(self.items) * (self._crops or 1)
 
-    def read(self, index: int) -> dict:
+    def record(self, index: int) -> dict[str, Any]:
+        if self.split != "val" and self._crops is None:
+            return super().record(index)
+        example = self.read_files(index)
+        return {"key": example["key"], "image": png(example["image"]), self.LABEL: png(example["label"])}
+
+    def read_files(self, index: int) -> dict:
         if self.split == "val":
             return self._read_block(*self.items[index])
         crop, item = divmod(index, len(self.items))  # neighbours differ in their frame: one damaged frame is one step
-        example = super().read(item)
+        example = super().read_files(item)
         if self._crops is None:
             return example
         window = crop_window(example["image"].shape[:2], index)
