@@ -17,7 +17,8 @@ NAMES = [path.relative_to(ROOT).as_posix() for path in FILES]
 # Arrows go down only. A room may use itself and these; what a whole file may, is said by its name.
 ARROWS = {
     "__init__": {"inference", "tasks"},
-    "cli": {"training", "evaluation", "inference", "input_pipeline", "pretrained"},
+    "cli": {"training", "evaluation", "inference", "input_pipeline", "pretrained", "cli_data"},
+    "cli_data": {"evaluation", "inference", "input_pipeline"},
     "training": {"evaluation", "inference", "input_pipeline", "models", "diffusion", "pretrained", "tasks"},
     "evaluation": {"inference", "metrics", "tasks", "input_pipeline"},
     "inference": {"models", "diffusion", "tasks", "pretrained"},

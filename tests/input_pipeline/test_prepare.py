@@ -142,8 +142,8 @@ def test_files_are_stored_as_they_are(tmp_path):
     assert record["annotation"] == (tmp_path / "ade20k/annotations/validation/ADE_val_1.png").read_bytes()
 
 
-def test_tfds_reads_what_was_prepared_without_tensorflow(tmp_path, small_shards, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tensorflow", None)  # an import of it would fail
+def test_tfds_reads_what_was_prepared_without_tensorflow(tmp_path, small_shards):
+    loaded = "tensorflow" in sys.modules
     save_nyu(tmp_path)
     for split in ("train", "test", "labeled"):
         if split == "labeled":
@@ -160,6 +160,7 @@ def test_tfds_reads_what_was_prepared_without_tensorflow(tmp_path, small_shards,
         assert example["depth"].dtype == np.uint16
         np.testing.assert_array_equal(example["depth"][..., 0], depth)
     assert len(builder.as_data_source("train[:40%]")) == 2
+    assert ("tensorflow" in sys.modules) == loaded
 
 
 def test_the_command_goes_on_where_it_was_interrupted_and_machines_share_the_work(tmp_path, small_shards, capsys, monkeypatch):

@@ -1,0 +1,83 @@
+"""The command `generalist data`: check the paper's data sets, prepare them."""
+
+import argparse
+import functools
+import os
+import pathlib
+import re
+import sys
+
+
+def add_arguments(sub: argparse.ArgumentParser) -> None:
+    """The options of both actions."""
+    actions = sub.add_subparsers(dest="action", required=True, metavar="ACTION")
+    check = actions.add_parser("check", help="read the data sets and name what is missing, damaged, out of range or in two splits",
+                               description="The exit code is 0, or 1 if something is wrong, or 2 if nothing could start.")
+    check.add_argument("datasets", nargs="*", metavar="DATASET", help="nyu, ade20k, coco, sidd, rain13k, lol (default: all)")
+    _add_data_dir(check)
+    check.add_argument("--limit", type=int, default=0, metavar="N", help="examples a split, evenly spread (default: 0, all)")
+    check.add_argument("--out", metavar="DIR", help="gets a picture <data set>.png of some images and labels of each")
+    prepare = actions.add_parser("prepare", help="write a data set as ArrayRecord shards, which TFDS reads too; run it again to go on")
+    prepare.add_argument("dataset", metavar="DATASET", help="nyu, ade20k, coco, sidd, rain13k or lol")
+    _add_data_dir(prepare)
+    prepare.add_argument("--split", metavar="S", help="train, val or test (default: the training and the evaluation split)")
+    prepare.add_argument("--out", required=True, metavar="DIR", help="the new data directory, a path or gs://...")
+    prepare.add_argument("--shards", metavar="A:B", help="of the split only the shards A to B - 1, so that machines share the work")
+    prepare.add_argument("--workers", type=int, default=8, metavar="N", help="threads (default: %(default)s)")
+
+
+def _add_data_dir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data-dir", default=os.environ.get("GENERALIST_DATA_DIR", ""), metavar="DIR",
+                        help="where the data sets lie, a path or gs://... (default: GENERALIST_DATA_DIR)")
+
+
+def data(args: argparse.Namespace) -> int:
+    """Checks or prepares the data sets."""
+    return (_prepare_data if args.action == "prepare" else _check_data)(args)
+
+
+def _prepare_data(args: argparse.Namespace) -> int:
+    from generalist.input_pipeline.prepare import open_original, prepare
+    from generalist.input_pipeline.sources import SOURCES, choose
+
+    if args.workers < 1:
+        raise ValueError(f"--workers {args.workers}: at least 1")
+    if args.shards and not (args.split and re.fullmatch(r"\d+:\d+", args.shards)):
+        raise ValueError(f"--shards {args.shards}: give --split, and two numbers such as 0:8")
+    shards = tuple(map(int, args.shards.split(":"))) if args.shards else None
+    splits = [args.split] if args.split else ["train", SOURCES[choose("data set", args.dataset, SOURCES)].EVAL_SPLIT]
+    sources = [open_original(args.dataset, split, args.data_dir) for split in splits]  # what is missing is said before the work begins
+    for source in sources:
+        prepare(source, args.out, shards, args.workers)
+    return 0
+
+
+def _check_data(args: argparse.Namespace) -> int:
+    """The exit code is 1 if something is wrong with the data that are there, or one that was named is not."""
+    from generalist.input_pipeline.check import check, format_report
+    from generalist.input_pipeline.sources import describe_missing
+
+    if args.limit < 0:
+        raise ValueError(f"--limit {args.limit}: a number of at least 0")
+    found = check(args.data_dir, args.datasets, args.limit, log=functools.partial(print, file=sys.stderr))
+    if not found.splits:
+        print(describe_missing(found.absent, args.data_dir))
+        raise ValueError(f"no data set in {args.data_dir or 'GENERALIST_DATA_DIR, which is not set'}: give --data-dir")
+    print(format_report(found))
+    if args.out:
+        _draw_data(found.splits, args.data_dir, pathlib.Path(args.out))
+    return 1 if found.problems or (args.datasets and found.absent) else 0
+
+
+def _draw_data(splits, data_dir: str, out: pathlib.Path) -> None:
+    """One picture a data set, of the last split that has readable examples."""
+    import numpy as np
+
+    from generalist.evaluation.data_panels import dataset_panel
+    from generalist.files import write_atomically
+    from generalist.inference.prediction import png
+
+    for name, split in {split.dataset: split.split for split in splits if split.read}.items():
+        picture = out / f"{name}.png"
+        write_atomically(picture, png(np.asarray(dataset_panel(name, split, data_dir))))
+        print(picture)
