@@ -5,6 +5,7 @@ import importlib
 import pytest
 
 from generalist.configs import common
+from generalist.training import setup
 from generalist.training.workdir import flatten
 
 STUDIES = {
@@ -43,3 +44,47 @@ def test_an_ablation_of_the_full_size_model_and_a_wrong_name(study, monkeypatch)
     assert module.get_config(f"{first},paper").data.source == "paper"
     with pytest.raises(ValueError, match=f"unknown variant 'other': choose one of {first}, "):
         module.get_config("other")
+
+
+@pytest.mark.parametrize(("words", "weights", "evaluated"), [
+    ("scenes,depth", ["depth"], ("depth",)), ("light,scenes,scratch,depth", ["depth", "light"], ("depth", "light")),
+    ("scenes,panoptic", ["semantic", "instance"], ("semantic", "instance", "panoptic")),
+    ("paper,small,panoptic,semantic", ["semantic", "coco_semantic", "instance"], ("semantic", "coco_semantic", "instance", "panoptic"))])
+def test_tasks_named_behind_the_config_are_all_that_is_trained_and_evaluated(words, weights, evaluated):
+    c = common.get_config(words)
+    for group in ("weights", "loss_weights", "timesteps"):
+        assert set(c.tasks[group]) == set(weights)
+    assert c.eval.tasks == evaluated
+
+
+def test_the_small_model_on_the_papers_data_has_the_papers_tasks_and_the_scenes_model(monkeypatch):
+    monkeypatch.setenv("GENERALIST_DATA_DIR", "/data")
+    small, scenes, paper = (common.get_config(words) for words in ("small", "scenes", "paper"))
+    assert (small.data.source, small.data_dir, small.tasks.set, small.total_steps) == ("paper", "/data", "paper", 480)
+    assert small.model.to_dict() == scenes.model.to_dict() and small.model.init_from == "scenes"
+    assert small.tasks.weights.to_dict() == paper.tasks.weights.to_dict() and small.eval.tasks == paper.eval.tasks
+    assert small.data.augment.to_dict() == paper.data.augment.to_dict() and scenes.data.augment.tasks == ()
+    assert common.get_config("paper,small,scratch").model.init_from == ""
+
+
+@pytest.mark.parametrize(("words", "said"), [("scenes,paper", "choose 'scenes' or 'paper'"), ("paper,smal", "'small'"),
+                                              ("scenes,coco_semantic", "Did you mean 'semantic'"), ("paper,derian", "Did you mean 'derain'")])
+def test_a_wrong_word_behind_the_config_is_an_error(words, said):
+    with pytest.raises(ValueError, match=said):
+        common.get_config(words)
+
+
+def test_a_task_of_weight_0_is_neither_trained_nor_evaluated():
+    c = common.get_config("scenes")
+    c.tasks.weights.instance = 0.0
+    left = setup.drop_untrained(c)
+    assert set(left.tasks.weights) == {"depth", "semantic", "denoise", "derain", "light"}
+    assert left.eval.tasks == ("depth", "semantic", "denoise", "derain", "light")  # nor what would be merged from it
+    assert c.tasks.weights.instance == 0.0 and "panoptic" in c.eval.tasks  # the config given is left alone
+
+
+def test_nothing_to_evaluate_is_an_error_before_anything_is_trained():
+    c = common.get_config("scenes,depth")
+    c.eval.tasks = ("semantic",)
+    with pytest.raises(ValueError, match="nothing to evaluate: eval.tasks are semantic, trained are depth"):
+        setup.drop_untrained(c)

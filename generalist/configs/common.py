@@ -1,5 +1,6 @@
 """What every configuration shares: every field there is, with the values of the paper's full-size run, and the small run on the scenes."""
 
+import difflib
 import os
 
 import ml_collections
@@ -9,17 +10,25 @@ SCENES = ("depth", "semantic", "instance", "denoise", "derain", "light")
 PAPER = ("depth", "semantic", "coco_semantic", "instance", "denoise", "derain", "light")
 
 
-def parse(arg: str) -> tuple[str, bool]:
-    """The text behind `multitask.py:` -> ("scenes" or "paper", from scratch).
+def parse(arg: str) -> tuple[str, set[str], list[str]]:
+    """The text behind `multitask.py:` -> ("scenes" or "paper", of "small" and "scratch" those given, the names of tasks).
 
     Without "scenes" or "paper", a data directory in GENERALIST_DATA_DIR decides (main.py puts `--config.data_dir` there).
     """
     words = [word for word in arg.split(",") if word]
-    unknown = set(words) - {"scenes", "paper", "scratch"}
-    if unknown or {"scenes", "paper"} <= set(words):
-        raise ValueError(f"config argument {arg!r}: choose 'scenes' or 'paper', and optionally ',scratch'")
-    automatic = "paper" if os.environ.get("GENERALIST_DATA_DIR") else "scenes"
-    return next((w for w in words if w != "scratch"), automatic), "scratch" in words
+    data = [word for word in words if word in ("scenes", "paper")]
+    name = data[0] if data else "paper" if os.environ.get("GENERALIST_DATA_DIR") else "scenes"
+    named = [word for word in words if word not in (*data, "small", "scratch")]
+    known = {"scenes": SCENES, "paper": PAPER}[name] + ("panoptic",)
+    if len(data) > 1 or set(named) - set(known):
+        raise ValueError(f"config argument {arg!r}:{_closest(named, known)} choose 'scenes' or 'paper', and optionally 'small', 'scratch' and "
+                         f"the tasks to train, without which it is all of them: {', '.join(known)}")
+    return name, set(words) & {"small", "scratch"}, named
+
+
+def _closest(words, known) -> str:
+    close = [difflib.get_close_matches(word, known, 1) for word in words if word not in known]
+    return "".join(f" Did you mean {found[0]!r}?" for found in close if found)
 
 
 def choose(arg: str, variants) -> tuple[str, str]:
@@ -41,6 +50,7 @@ def paper() -> ConfigDict:
     c.tasks = ConfigDict()
     c.tasks.set = "paper"  # the codecs: generalist.tasks.TASK_SETS
     # Share of the samples (relative): Painter's mixture without its pose task.
+    # A task of weight 0 is neither trained nor evaluated, and its data are not needed.
     c.tasks.weights = ConfigDict({
         "depth": 0.10, "semantic": 0.20, "coco_semantic": 0.25, "instance": 0.15, "denoise": 0.15, "derain": 0.05, "light": 0.05})
     c.tasks.loss_weights = ConfigDict({name: 1.0 for name in PAPER})
@@ -137,30 +147,20 @@ def paper() -> ConfigDict:
     c.eval.final_examples = 0  # at the end; 0: all
     c.eval.panels = 4
     c.eval.split = "val"
-    c.eval.tasks = PAPER + ("panoptic",)
+    c.eval.tasks = PAPER + ("panoptic",)  # of them, those that are trained
 
     c.log = ConfigDict()
     c.log.every_steps = 50
     return c
 
 
-def scenes(scratch: bool = False) -> ConfigDict:
-    """A small model on the built-in scenes at 64x64, for two CPU cores and twelve minutes."""
-    c = paper()
+def small(c: ConfigDict, scratch: bool = False) -> ConfigDict:
+    """Turns `c` into a small model at 64x64, for two CPU cores and twelve minutes; it starts from the shipped weights or from scratch."""
     c.total_steps = 480
     c.batch_size = 16
-    c.data_dir = ""
-
-    c.tasks.set = "scenes"
-    c.tasks.weights = ConfigDict({"depth": 1.5, "semantic": 1.75, "instance": 1.0, "denoise": 0.75, "derain": 0.75, "light": 0.4})
-    c.tasks.loss_weights = ConfigDict({"depth": 5.0, "semantic": 1.0, "instance": 1.0, "denoise": 8.0, "derain": 8.0, "light": 3.0})
-    c.tasks.timesteps = ConfigDict({name: (0.0, 1.0, 0.9) for name in SCENES})
-
-    c.data.source = "scenes"
+    c.tasks.timesteps = ConfigDict({name: (0.0, 1.0, 0.9) for name in c.tasks.weights})
     c.data.image_size = 64
     c.data.threads = 2
-    c.data.scenes_train = 1_000_000  # rendered on demand: practically never the same twice
-    c.data.augment.tasks = ()
 
     c.model.init_from = "" if scratch else "scenes"  # the weights shipped with the package
     c.model.dtype = "float32"
@@ -171,8 +171,6 @@ def scenes(scratch: bool = False) -> ConfigDict:
         "window": 0, "patch": 4, "groups": 16, "position": True, "refine": 16})
     c.model.image_encoder = ConfigDict({"image_size": 64, "patch": 8, "dim": 128, "depth": 2, "heads": 4})
     c.model.text_encoder = ConfigDict({"dim": 64, "depth": 2, "heads": 2})
-
-    c.diffusion.prototype_weight = 0.2
 
     c.optimizer.lr = 2e-3 if scratch else 2e-4
     c.optimizer.warmup_steps = 50
@@ -186,12 +184,42 @@ def scenes(scratch: bool = False) -> ConfigDict:
     c.eval.batch_size = 8
     c.eval.examples = 64
     c.eval.final_examples = 200
-    c.eval.tasks = SCENES + ("panoptic",)
     c.log.every_steps = 20
     return c
 
 
+def scenes(scratch: bool = False) -> ConfigDict:
+    """The small model on the built-in scenes."""
+    c = paper()
+    c.data_dir = ""
+
+    c.tasks.set = "scenes"
+    c.tasks.weights = ConfigDict({"depth": 1.5, "semantic": 1.75, "instance": 1.0, "denoise": 0.75, "derain": 0.75, "light": 0.4})
+    c.tasks.loss_weights = ConfigDict({"depth": 5.0, "semantic": 1.0, "instance": 1.0, "denoise": 8.0, "derain": 8.0, "light": 3.0})
+
+    c.data.source = "scenes"
+    c.data.scenes_train = 1_000_000  # rendered on demand: practically never the same twice
+    c.data.augment.tasks = ()
+
+    c.diffusion.prototype_weight = 0.2
+    c.eval.tasks = SCENES + ("panoptic",)
+    return small(c, scratch)
+
+
+def only(c: ConfigDict, names) -> ConfigDict:
+    """Keeps of `c` the tasks `names`; "panoptic" stands for the two that it is merged from, and is evaluated where both are trained."""
+    merged = {"semantic" if c.tasks.set == "scenes" else "coco_semantic", "instance"}
+    kept = {part for name in names for part in (merged if name == "panoptic" else {name})}
+    for group in ("weights", "loss_weights", "timesteps"):
+        c.tasks[group] = ConfigDict({name: value for name, value in c.tasks[group].to_dict().items() if name in kept})
+    evaluated = kept | ({"panoptic"} if merged <= kept else set())
+    c.eval.tasks = tuple(name for name in c.eval.tasks if name in evaluated)
+    return c
+
+
 def get_config(arg: str = "") -> ConfigDict:
-    """`paper` or `scenes`, as `parse` decides."""
-    name, scratch = parse(arg)
-    return scenes(scratch) if name == "scenes" else paper()
+    """`paper` or `scenes`, small or not, with all tasks or some, as `parse` decides."""
+    name, size, tasks = parse(arg)
+    scratch = "scratch" in size
+    c = scenes(scratch) if name == "scenes" else small(paper(), scratch) if "small" in size else paper()
+    return only(c, tasks) if tasks else c

@@ -94,12 +94,16 @@ def run(config: ConfigDict, workdir: str, mode: str) -> None:
     use_all_cores(config.sharding.cpu_devices or os.cpu_count(), config.batch_size)
     from generalist.training import loop, setup
 
+    config = setup.drop_untrained(config)
     if config.data.source == "paper":
         from generalist.input_pipeline.sources import DATASET_OF, describe_missing, missing
 
         absent = missing(config.data_dir, sorted({DATASET_OF[task] for task in config.tasks.weights}))
         if absent:
-            raise UsageError(describe_missing(absent, config.data_dir))
+            lacking = {dataset.name for dataset in absent}
+            there = [task for task in config.tasks.weights if DATASET_OF[task] not in lacking]
+            hint = f"\n\nTo train on what is there, name its tasks behind the config: {','.join(['multitask.py:paper', *there])}" if there else ""
+            raise UsageError(describe_missing(absent, config.data_dir) + hint)
     if mode == "eval":
         results = setup.evaluate(config, pathlib.Path(workdir), config.eval.final_examples, print)
         print(f"{len(results)} figures in {workdir}/eval")

@@ -46,8 +46,26 @@ class Run(NamedTuple):
     rows: np.ndarray
 
 
+def drop_untrained(config: ConfigDict) -> ConfigDict:
+    """The config without the tasks of weight 0, and without the evaluation of what the others do not paint.
+
+    Raises ValueError for unknown names, and if nothing is left to train or to evaluate.
+    """
+    config = config.copy_and_resolve_references()
+    get_tasks(config.tasks.set, config.tasks.weights)
+    evaluated = get_tasks(config.tasks.set, config.eval.tasks)
+    config.tasks.weights = ConfigDict({name: weight for name, weight in config.tasks.weights.items() if weight > 0})
+    trained = set(config.tasks.weights)
+    config.eval.tasks = tuple(name for name, task in evaluated.items() if trained.issuperset(task.components or (name,)))
+    if not config.eval.tasks:
+        raise ValueError(f"nothing to evaluate: eval.tasks are {', '.join(evaluated)}, trained are {', '.join(trained) or 'none'}. Give a task "
+                         "a weight above 0 in tasks.weights, or name a trained one in eval.tasks.")
+    return config
+
+
 def resolve(config: ConfigDict) -> tuple[ConfigDict, dict[str, parts.Part]]:
-    """Reads the published parts that `model.init_from` names -> (the config with their sizes, the parts)."""
+    """Drops what is not trained, reads the published parts that `model.init_from` names -> (the config with their sizes, the parts)."""
+    config = drop_untrained(config)
     given = parts.read_parts(config.model.init_from)
     if given:
         prompts = {name: task.prompt for name, task in get_tasks(config.tasks.set, list(config.tasks.weights)).items()}
