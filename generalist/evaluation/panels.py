@@ -135,7 +135,7 @@ def compose(titles: Sequence[str], rows: Sequence[Sequence[np.ndarray]], caption
     """Lays out titled columns of pictures, a caption above each row, colour bars and legend below."""
     widths = [max((row[i].shape[1] for row in rows if i < len(row)), default=SIDE) for i in range(len(titles))]
     heights = [max(picture.shape[0] for picture in row) for row in rows]
-    width = 2 * MARGIN + sum(widths) + GAP * (len(widths) - 1)
+    width = 2 * MARGIN + max(sum(widths) + GAP * (len(widths) - 1), sum(map(_bar_width, bars)))
     swatches = _flow(legend, width - 2 * MARGIN)
     caption = LINE if captions else 0
     below = LINE * (2 * bool(bars) + (swatches[-1][1] + 1 if swatches else 0))
@@ -158,15 +158,21 @@ def compose(titles: Sequence[str], rows: Sequence[Sequence[np.ndarray]], caption
 
 
 def _draw_bars(canvas: Image.Image, draw: ImageDraw.ImageDraw, bars: Sequence[Bar], top: int) -> None:
-    left = MARGIN
+    start = MARGIN
     for bar in bars:
+        left = start
         for text in (bar.title, bar.low):
             draw.text((left, top + 3), text, INK if text == bar.title else FAINT, _font(13))
             left += _text_width(text) + GAP
         colours = np.repeat(bar.colours[None], LINE - 8, 0)
         canvas.paste(Image.fromarray(np.ascontiguousarray(colours)), (left, top + 4))
         draw.text((left + colours.shape[1] + GAP, top + 3), bar.high, FAINT, _font(13))
-        left += colours.shape[1] + _text_width(bar.high) + 5 * GAP
+        start += _bar_width(bar)
+
+
+def _bar_width(bar: Bar) -> int:
+    """Pixels that a colour bar takes with its texts and the room behind it."""
+    return len(bar.colours) + sum(map(_text_width, (bar.title, bar.low, bar.high))) + 7 * GAP
 
 
 def _flow(legend: Sequence[tuple[str, tuple[int, int, int]]], width: int) -> list[tuple[int, int, str, tuple[int, int, int]]]:

@@ -62,3 +62,9 @@ def test_a_legend_breaks_into_lines_that_fit():
     placed = panels._flow([(f"class {i}", (i, i, i)) for i in range(30)], 400)
     assert [name for _, _, name, _ in placed] == [f"class {i}" for i in range(30)]
     assert placed[-1][1] >= 5 and max(left for left, *_ in placed) < 400
+
+
+def test_a_picture_is_wide_enough_for_its_colour_bars():
+    ramp = np.full((256, 3), (7, 8, 9), np.uint8)
+    picture = np.asarray(panels.compose(["input"], [[np.zeros((8, 8, 3), np.uint8)]], bars=[panels.Bar("depth", "0", "10 m", ramp)] * 2))
+    assert ((picture == (7, 8, 9)).all(-1).sum(1) == 512).any()  # both bars, whole
