@@ -17,6 +17,7 @@ from generalist import __version__
 from generalist.evaluation import panels, tables
 from generalist.evaluation.baselines import Ceiling
 from generalist.evaluation.data import open_data
+from generalist.evaluation.record import describe_source
 from generalist.evaluation.scores import Example, Scores, decode, decoders, finite_or_none, native_size
 from generalist.files import write_atomically
 from generalist.tasks import Depth, Instance, Restoration, Semantic, Task
@@ -46,7 +47,7 @@ def ceiling(config, out_dir: str | pathlib.Path, *, names: Sequence[str] = (), s
       log: takes progress lines and the table.
 
     Returns:
-      {"settings": {...}, "tasks": {task: {"protocol", "source", "examples", "sizes": {"64": {"pixel": figures, "latent": figures}}}}},
+      {"settings": {...}, "tasks": {task: {"protocol", "source", "split", "examples", "sizes": {"64": {"pixel": figures, "latent": figures}}}}},
       ratios as fractions. Beside the official figures stand `colours`, the number of distinct colours of a map at 8 bits (mean over
       the images), and `colour_change`, the mean absolute change of a channel in levels of 255. None is an undefined figure or, for
       PSNR, an exact image.
@@ -58,7 +59,7 @@ def ceiling(config, out_dir: str | pathlib.Path, *, names: Sequence[str] = (), s
     data = open_data(config, names, limit, log, trivial=False)
     results = {
         "settings": {"sizes": sizes, "split": config.eval.split, "generalist": __version__, **(facts or {})},
-        "tasks": {name: {"protocol": task.protocol, "source": repr(data.sources[name]), "examples": _count(data.sources[name], limit),
+        "tasks": {name: {"protocol": task.protocol, **describe_source(data.sources[name]), "examples": _count(data.sources[name], limit),
                          "sizes": {}} for name, task in data.tasks.items()}}
     for size in sizes:
         runs = measure(data.tasks, data.sources, size, autoencoder, limit, log)

@@ -50,8 +50,13 @@ def _describe(task: Task, source, rows: Sequence[Mapping]) -> dict:
     return {
         "protocol": protocol, "counts": PROTOCOLS[protocol], "also": {key: f"{name}: {PROTOCOLS[name]}" for key, name in also.items()},
         "ways": {suffix: said for suffix, said in WAYS.items() if rows and any(key.endswith(suffix) for key in rows[0])},
-        "codec_version": task.version, "examples": len(rows), "source": type(source).__name__, "split": getattr(source, "split", None),
-        "data_seed": getattr(source, "seed", None), "keys_sha256": hashlib.sha256("\n".join(keys).encode()).hexdigest()}
+        "codec_version": task.version, "examples": len(rows), **describe_source(source),
+        "keys_sha256": hashlib.sha256("\n".join(keys).encode()).hexdigest()}
+
+
+def describe_source(source) -> dict[str, str | int | None]:
+    """What kind of source it is, its split and, where it has one, its seed."""
+    return {"source": type(source).__name__, "split": getattr(source, "split", None), "data_seed": getattr(source, "seed", None)}
 
 
 def _peak_memory(device) -> dict[str, str | int]:
