@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.stdout.reconfigure(line_buffering=True)
     try:
         return args.run(args)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         print(f"generalist: error: {_one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

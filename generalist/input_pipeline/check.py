@@ -103,7 +103,7 @@ def check_split(name: str, split: str, data_dir, limit: int, threads: int, log: 
     report = SplitReport(name, split, usual=SOURCES[name].USUAL[split])
     try:
         source = open_source(name, WHOLE_TASK.get(name), split, data_dir, on_error="skip", log=lambda line: None)
-    except DataError as error:
+    except (DataError, ImportError) as error:
         report.problems.append(one_line(error))
         return report
     report.found = len(source)
@@ -131,8 +131,10 @@ def look(source: Source, row: int) -> tuple[str, Measured]:
     return example["key"], measure(example)
 
 
-def one_line(error: DataError) -> str:
+def one_line(error: DataError | ImportError) -> str:
     """What is wrong and what is allowed, without the layout and the way to skip it."""
+    if isinstance(error, ImportError):
+        return str(error)
     path, problem, allowed = error.args
     return f"{path}: {problem}" + ("" if "\n" in allowed else f". {allowed}")
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from generalist.files import write_atomically
 from generalist.input_pipeline.reading import in_threads
-from generalist.input_pipeline.sources import SOURCES, WHOLE_TASK, DataError, Source, choose
+from generalist.input_pipeline.sources import SOURCES, WHOLE_TASK, DataError, LayoutError, Source, choose
 from generalist.input_pipeline.sources.coco import NUM_CATEGORIES
 from generalist.input_pipeline.sources.tfds import INFO, VERSION, open_records, split_counts, subsets_file
 
@@ -75,9 +75,11 @@ def open_original(name: str, split: str, data_dir) -> Source:
 
 @contextlib.contextmanager
 def prepare_hint() -> Iterator[None]:
-    """A DataError leaves as a ValueError that says how to go on here."""
+    """A DataError leaves as a ValueError that says how to go on here, a LayoutError as it is."""
     try:
         yield
+    except LayoutError:
+        raise
     except DataError as error:
         path, problem, allowed = error.args
         raise ValueError(f"{path}: {problem}. {allowed} Mend it or take the pair away (`generalist data check` lists all such "
@@ -133,8 +135,11 @@ def encode_row(source: Source, codec: Codec, row: int) -> bytes:
     """The stored form of an example, which was decoded once to see that it can be."""
     with prepare_hint():
         record = source.record(row)
-        if record["key"] != source.read_record(record, f"{source.root} ({source.split}, row {row})")["key"]:
-            raise DataError(source.root, f"example {row} has no key", "Every example needs a name.")
+        try:
+            source.read_record(record, source.root)
+        except DataError:
+            source.read(row)  # fails as well, and names the file
+            raise
     return codec.encode(record)
 
 

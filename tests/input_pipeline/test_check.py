@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 from generalist import cli
 from generalist.input_pipeline import check as checks
 from generalist.input_pipeline.check import check, format_report
+from generalist.input_pipeline.sources import matlab
 
 RNG = np.random.default_rng(0)
 
@@ -117,6 +119,14 @@ def test_values_of_depth(tmp_path):
     assert test.problems[0] == "4 examples, usually 654"
     assert test.problems[1:3] == ["b/1: no pixel has a depth", "c/1: depth up to 25.0 m: is it in millimetres?"]
     assert "d/sync_depth_1.png: 8-bit image with 1 channel(s). NYU depth (millimetres) must be a 16-bit PNG" in test.problems[3]
+
+
+def test_a_missing_library_is_a_line_and_not_the_end(tmp_path, monkeypatch):
+    (tmp_path / "nyu").mkdir()
+    (tmp_path / "nyu/nyu_depth_v2_labeled.mat").touch()
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    matlab._open_hdf5.cache_clear()
+    assert check(tmp_path, ["nyu"]).splits[1].problems == ["version 7.3 .mat files are read by h5py: pip install h5py"]
 
 
 def test_label_ids_of_ade20k(tmp_path):
