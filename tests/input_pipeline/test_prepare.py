@@ -8,11 +8,13 @@ import subprocess
 import sys
 
 import cv2
+import fsspec
 import h5py
 import numpy as np
 import pytest
 import scipy.io
 import tensorflow_datasets as tfds
+from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
 from generalist import cli
@@ -249,6 +251,34 @@ def test_a_prepared_set_reads_in_spawned_processes_and_names_damage(tmp_path, sm
     (tmp_path / "out/lol/1.0.0/dataset_info.json").write_text("{")
     with pytest.raises(LayoutError, match=r"dataset_info\.json: cannot be read \(JSONDecodeError"):
         open_source("lol", None, "train", tmp_path / "out")
+
+
+class Bucket(MemoryFileSystem):
+    """gs:// in memory."""
+
+    protocol = ("gs", "gcs")
+    store, pseudo_dirs = {}, [""]
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return "/" + path.split("://")[-1].strip("/")
+
+
+def test_shards_go_to_a_bucket_whole_and_are_kept_there(tmp_path, small_shards):
+    fsspec.register_implementation("gcs", Bucket, clobber=True)
+    save_lol(tmp_path)
+    said = []
+    for _ in range(2):
+        prepare(open_original("lol", "train", tmp_path), "gs://bucket/out", log=said.append)
+    assert said[0].endswith("0 of them finished before") and said[2].endswith("3 of them finished before")
+    bucket, local = fsspec.filesystem("gcs"), tmp_path / "copy/lol/1.0.0"
+    local.mkdir(parents=True)
+    for path in bucket.ls("/bucket/out/lol/1.0.0", detail=False):
+        (local / path.rpartition("/")[2]).write_bytes(bucket.cat(path))
+    copy, original = open_source("lol", None, "train", tmp_path / "copy"), open_source("lol", None, "train", tmp_path)
+    assert all(prepares.same(copy[index], original[index]) for index in range(5))
+    with pytest.raises(LayoutError, match="gs://bucket/out/lol/1.0.0: lies in a bucket. .*mount the bucket or copy"):
+        open_source("lol", None, "train", "gs://bucket/out")[0]
 
 
 # The TFDS catalogue's own forms, by builders with exactly its features.
