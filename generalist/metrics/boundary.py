@@ -46,8 +46,9 @@ class BoundaryF(ImageMean):
         void = label == self.ignore
         outlines = _outline(prediction, void), _outline(label, void)
         tolerance = math.ceil(TOLERANCE * math.hypot(*label.shape))
-        classes = set(prediction[outlines[0]].tolist()) | set(label[outlines[1]].tolist())
-        scores = [_f1(*(edge & (ids == index) for edge, ids in zip(outlines, (prediction, label))), tolerance) for index in classes]
+        predicted, labelled = (set(ids[edge].tolist()) for edge, ids in zip(outlines, (prediction, label)))
+        scores = [_f1(outlines[0] & (prediction == index), outlines[1] & (label == index), tolerance) for index in predicted & labelled]
+        scores += [0.0] * len(predicted ^ labelled)
         image = {"boundary_f": mean(scores)}
         if scores:
             self.images.append(image)
@@ -65,17 +66,15 @@ def _outline(classes: np.ndarray, void: np.ndarray) -> np.ndarray:
 
 
 def _f1(predicted: np.ndarray, labelled: np.ndarray, tolerance: int) -> float:
-    """Of two outlines bool (h, w), at least one of them not empty."""
-    found, wanted = _near(predicted, labelled, tolerance), _near(labelled, predicted, tolerance)
-    if not found or not wanted:
-        return 0.0
-    precision, recall = found / np.count_nonzero(predicted), wanted / np.count_nonzero(labelled)
-    return float(2 * precision * recall / (precision + recall))
+    """Of two outlines bool (h, w), neither of them empty."""
+    both = predicted | labelled
+    window = tuple(slice(found[0], found[-1] + 1) for found in (np.flatnonzero(both.any(axis)) for axis in (1, 0)))
+    predicted, labelled = predicted[window], labelled[window]
+    precision, recall = _share_near(predicted, labelled, tolerance), _share_near(labelled, predicted, tolerance)
+    return 2 * precision * recall / (precision + recall) if precision and recall else 0.0
 
 
-def _near(ones: np.ndarray, others: np.ndarray, tolerance: int) -> int:
-    """Number of pixels of `ones` within the tolerance of one of `others`."""
-    if not ones.any() or not others.any():
-        return 0
+def _share_near(ones: np.ndarray, others: np.ndarray, tolerance: int) -> float:
+    """Share of the pixels of `ones` within the tolerance of one of `others`."""
     distance = cv2.distanceTransform((~others).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return int(np.count_nonzero(distance[ones] <= tolerance + 1e-3))  # float32: distances below 2^9 are off by far less
+    return float(np.mean(distance[ones] <= tolerance + 1e-3))  # float32 distances of a few pixels are off by far less
