@@ -23,7 +23,7 @@ from generalist.files import write_atomically
 from generalist.tasks import Depth, Instance, Restoration, Semantic, Task
 from generalist.tasks.base import to_levels
 
-FIGURES = ("rmse", "delta1", "miou", "miou_painter", "miou_distance", "pq", "psnr", "ssim")  # of tables.QUANTITIES; ceiling.json has every figure
+FIGURES = ("rmse", "delta1", "miou", "miou_painter", "miou_distance", "boundary_f", "pq", "psnr", "ssim")  # of tables.QUANTITIES
 BATCH = 8  # maps a call of the autoencoder
 RIGHT, WRONG = (226, 228, 232), (208, 32, 48)  # pixels of an error map of classes or instances
 _LOG_EVERY = 5.0  # seconds

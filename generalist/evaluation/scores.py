@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from generalist.input_pipeline.sources.rain13k import TEST_SETS
-from generalist.metrics import BoundaryF, CalibrationError
+from generalist.metrics import BoundaryF, CalibrationError, Metric
 from generalist.metrics.base import mean
 from generalist.tasks import Instance, Panoptic, Semantic, Task
 from generalist.tasks.instance import as_panoptic
@@ -49,7 +49,7 @@ class Scores:
 
     def __init__(self, task: Task):
         self.task, self.metrics, self.rows = task, {"": task.metric()}, []
-        self._others = {key: make() for key, make in OF_SEMANTIC.items()} if isinstance(task, Semantic) else {}
+        self._others: dict[str, dict[str, Metric]] = {}  # of a semantic task: {suffix: {key of OF_SEMANTIC: metric}}
 
     def update(self, examples: Sequence[Example], predictions: Mapping[str, Sequence]) -> None:
         """Adds the predictions for a batch of examples, {suffix: one for each}."""
@@ -58,11 +58,14 @@ class Scores:
             for suffix, found in predictions.items():
                 metric = self.metrics.setdefault(suffix, self.task.metric())
                 row |= _renamed(metric.update(self.task.label_of(found[index]), label), suffix)
-            if self._others:
-                classes, confidence = predictions[""][index].classes, predictions[""][index].confidence
-                row |= self._others["boundary_f"].update(classes, label)
-                row |= self._others["ece"].update((classes, confidence), label)
+                if isinstance(self.task, Semantic):
+                    row |= _renamed(self._update_others(suffix, found[index], label), suffix)
             self.rows.append(row)
+
+    def _update_others(self, suffix: str, prediction, label: np.ndarray) -> dict[str, float]:
+        others = self._others.setdefault(suffix, {key: make() for key, make in OF_SEMANTIC.items()})
+        pair = prediction.classes, prediction.confidence
+        return others["boundary_f"].update(prediction.classes, label) | others["ece"].update(pair, label)
 
     def compute(self) -> dict[str, float]:
         """The values of all metrics; nan = undefined.
@@ -74,8 +77,8 @@ class Scores:
         values = {}
         for suffix, metric in self.metrics.items():
             values |= _renamed(metric.compute(), suffix)
-        for metric in self._others.values():
-            values |= metric.compute()
+            for other in self._others.get(suffix, {}).values():
+                values |= _renamed(other.compute(), suffix)
         if isinstance(self.task, Semantic):
             per_class = self.metrics[""].per_class()
             values |= {f"iou/{name}": per_class[index] for index, name in enumerate(self.task.classes)}

@@ -37,7 +37,9 @@ class Submission:
                 self.annotations.append({"image_id": image_id, "file_name": f"{key}.png", "segments_info": segments})
 
     def finish(self) -> None:
-        """Writes what belongs to all images together."""
+        """Writes what belongs to all images together, and removes what a kill left behind."""
+        for half in self._folder.rglob(".*.tmp"):
+            half.unlink()
         if self.annotations:
             content = {"annotations": self.annotations, "categories": [dict(category) for category in self._task.categories]}
             write_atomically(self._folder.with_name(f"{self._folder.name}.json"), json.dumps(content).encode())

@@ -29,9 +29,9 @@ def test_both_decodes_of_a_semantic_task_are_measured(make_oracle, tmp_path):
             outlines.update(prediction.classes, example["label"])
             calibration.update((prediction.classes, prediction.confidence), example["label"])
         assert metrics[key] == metric.compute()["miou"]
-        if upsample == "distance":
-            assert metrics["semantic/boundary_f"] == outlines.compute()["boundary_f"]
-            assert metrics["semantic/ece"] == calibration.compute()["ece"]
+        suffix = key.removeprefix("semantic/miou")
+        assert metrics[f"semantic/boundary_f{suffix}"] == outlines.compute()["boundary_f"]
+        assert metrics[f"semantic/ece{suffix}"] == calibration.compute()["ece"]
     assert metrics["semantic/miou_painter"] < metrics["semantic/miou"]
     assert metrics["ceiling/semantic/miou_painter"] < metrics["ceiling/semantic/miou"] < 1
     assert len(oracle.calls) == 1 + 4  # one batch, painted once for both, and four times here

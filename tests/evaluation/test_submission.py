@@ -42,8 +42,11 @@ def test_panoptic_is_cocos_form(tmp_path):
     id_map = np.array([[0, 1, 1, 300]], np.int32)
     segments = [{"id": 1, "category_id": 1, "area": 2, "iscrowd": 0}, {"id": 300, "category_id": 200, "area": 1, "iscrowd": 0}]
     files = Submission(tmp_path, TASKS["panoptic"])
+    (tmp_path / "panoptic").mkdir()
+    (tmp_path / "panoptic" / ".000000142238.png.77.tmp").write_bytes(b"half a file of a run that was killed")
     files.add(["000000142238"], [PanopticPrediction(id_map, segments, id_map)])
     files.finish()
+    assert [path.name for path in (tmp_path / "panoptic").iterdir()] == ["000000142238.png"]
     content = json.loads((tmp_path / "panoptic.json").read_text())
     (annotation,) = content["annotations"]
     assert (annotation["image_id"], annotation["file_name"], annotation["segments_info"]) == (142238, "000000142238.png", segments)
