@@ -44,6 +44,7 @@ class SplitReport:
 
     dataset: str
     split: str
+    folder: str = ""  # where it was found
     found: int = 0
     usual: int = 0
     read: int = 0
@@ -106,7 +107,7 @@ def check_split(name: str, split: str, data_dir, limit: int, threads: int, log: 
     except (DataError, ImportError) as error:
         report.problems.append(one_line(error))
         return report
-    report.found = len(source)
+    report.found, report.folder = len(source), source.root
     report.problems += [f"{path}: {problem}" for path, problem in source.damaged.items()]
     report.problems += [f"{count} examples, usually {source.USUAL[part]}" for part, count in source.counts.items()
                         if count < source.USUAL[part]]
@@ -211,10 +212,9 @@ def shared(one: SplitReport, other: SplitReport) -> list[tuple[str, str]]:
     if one.thumbnails is None or other.thumbnails is None or not len(one.thumbnails):
         return []
     means = one.thumbnails.mean((1, 2, 3))
-    order = np.argsort(means)
-    pairs = []
+    order, means, pairs = np.argsort(means), np.sort(means), []
     for key, small in zip(other.keys, other.thumbnails):
-        first, last = np.searchsorted(means[order], [small.mean() - SAME, small.mean() + SAME])
+        first, last = np.searchsorted(means, [small.mean() - SAME, small.mean() + SAME])
         near = order[first:last]
         difference = np.abs(one.thumbnails[near].astype(np.int16) - small).mean((1, 2, 3))
         pairs += [(one.keys[row], key) for row in near[difference <= SAME]]
@@ -222,13 +222,14 @@ def shared(one: SplitReport, other: SplitReport) -> list[tuple[str, str]]:
 
 
 def format_report(report: Report) -> str:
-    """The table of splits, then what is not there, then every problem on a line of its own."""
+    """The table of splits, then the folders, what is not there, and every problem on a line of its own."""
     header = ("data set", "split", "examples", "usually", "read", "wrong", "sizes", "values")
     lines = [header, *((s.dataset, s.split, f"{s.found:,}", f"{s.usual:,}", f"{s.read:,}", str(len(s.problems)), s.sizes, s.values)
                        for s in report.splits)]
     widths = [max(map(len, column)) for column in zip(*lines)]
     text = ["  ".join(cell.rjust(w) if 2 <= i <= 5 else cell.ljust(w) for i, (cell, w) in enumerate(zip(line, widths))).rstrip()
             for line in lines] if report.splits else []
+    text += ["", *dict.fromkeys(f"{split.dataset}: read from {split.folder}" for split in report.splits if split.folder)]
     for dataset in report.absent:
         text += ["", describe(dataset)]
     problems = report.problems

@@ -43,7 +43,7 @@ def lol(tmp_path, monkeypatch):
 def test_a_whole_data_set_is_well(lol, capsys):
     assert cli.main(["data", "check", "lol", "--data-dir", str(lol), "--out", str(lol / "out")]) == 0
     printed = capsys.readouterr().out
-    assert "all that is there is well" in printed and "not found" not in printed
+    assert f"lol: read from {lol}/lol\n" in printed and "all that is there is well" in printed and "not found" not in printed
     assert "lol       train         6        6     6      0  24x20  input 6." in printed
     assert np.asarray(Image.open(lol / "out/lol.png")).shape[1] > 2 * 240  # image and label side by side
 

@@ -10,8 +10,6 @@ import subprocess
 import sys
 
 import cv2
-import fsspec
-from fsspec.implementations.memory import MemoryFileSystem
 import h5py
 import numpy as np
 from PIL import Image
@@ -494,26 +492,23 @@ def test_jpegs_decode_as_by_an_independent_decoder_and_ignore_orientation(tmp_pa
     assert np.abs(image.astype(int) - peer).max() <= 1
 
 
-class Bucket(MemoryFileSystem):
-    """gs:// in memory."""
-
-    protocol = ("gs", "gcs")
-    store, pseudo_dirs = {}, [""]
-
-    @classmethod
-    def _strip_protocol(cls, path):
-        return "/" + path.split("://")[-1].strip("/")
-
-
-def test_a_bucket_reads_as_a_local_folder(lol):
-    fsspec.register_implementation("gcs", Bucket, clobber=True)
+def test_a_bucket_reads_as_a_local_folder(lol, bucket):
     for path in lol.rglob("*.png"):
-        fsspec.filesystem("gcs").pipe(f"/bucket/data/{path.relative_to(lol)}", path.read_bytes())
-    fsspec.filesystem("gcs").pipe("/bucket/data/light_enhance/eval15/low/._1.png", b"a bucket lists hidden files too")
+        bucket.pipe(f"/bucket/data/{path.relative_to(lol)}", path.read_bytes())
+    bucket.pipe("/bucket/data/light_enhance/eval15/low/._1.png", b"a bucket lists hidden files too")
     remote, local = (open_source("lol", "light", "test", root) for root in ("gs://bucket/data", lol))
     assert remote.root == "gs://bucket/data/light_enhance" and len(remote) == 4
     check_pairs(remote, {example["key"]: (example["image"], example["label"]) for example in local})
     assert sources.missing("gs://bucket/data", ["lol"])[0].absent == ("our485/low", "our485/high")
+
+
+def test_16_bit_images_are_refused_and_a_grey_one_is_rgb(lol):
+    cv2.imwrite(str(low(lol, 2)), np.full((3, 4, 3), 40_000, np.uint16))
+    save(low(lol, 1), np.full((3, 4), 7, np.uint8))
+    source = open_source("lol", "light", "test", lol)
+    assert (source[0]["image"] == 7).all() and source[0]["image"].shape == (3, 4, 3)
+    with pytest.raises(DataError, match=r"low/2\.png: 16-bit image\. An image must have 8 bits a channel"):
+        source[1]
 
 
 def test_random_access_is_that_of_a_list_and_survives_pickling(lol):

@@ -63,8 +63,8 @@ def _missing(data_dir, source: type[Source]) -> MissingDataset | None:
     if all(prepared.values()) or (root is not None and not absent):
         return None
     if any(prepared.values()):
-        absent = absent or tuple(f"split {split}" for split, records in prepared.items() if records is None)
-        root = root or epath.Path(next(filter(None, prepared.values())).folder)
+        absent = tuple(f"split {split}" for split, records in prepared.items() if records is None)
+        root = epath.Path(next(filter(None, prepared.values())).folder)
     folder = root or epath.Path(data_dir or "<data_dir>") / source.FOLDERS[0]
     others = (name for name, other in SOURCES.items() if root and len(absent) == len(source.NEEDED) and not _absent(root, other))
     return MissingDataset(source.NAME, str(folder), source.WHERE, source.LICENCE, source.LAYOUT, absent, next(others, ""))

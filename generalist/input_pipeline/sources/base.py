@@ -89,11 +89,13 @@ def decode(path: File, flags: int) -> np.ndarray:
 
 
 def read_image(path: File) -> np.ndarray:
-    """Reads an image as uint8 (h, w, 3) RGB in 0..255.
+    """Reads an image as uint8 (h, w, 3) RGB in 0..255; DataError for one of 16 bits, which would lose half of them.
 
     An EXIF orientation is ignored: the labels of these data sets lie on the stored pixel grid.
     """
-    pixels = decode(path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    pixels = decode(path, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION)
+    if pixels.dtype != np.uint8:
+        raise DataError(path, f"{pixels.dtype.itemsize * 8}-bit image", "An image must have 8 bits a channel.")
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 
 
@@ -103,7 +105,7 @@ def read_map(path: File, dtype: type, what: str) -> np.ndarray:
     if pixels.dtype != dtype or pixels.ndim != 2:
         channels = 1 if pixels.ndim == 2 else pixels.shape[2]
         raise DataError(path, f"{pixels.dtype.itemsize * 8}-bit image with {channels} channel(s)",
-                        f"{what} must be a {np.dtype(dtype).itemsize * 8}-bit PNG with 1 channel.")
+                        f"{what} must be {'an 8' if dtype == np.uint8 else 'a 16'}-bit PNG with 1 channel.")
     return pixels
 
 
