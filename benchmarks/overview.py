@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, nargs="+", default=[0, 1, 2, 3], help="which of the held-out scenes")
     args = parser.parse_args()
     config, model = common.scenes(), generalist.load(args.source)
-    sources = open_sources(config.data, "", ["depth", *RESTORED], "val", config.seed)
+    sources = open_sources(config, ["depth", *RESTORED], "val")
     titles = ["input", *SEEN, *(title for pair in RESTORED.values() for title in pair)]
     sheet([row(model, sources, index) for index in args.scenes], titles).save(args.out, optimize=True)
     print(args.out)

@@ -67,7 +67,7 @@ def train(minutes: float, lr: float, batch_size: int, init: str = ""):
     from generalist.training import sharding
 
     mesh, config = sharding.make_mesh(), common.scenes()
-    sources = open_sources(config.data, "", ["depth"], "train", SEED)  # its images; the depth maps are not used
+    sources = open_sources(config, ["depth"], "train")  # its images; the depth maps are not used
     batches = loader.training_batches(sources, {"depth": SCENES_TASKS["depth"]}, {"depth": 1.0}, seed=SEED + bool(init),
                                       batch_size=batch_size, image_size=SIZE, target_size=SIZE)
     graphdef, values = parameters_lib.split(make_model(SEED))
@@ -100,7 +100,7 @@ def measure(graphdef, values) -> tuple[float, float]:
     encode, decode = (jax.jit(lambda v, x, name=name: getattr(parameters_lib.merge(graphdef, v), name)(x)) for name in ("encode", "decode"))
     config, metric, latents = common.scenes(), ImageQuality(protocol="rgb-skimage"), []
     for split in ("train", "val"):
-        source = open_sources(config.data, "", ["depth"], split, SEED, EXAMPLES)["depth"]
+        source = open_sources(config, ["depth"], split, EXAMPLES)["depth"]
         for example in (source[i] for i in range(EXAMPLES)):
             latent, _ = encode(values, example["image"][None] / np.float32(127.5) - 1.0)
             if split == "train":

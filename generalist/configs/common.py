@@ -48,7 +48,7 @@ def paper() -> ConfigDict:
     c.data_dir = os.environ.get("GENERALIST_DATA_DIR", "")  # local path or gs://...
 
     c.tasks = ConfigDict()
-    c.tasks.set = "paper"  # the codecs: generalist.tasks.TASK_SETS
+    c.tasks.set = "paper"  # the codecs: "paper", "scenes", or the definitions of own tasks (docs/own_data.md)
     # Share of the samples (relative): Painter's mixture without its pose task.
     # A task of weight 0 is neither trained nor evaluated, and its data are not needed.
     c.tasks.weights = ConfigDict({
@@ -61,7 +61,7 @@ def paper() -> ConfigDict:
         "denoise": (0.0, 1.0, 0.5), "derain": (0.0, 1.0, 0.5), "light": (0.0, 1.0, 0.5)})
 
     c.data = ConfigDict()
-    c.data.source = "paper"  # "paper" (data_dir) or "scenes" (built in)
+    c.data.source = "paper"  # "paper" or "folder" (own data), both in data_dir, or "scenes" (built in)
     c.data.image_size = 256  # side of the image the encoder sees
     c.data.threads = 16
     c.data.workers = 0  # processes that read, each with so many threads; 0: the threads of the training process, mostly as fast
@@ -204,6 +204,20 @@ def scenes(scratch: bool = False) -> ConfigDict:
     c.diffusion.prototype_weight = 0.2
     c.eval.tasks = SCENES + ("panoptic",)
     return small(c, scratch)
+
+
+def own(definitions: dict) -> ConfigDict:
+    """The recipe on own data: `definitions` describes each task (docs/own_data.md), all learn alike. `small` makes it small."""
+    c = paper()
+    with c.ignore_type():
+        c.tasks.set = ConfigDict(definitions)
+    c.tasks.weights = ConfigDict(dict.fromkeys(definitions, 1.0))
+    c.tasks.loss_weights = ConfigDict(dict.fromkeys(definitions, 1.0))
+    c.tasks.timesteps = ConfigDict(dict.fromkeys(definitions, (0.0, 1.0, 0.5)))
+    c.data.source = "folder"
+    c.data.augment.tasks = tuple(definitions)
+    c.eval.tasks = tuple(definitions)
+    return c
 
 
 def only(c: ConfigDict, names) -> ConfigDict:

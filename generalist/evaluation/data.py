@@ -80,4 +80,4 @@ def _first_line(error: Exception) -> str:
 
 
 def _open(config, name: str, split: str, length: int | None):
-    return open_sources(config.data, config.data_dir, [name], split, config.seed, length)[name]
+    return open_sources(config, [name], split, length)[name]

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from generalist.evaluation import tables
 from generalist.evaluation.scores import Example
-from generalist.tasks import Depth, Instance, Restoration, Task
+from generalist.tasks import Depth, Instance, Restoration, Scalar, Task
 
 SIDE, OVERVIEW_SIDE = 256, 192  # pixels: the longer side of an image in a panel
 MARGIN, GAP, LINE = 16, 8, 22  # pixels around the picture, between images, and for a line of text
@@ -92,12 +92,13 @@ def _columns(task: Task) -> tuple[list[Column], list[Bar]]:
         Column("prediction", lambda sample: task.render(sample.prediction)),
         Column("truth", lambda sample: task.render(sample.example["label"]))]
     ramp = np.linspace(0.0, 1.0, 256)
-    if isinstance(task, Depth):
+    if isinstance(task, Depth | Scalar):
         low, high, unit = task.legend()
-        depths = np.linspace(max(low, 1e-6), high, 256, dtype=np.float32)
-        bars = [Bar("depth", f"{low:g}", f"{high:g} {unit}", task.render(depths[None])[0]),
-                Bar("error", "0", f"{high / 10:g} {unit}", heat(ramp))]
-        return [*columns, Column("error", lambda sample: _depth_error(sample, high / 10))], bars
+        values = np.linspace(low, high, 256, dtype=np.float32)
+        values[0] += 1e-6  # depth 0 is unknown, black
+        bars = [Bar(task.name, f"{low:g}", f"{high:g} {unit}", task.render(values[None])[0]),
+                Bar("error", "0", f"{(high - low) / 10:g} {unit}", heat(ramp))]
+        return [*columns, Column("error", lambda sample: _value_error(task, sample, (high - low) / 10))], bars
     if isinstance(task, Restoration):
         bar = Bar("error, mean of the channels", "0", f"{_ERROR_LEVELS} of 255", heat(ramp))
         return [*columns, Column("error", _restoration_error)], [bar]
@@ -105,9 +106,11 @@ def _columns(task: Task) -> tuple[list[Column], list[Bar]]:
     return [*columns, confidence], [Bar("confidence", "0", "1", heat(ramp))]
 
 
-def _depth_error(sample: Sample, brightest: float) -> np.ndarray:
+def _value_error(task: Depth | Scalar, sample: Sample, brightest: float) -> np.ndarray:
     truth = sample.example["label"]
-    return np.where((truth > 0)[..., None], heat(np.abs(sample.prediction.depth - truth) / brightest), 0).astype(np.uint8)
+    known = task.known(truth)
+    error = np.abs(task.label_of(sample.prediction) - np.where(known, truth, 0))
+    return np.where(known[..., None], heat(error / brightest), 0).astype(np.uint8)
 
 
 def _restoration_error(sample: Sample) -> np.ndarray:
@@ -117,7 +120,7 @@ def _restoration_error(sample: Sample) -> np.ndarray:
 
 def _legend(task: Task, samples: Sequence[Sample]) -> list[tuple[str, tuple[int, int, int]]]:
     """(name, colour) of the classes to be seen in the pictures, of at most a few dozen names."""
-    if isinstance(task, Depth | Restoration):
+    if isinstance(task, Depth | Scalar | Restoration):
         return []
     if isinstance(task, Instance):
         return [*task.legend(), ("every other colour is one instance", (255, 255, 255))]

@@ -8,7 +8,7 @@ import numpy as np
 
 from generalist.files import write_atomically
 from generalist.inference.prediction import png
-from generalist.tasks import Depth, Instance, Panoptic, Restoration, Semantic, Task
+from generalist.tasks import Depth, Instance, Panoptic, Restoration, Scalar, Semantic, Task
 
 
 class Submission:
@@ -52,6 +52,8 @@ def to_pixels(task: Task, prediction) -> np.ndarray:
     """
     if isinstance(task, Depth):
         return _fit(np.rint(prediction.depth * 1000.0), np.uint16, "depths in millimetres")
+    if isinstance(task, Scalar):
+        return task.to_uint16(prediction.values)
     if isinstance(task, Semantic):
         return _fit(prediction.classes + 1, np.uint8, "class indices + 1")
     if isinstance(task, Instance):

@@ -33,6 +33,8 @@ HEADING = {
     "pq": Quantity("PQ", "%", 1),
     "sq": Quantity("SQ", "%", 1),
     "rq": Quantity("RQ", "%", 1),
+    "mae": Quantity("mean absolute error", "", 3, lower_is_better=True),
+    "rms_error": Quantity("RMS error", "", 3, lower_is_better=True),
     "psnr": Quantity("PSNR", "dB", 2),
     "ssim": Quantity("SSIM", "", 3),
 }

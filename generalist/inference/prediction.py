@@ -81,10 +81,22 @@ class DepthResult(Result):
 
     def _files(self, path):
         if path.suffix.lower() == ".npy":
-            buffer = io.BytesIO()
-            np.save(buffer, self.depth)
-            return {path: buffer.getvalue()}
+            return {path: _npy(self.depth)}
         return {path: png(_to_uint16(np.rint(self.depth * 1000.0), path, "millimetres"))}
+
+
+class ScalarResult(Result):
+    """Saved as 16-bit PNG, 0 = low end of the range and 65535 = high end, or as .npy in the task's unit."""
+
+    suffixes = (".png", ".npy")
+
+    @property
+    def values(self) -> np.ndarray:
+        """float32 (h, w) in `codec.unit`."""
+        return self.decoded.values
+
+    def _files(self, path):
+        return {path: _npy(self.values) if path.suffix.lower() == ".npy" else png(self.codec.to_uint16(self.values))}
 
 
 class SemanticResult(Result):
@@ -164,9 +176,9 @@ class RestorationResult(Result):
 
 
 RESULTS: dict[type, type[Result]] = {
-    tasks.Depth: DepthResult, tasks.Semantic: SemanticResult, tasks.Instance: InstanceResult,
+    tasks.Depth: DepthResult, tasks.Scalar: ScalarResult, tasks.Semantic: SemanticResult, tasks.Instance: InstanceResult,
     tasks.Panoptic: PanopticResult, tasks.Restoration: RestorationResult}
-AVERAGED = (tasks.Depth, tasks.Restoration)  # colours that are quantities; the mean of two class colours is a third class
+AVERAGED = (tasks.Depth, tasks.Scalar, tasks.Restoration)  # colours that are quantities; the mean of two class colours is a third class
 
 
 def make_result(codec: tasks.Task, painted: Mapping[str, np.ndarray], size: tuple[int, int], samples: int = 1) -> Result:
@@ -204,6 +216,12 @@ def png(array: np.ndarray) -> bytes:
     """uint8 (h, w), uint8 (h, w, 3) or uint16 (h, w) -> a PNG file."""
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def _npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
     return buffer.getvalue()
 
 

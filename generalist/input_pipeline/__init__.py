@@ -5,21 +5,25 @@ from typing import Any
 
 from generalist.input_pipeline.scenes import ScenesSource
 from generalist.input_pipeline.sources import DATASET_OF, open_source
+from generalist.input_pipeline.sources.base import choose
+from generalist.input_pipeline.sources.folder import Folder
 
 
-def open_sources(settings: Mapping[str, Any], data_dir: str, tasks: Iterable[str], split: str, seed: int,
-                 length: int | None = None) -> dict[str, Any]:
-    """The source of every task.
+def open_sources(config: Mapping[str, Any], tasks: Iterable[str], split: str, length: int | None = None) -> dict[str, Any]:
+    """The source of every task: `config.data.source` says which kind.
 
     Args:
-      settings: the `data` group of a config.
-      data_dir: where the paper's data sets lie.
+      config: of a run. "paper" reads the data sets below `config.data_dir`, "folder" the own data that `config.tasks.set` defines,
+        "scenes" renders by `config.seed`.
       tasks: names.
       split: "train", "val" or "test".
-      seed: of the built-in scenes.
       length: number of scenes; None takes the config's for "train", else 200.
     """
-    if settings["source"] == "scenes":
-        length = length or (settings["scenes_train"] if split == "train" else 200)
-        return {task: ScenesSource(task, split, length, settings["scenes_size"], seed) for task in tasks}
-    return {task: open_source(DATASET_OF[task], task, split, data_dir, on_error=settings["on_error"]) for task in tasks}
+    data, kind = config["data"], choose("data.source", config["data"]["source"], ("paper", "folder", "scenes"))
+    if kind == "scenes":
+        length = length or (data["scenes_train"] if split == "train" else 200)
+        return {task: ScenesSource(task, split, length, data["scenes_size"], config["seed"]) for task in tasks}
+    if kind == "folder":
+        definitions = config["tasks"]["set"]
+        return {task: Folder(config["data_dir"], split, task, definitions[task], data["on_error"]) for task in tasks}
+    return {task: open_source(DATASET_OF[task], task, split, config["data_dir"], on_error=data["on_error"]) for task in tasks}

@@ -15,6 +15,7 @@ from generalist.metrics.calibration import CALIBRATION_PROTOCOLS, CalibrationErr
 from generalist.metrics.depth import DEPTH_PROTOCOLS, DepthMetric
 from generalist.metrics.image_quality import IMAGE_QUALITY_PROTOCOLS, ImageQuality
 from generalist.metrics.panoptic import PANOPTIC_PROTOCOLS, PanopticQuality
+from generalist.metrics.scalar import SCALAR_PROTOCOLS, ScalarMetric
 from generalist.metrics.segmentation import SEGMENTATION_PROTOCOLS, SegmentationMetric
 
 # Protocol id -> one line that says what is counted and whose script counts it so.
@@ -24,6 +25,8 @@ PROTOCOLS: dict[str, str] = {
     **PANOPTIC_PROTOCOLS,
     **BOUNDARY_PROTOCOLS,
     **CALIBRATION_PROTOCOLS,
+    **SCALAR_PROTOCOLS,
 }
 
-__all__ = ["PROTOCOLS", "BoundaryF", "CalibrationError", "DepthMetric", "ImageQuality", "Metric", "PanopticQuality", "SegmentationMetric"]
+__all__ = ["PROTOCOLS", "BoundaryF", "CalibrationError", "DepthMetric", "ImageQuality", "Metric", "PanopticQuality", "ScalarMetric",
+           "SegmentationMetric"]

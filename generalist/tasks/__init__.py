@@ -4,18 +4,21 @@
     target = TASKS["depth"].encode(metres, 128)          # what the model learns to paint
     prediction = TASKS["depth"].decode(painted, (480, 640))
 
-`TASKS` are the paper's, `SCENES_TASKS` those of the built-in scenes. A new task is one file and one line here.
+`TASKS` are the paper's, `SCENES_TASKS` those of the built-in scenes; `own` makes a user's from a few config lines.
+A new kind of task is one file and one line here.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from generalist.tasks.base import Target, Task
 from generalist.tasks.depth import Depth, DepthPrediction
 from generalist.tasks.instance import Instance, InstancePrediction
+from generalist.tasks.own import own_task
 from generalist.tasks.palettes import ADE20K_CLASSES, COCO_CATEGORIES, SCENES_CATEGORIES
 from generalist.tasks.panoptic import Panoptic, PanopticPrediction
 from generalist.tasks.restoration import Restoration, RestorationPrediction
+from generalist.tasks.scalar import Scalar, ScalarPrediction
 from generalist.tasks.semantic import Semantic, SemanticPrediction
 
 
@@ -63,15 +66,22 @@ SCENES_TASKS: dict[str, Task] = _with_panoptic({
 TASK_SETS: dict[str, dict[str, Task]] = {"paper": TASKS, "scenes": SCENES_TASKS}
 
 
-def get_tasks(set_name: str, names: Iterable[str] | None = None) -> dict[str, Task]:
-    """The tasks `names` (default: all) of the set "paper" or "scenes", in the order of `names`.
+def get_tasks(task_set: str | Mapping[str, Mapping], names: Iterable[str] | None = None) -> dict[str, Task]:
+    """The tasks `names` (default: all) of a set, in the order of `names`.
+
+    Args:
+      task_set: "paper", "scenes", or definitions of own tasks by name (docs/own_data.md), as `config.tasks.set` holds them.
+      names: None takes all.
 
     Raises:
-      ValueError: an unknown set or task; the message lists the valid names and the closest match.
+      ValueError: an unknown set or task; the message lists the valid names and the closest match. Or a wrong definition.
     """
-    tasks = _look_up("task set", set_name, TASK_SETS)
+    if isinstance(task_set, str):
+        kind, tasks = f"task of the set '{task_set}'", _look_up("task set", task_set, TASK_SETS)
+    else:
+        kind, tasks = "own task", {name: own_task(name, definition) for name, definition in task_set.items()}
     names = tasks if names is None else names
-    return {name: _look_up(f"task of the set '{set_name}'", name, tasks) for name in names}
+    return {name: _look_up(kind, name, tasks) for name in names}
 
 
 def _look_up(kind: str, name: str, table: dict):

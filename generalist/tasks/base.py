@@ -151,6 +151,20 @@ def resize_bilinear(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return _resize(array, size, cv2.INTER_LINEAR)
 
 
+def resize_valid(values: np.ndarray, valid: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of the valid pixels of each output pixel's area, or nearest where an axis grows; invalid where none is.
+
+    Returns values float32 `size`, 0 where invalid, and valid bool `size`.
+    """
+    values = np.where(valid, values, 0.0)
+    if size[0] > values.shape[0] or size[1] > values.shape[1] or size == values.shape:
+        return resize_nearest(values, size), resize_nearest(valid, size)
+    weight = resize_area(valid.astype(np.float32), size)
+    mean = resize_area(values, size) / np.maximum(weight, 1e-6)
+    valid = weight > 1e-6
+    return np.where(valid, mean, 0.0).astype(np.float32), valid
+
+
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """float32 (h, w[, c]) -> area mean where the image shrinks on both axes, else bicubic; bicubic may overshoot."""
     shrinks = image.shape[0] >= size[0] and image.shape[1] >= size[1]

@@ -40,7 +40,7 @@ class Depth(base.Task):
                              f"in {depth.min()}..{depth.max()}.")
         # Painter counts less than 1e-4 of the range (1 mm of 10 m) as missing.
         valid = depth >= 1e-4 * self.max_depth
-        depth, valid = _resize_valid(np.minimum(depth, self.max_depth), valid, base.to_size(size))
+        depth, valid = base.resize_valid(np.minimum(depth, self.max_depth), valid, base.to_size(size))
         grey = (depth * (2.0 / self.max_depth) - 1.0).astype(np.float32)
         return base.Target(np.repeat(grey[..., None], 3, axis=-1), valid.astype(np.float32)[..., None])
 
@@ -51,6 +51,10 @@ class Depth(base.Task):
         depth = base.resize_bilinear(unit.mean(-1) * np.float32(self.max_depth), size)
         confidence = base.resize_bilinear(1.0 - (unit.max(-1) - unit.min(-1)), size)
         return DepthPrediction(depth, confidence)
+
+    def known(self, label: np.ndarray) -> np.ndarray:
+        """bool (h, w): where the label has a depth."""
+        return label > 0
 
     def label_of(self, prediction: DepthPrediction) -> np.ndarray:
         """float32 (h, w) metres."""
@@ -78,17 +82,3 @@ class Depth(base.Task):
         grey = np.round(255 * np.clip((depth - vmin) / (vmax - vmin), 0.0, 1.0)).astype(np.uint8)
         colours = cv2.applyColorMap(grey, cv2.COLORMAP_INFERNO)[..., ::-1]
         return np.where((depth > 0)[..., None], colours, 0).astype(np.uint8)
-
-
-def _resize_valid(depth: np.ndarray, valid: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean of the valid pixels of each output pixel's area, or nearest where an axis grows; invalid where none is.
-
-    Returns depth float32 `size`, 0 where invalid, and valid bool `size`.
-    """
-    depth = np.where(valid, depth, 0.0)
-    if size[0] > depth.shape[0] or size[1] > depth.shape[1] or size == depth.shape:
-        return base.resize_nearest(depth, size), base.resize_nearest(valid, size)
-    weight = base.resize_area(valid.astype(np.float32), size)
-    mean = base.resize_area(depth, size) / np.maximum(weight, 1e-6)
-    valid = weight > 1e-6
-    return np.where(valid, mean, 0.0).astype(np.float32), valid

@@ -54,7 +54,8 @@ def parse(argv: list[str]) -> flags.FlagValues:
     _check_fields(argv, _read_flags([a for a in argv if not a.startswith("--config.")]).config)
     values = _read_flags(argv)
     config = values.config
-    source = f"data directory {config.data_dir!r}: the paper's data sets" if config.data.source == "paper" else "the built-in scenes"
+    where = f"data directory {config.data_dir!r}: "
+    source = {"paper": f"{where}the paper's data sets", "folder": f"{where}own data"}.get(config.data.source, "the built-in scenes")
     reason = argument or ("a data directory is given" if config.data_dir else "no data directory is given")
     print(f"config {resolved} ({reason}): {source}")
     return values
@@ -104,6 +105,10 @@ def run(config: ConfigDict, workdir: str, mode: str) -> None:
             there = [task for task in config.tasks.weights if DATASET_OF[task] not in lacking]
             hint = f"\n\nTo train on what is there, name its tasks behind the config: {','.join(['multitask.py:paper', *there])}" if there else ""
             raise UsageError(describe_missing(absent, config.data_dir) + hint)
+    if config.data.source == "folder":
+        from generalist.input_pipeline import open_sources
+
+        open_sources(config, config.tasks.weights, "train")  # what is missing is said before anything is compiled
     if mode == "eval":
         results = setup.evaluate(config, pathlib.Path(workdir), config.eval.final_examples, print)
         print(f"{len(results)} figures in {workdir}/eval")

@@ -184,7 +184,7 @@ def make_objective(config: ConfigDict, tasks: dict[str, Task], prompts: np.ndarr
 
 def batches(config: ConfigDict, run: Run, first_step: int):
     """The training batches from step `first_step` on."""
-    sources = open_sources(config.data, config.data_dir, list(run.tasks), "train", config.seed)
+    sources = open_sources(config, list(run.tasks), "train")
     return loader.training_batches(
         sources, run.tasks, config.tasks.weights.to_dict(), seed=config.seed, batch_size=config.batch_size,
         image_size=config.data.image_size, target_size=config.model.target_size, first_step=first_step,

@@ -177,6 +177,7 @@ class Source:
     LAYOUT: str  # what must lie below data_dir
     NEEDED: tuple[tuple[str, ...], ...]  # below the folder, one of each tuple must exist
     LABEL = "label"  # the feature of the label in the prepared form, named as in the TFDS catalogue where that has the data set
+    SUFFIXES = IMAGE_SUFFIXES  # of the files it reads
     CATALOGUE = ""  # the data set's folder in the TFDS catalogue
     USUAL: dict[str, int]  # split -> usual number of examples: printed when another, never required
 
@@ -269,7 +270,7 @@ class Source:
         for path in map(str, base.glob(pattern) if base.exists() else ()):
             # Plain strings: path objects double the time, and some data sets have 200,000 files.
             stem, suffix = os.path.splitext(path[len(str(base)) + 1:])
-            if suffix.lower() in IMAGE_SUFFIXES and not os.path.basename(stem).startswith("."):
+            if suffix.lower() in self.SUFFIXES and not os.path.basename(stem).startswith("."):
                 key = stem.replace(strip, "")
                 if key in found:
                     raise LayoutError(path, f"has the same name as {found[key]}", "Keep one of them.")

@@ -1,0 +1,120 @@
+"""A user's own data: folders of images and labels, paired by name, read as a definition in the config says (docs/own_data.md)."""
+
+import io
+from collections.abc import Callable, Mapping
+
+import cv2
+import numpy as np
+
+from generalist.input_pipeline.sources.base import (
+    IMAGE_SUFFIXES, DataError, File, Source, decode, read_bytes, read_image, to_stderr)
+
+LABELS = {  # kind -> what its label files hold
+    "classes": "8- or 16-bit PNGs with one channel of ids, or RGB PNGs of class colours",
+    "scalar": "8- or 16-bit PNGs with one channel, times `scale`, or .npy files of shape (height, width); nan is unknown",
+    "instances": "8- or 16-bit PNGs with one channel of ids, 0 = background",
+    "image": "clean images",
+}
+
+
+class Folder(Source):
+    """Pairs `<folder>/<split>/images/<name>` and `<folder>/<split>/labels/<name>`, with any image suffix each, labels also .npy.
+
+    The label, by kind: classes int32 (h, w), 0..K-1 in the order of the definition, -1 = void; scalar float32 (h, w) in its unit,
+    nan = unknown; instances int32 (h, w), 0 = none; image uint8 (h, w, 3).
+
+    Args:
+      name: of the task.
+      definition: of the task, as in `config.tasks.set`.
+      The others: see `Source`. "val" and "test" both open val.
+    """
+
+    SPLITS = {"train": "train", "val": "val"}
+    EVAL_SPLIT = "val"
+    SUFFIXES = (*IMAGE_SUFFIXES, ".npy")
+    USUAL = {}
+
+    def __init__(self, data_dir, split: str, name: str, definition: Mapping, on_error: str = "raise",
+                 log: Callable[[str], object] = to_stderr):
+        self.NAME, self.TASKS, self.FOLDERS = name, (name,), (definition.get("folder", "."),)
+        self._kind, self._definition = definition["kind"], definition
+        super().__init__(data_dir, split, name, on_error, log)
+
+    def expected_layout(self) -> str:
+        """What must lie below data_dir."""
+        folder = "" if self.FOLDERS[0] == "." else f"{self.FOLDERS[0]}/"
+        return (f"Layout expected below data_dir for task '{self.NAME}':\n"
+                f"  {folder}{{train,val}}/images/<name>.jpg or .png\n"
+                f"  {folder}{{train,val}}/labels/<name>.png     {LABELS[self._kind]}")
+
+    def index(self) -> list[tuple[str, str, str]]:
+        return self.pair(self.files(f"{self.split}/images"), self.files(f"{self.split}/labels"))
+
+    def read_label(self, path: File) -> np.ndarray:
+        return {"classes": self._classes, "scalar": self._scalar, "instances": self._instances, "image": read_image}[self._kind](path)
+
+    def _classes(self, path: File) -> np.ndarray:
+        values = [value for _, value in self._definition["classes"]]
+        void = self._definition.get("void", ())
+        if isinstance(values[0], int):
+            return _lookup(path, _one_channel(path), values, void, str)
+        pack = lambda colour: (colour[0] << 16) + (colour[1] << 8) + colour[2]
+        colours = read_image(path).astype(np.int32)
+        unpack = lambda value: str((value >> 16, value >> 8 & 255, value & 255))
+        return _lookup(path, pack(np.moveaxis(colours, -1, 0)), list(map(pack, values)), list(map(pack, void)), unpack)
+
+    def _scalar(self, path: File) -> np.ndarray:
+        stored = _load_array(path) if str(path).lower().endswith(".npy") else _one_channel(path)
+        void = self._definition.get("void", ())
+        values = np.where(np.isin(stored, list(void)), np.nan, stored * float(self._definition.get("scale", 1.0))).astype(np.float32)
+        low, high = self._definition["range"]
+        wrong = ~((values >= low) & (values <= high) | np.isnan(values))
+        if wrong.any():
+            raise DataError(path, f"value {values[wrong][0]:g} (stored as {stored[wrong][0]:g})",
+                            f"Allowed are {low}..{high}, the `range` of task '{self.NAME}', and nan{_also(void)} for unknown. "
+                            "Is `scale` right?")
+        return values
+
+    def _instances(self, path: File) -> np.ndarray:
+        return _one_channel(path).astype(np.int32)
+
+
+def _one_channel(path: File) -> np.ndarray:
+    """An 8- or 16-bit label image (h, w) as stored."""
+    pixels = decode(path, cv2.IMREAD_UNCHANGED)
+    if pixels.ndim != 2 or pixels.dtype not in (np.uint8, np.uint16):
+        channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+        raise DataError(path, f"{pixels.dtype} image with {channels} channel(s)",
+                        "It must be an 8- or 16-bit PNG with 1 channel. One with a palette counts as colours.")
+    return pixels
+
+
+def _load_array(path: File) -> np.ndarray:
+    try:
+        array = np.load(io.BytesIO(read_bytes(path)), allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(path, f"cannot be read ({error})", "It must be a .npy file of numbers.") from error
+    if array.ndim != 2 or array.dtype.kind not in "fiu":
+        raise DataError(path, f"{array.dtype} array of shape {array.shape}", "It must hold numbers of shape (height, width).")
+    return array
+
+
+def _lookup(path: File, pixels: np.ndarray, values: list, void: list, name: Callable[[int], str]) -> np.ndarray:
+    """Stored values (h, w) -> int32 positions in `values`, -1 for those in `void`; DataError for any other value."""
+    known = np.array([*values, *void])
+    order = np.argsort(known)
+    position = np.minimum(np.searchsorted(known[order], pixels), len(known) - 1)
+    strange = known[order][position] != pixels
+    if strange.any():
+        what = "colour" if name is not str else "id"
+        shares = f"{strange.mean():.1%} of the pixels"
+        raise DataError(path, f"{what} {name(int(pixels[strange][0]))} is no class ({shares} are none)",
+                        f"Allowed are {', '.join(map(name, values))}{_also(map(name, void))} for void. Add it to `classes` or to `void`.")
+    return np.append(np.arange(len(values)), np.full(len(void), -1))[order][position].astype(np.int32)
+
+
+def _also(values) -> str:
+    text = ", ".join(map(str, values))
+    return f" and {text}" if text else ""

@@ -1,0 +1,83 @@
+"""Any quantity a pixel has one of, height or temperature or moisture, as a grey image: black is the low end of its range, white the high."""
+
+import dataclasses
+
+import cv2
+import numpy as np
+
+from generalist.tasks import base
+
+
+@dataclasses.dataclass(frozen=True)
+class ScalarPrediction:
+    """Attributes: values float32 (h, w) in the task's unit; confidence float32 (h, w) in [0, 1], 1 - spread of the channels."""
+
+    values: np.ndarray
+    confidence: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scalar(base.Task):
+    """A linear grey code of the range, in floating point. Labels are float (h, w) in low..high, nan = unknown.
+
+    The round trip is exact to 1e-6 of the range.
+
+    Attributes:
+      low, high: the ends of the range.
+      unit: of the values, for people.
+    """
+
+    protocol: str = "scalar"
+    low: float
+    high: float
+    unit: str = ""
+
+    def __post_init__(self):
+        if not self.low < self.high:
+            raise ValueError(f"Task '{self.name}': the range must be (low, high) with low < high, got ({self.low}, {self.high}).")
+
+    def encode(self, label: np.ndarray, size: base.Size) -> base.Target:
+        """float (h, w), nan = unknown -> grey Target; unknown pixels are black, masked, and never blend into others."""
+        values = base.check_map(self.name, label, "f", f"a float map in {self.unit or 'its unit'}").astype(np.float32)
+        valid = self.known(values)
+        values = np.where(valid, values, np.float32(self.low))
+        base.check_range(self.name, values, self.low, self.high, "the task's range, nan = unknown")
+        values, valid = base.resize_valid((values - self.low) / (self.high - self.low), valid, base.to_size(size))
+        return base.Target(np.repeat((2 * values - 1).astype(np.float32)[..., None], 3, axis=-1), valid.astype(np.float32)[..., None])
+
+    def decode(self, rgb: np.ndarray, size: base.Size | None = None) -> ScalarPrediction:
+        """float (h, w, 3) in [-1, 1] -> values at `size`: mean of the clipped channels, then bilinear."""
+        unit = base.to_levels(self.name, rgb) / np.float32(255)
+        size = rgb.shape[:2] if size is None else base.to_size(size)
+        share = base.resize_bilinear(unit.mean(-1), size)
+        confidence = base.resize_bilinear(1.0 - (unit.max(-1) - unit.min(-1)), size)
+        return ScalarPrediction((self.low + share * (self.high - self.low)).astype(np.float32), confidence)
+
+    def known(self, label: np.ndarray) -> np.ndarray:
+        """bool (h, w): where the label has a value."""
+        return ~np.isnan(label)
+
+    def label_of(self, prediction: ScalarPrediction) -> np.ndarray:
+        """float32 (h, w) in the task's unit."""
+        return prediction.values
+
+    def metric(self):
+        """`generalist.metrics.ScalarMetric`."""
+        from generalist import metrics
+        return metrics.ScalarMetric()
+
+    def legend(self) -> tuple[float, float, str]:
+        """(value of the darkest colour, value of the brightest, unit) of `render`."""
+        return self.low, self.high, self.unit
+
+    def to_uint16(self, values: np.ndarray) -> np.ndarray:
+        """Values -> what a 16-bit PNG holds: 0 = low, 65535 = high."""
+        return np.rint(np.clip((values - self.low) / (self.high - self.low), 0, 1) * 65535).astype(np.uint16)
+
+    def render(self, prediction_or_label: ScalarPrediction | np.ndarray) -> np.ndarray:
+        """Values -> uint8 (h, w, 3) in the perceptually uniform colours "viridis"; unknown pixels are black."""
+        values = getattr(prediction_or_label, "values", prediction_or_label)
+        known = self.known(values)
+        share = np.clip((np.where(known, values, self.low) - self.low) / (self.high - self.low), 0, 1)
+        colours = cv2.applyColorMap(np.round(255 * share).astype(np.uint8), cv2.COLORMAP_VIRIDIS)[..., ::-1]
+        return np.where(known[..., None], colours, 0).astype(np.uint8)

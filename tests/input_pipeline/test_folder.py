@@ -1,0 +1,129 @@
+"""Own data: pairs in folders are read as defined, and what is wrong with a file is said with its name, its value and what is allowed."""
+
+import pickle
+
+import cv2
+import numpy as np
+import pytest
+
+from generalist.input_pipeline import open_sources
+from generalist.input_pipeline.sources.base import DataError, LayoutError
+from generalist.input_pipeline.sources.folder import Folder
+
+IDS = {"kind": "classes", "classes": (("soil", 3), ("wheat", 7), ("weed", 0)), "void": (255,)}
+COLOURS = {"kind": "classes", "classes": (("soil", (120, 80, 40)), ("wheat", (0, 255, 0))), "void": ((0, 0, 0),)}
+HEIGHT = {"kind": "scalar", "range": (-1.0, 2.0), "unit": "m", "scale": 0.001, "void": (0,)}
+
+
+def write(path, array):
+    """An image file (h, w) or (h, w, 3) RGB, or .npy."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".npy":
+        np.save(path, array)
+    else:
+        assert cv2.imwrite(str(path), array[..., ::-1] if array.ndim == 3 else array)
+
+
+def folder(root, label, suffix=".png", name="a", split="train"):
+    """A data directory with one pair; the image is as large as the label."""
+    write(root / split / "images" / f"{name}.jpg", np.full((*label.shape[:2], 3), 90, np.uint8))
+    write(root / split / "labels" / f"{name}{suffix}", label)
+    return root
+
+
+def label_of(root, definition, **kwargs):
+    return Folder(root, "train", "mine", definition, **kwargs)[0]["label"]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_ids_become_positions_in_the_list_of_classes(tmp_path, dtype):
+    label = label_of(folder(tmp_path, np.array([[3, 7, 0], [255, 3, 7]], dtype)), IDS)
+    np.testing.assert_array_equal(label, [[0, 1, 2], [-1, 0, 1]])
+    assert label.dtype == np.int32
+
+
+def test_colours_become_positions_in_the_list_of_classes(tmp_path):
+    pixels = np.array([[(120, 80, 40), (0, 255, 0)], [(0, 0, 0), (0, 255, 0)]], np.uint8)
+    np.testing.assert_array_equal(label_of(folder(tmp_path, pixels), COLOURS), [[0, 1], [-1, 1]])
+
+
+def test_scalars_are_scaled_and_void_is_unknown(tmp_path):
+    label = label_of(folder(tmp_path, np.array([[0, 1, 2000]], np.uint16)), HEIGHT)
+    np.testing.assert_allclose(label, [[np.nan, 0.001, 2.0]], rtol=1e-6)
+    assert label.dtype == np.float32
+
+
+def test_arrays_hold_values_below_zero_and_nan(tmp_path):
+    definition = {"kind": "scalar", "range": (-1.0, 2.0)}
+    label = label_of(folder(tmp_path, np.array([[-0.5, np.nan, 1.25]]), ".npy"), definition)
+    np.testing.assert_array_equal(label, np.array([[-0.5, np.nan, 1.25]], np.float32))
+
+
+def test_instances_and_images_are_read_as_they_are(tmp_path):
+    ids = np.array([[0, 300], [7, 7]], np.uint16)
+    np.testing.assert_array_equal(label_of(folder(tmp_path / "ids", ids), {"kind": "instances"}), ids)
+    clean = np.random.default_rng(0).integers(0, 256, (4, 5, 3), np.uint8)
+    np.testing.assert_array_equal(label_of(folder(tmp_path / "clean", clean), {"kind": "image"}), clean)
+
+
+def test_an_example_has_the_contracts_form_and_the_source_survives_pickling(tmp_path):
+    source = pickle.loads(pickle.dumps(Folder(folder(tmp_path, np.array([[3]], np.uint8)), "train", "mine", IDS)))
+    example = source[0]
+    assert example["image"].shape == (1, 1, 3) and example["image"].dtype == np.uint8 and example["key"] == "a"
+    assert source.task == "mine" and len(source) == 1
+
+
+def test_val_and_test_open_val_and_a_folder_can_be_named(tmp_path):
+    root = folder(tmp_path / "field", np.array([[3]], np.uint8), split="val").parent
+    for split in ("val", "test"):
+        assert Folder(root, split, "mine", IDS | {"folder": "field"})[0]["key"] == "a"
+
+
+@pytest.mark.parametrize(("definition", "label", "said"), [
+    (IDS, np.array([[3, 4]], np.uint8), r"a.png: id 4 is no class \(50.0% of the pixels are none\). Allowed are 3, 7, 0 and 255 for void"),
+    (COLOURS, np.full((1, 1, 3), 9, np.uint8), r"colour \(9, 9, 9\) is no class .* Allowed are \(120, 80, 40\), \(0, 255, 0\) and \(0, 0, 0\)"),
+    (IDS, np.zeros((2, 2, 3), np.uint8), r"a.png: uint8 image with 3 channel\(s\). It must be an 8- or 16-bit PNG with 1 channel"),
+    (HEIGHT, np.array([[2500]], np.uint16), r"value 2.5 \(stored as 2500\). Allowed are -1.0..2.0, the `range` of task 'mine', and nan and 0"),
+])
+def test_a_wrong_label_names_file_value_and_what_is_allowed(tmp_path, definition, label, said):
+    with pytest.raises(DataError, match=said):
+        label_of(folder(tmp_path, label), definition)
+
+
+@pytest.mark.parametrize(("array", "said"), [
+    (np.zeros((2, 2, 1)), r"float64 array of shape \(2, 2, 1\). It must hold numbers of shape"), (np.array([["x"]]), "array of shape"),
+    (np.array([[np.inf]]), "value inf"), (np.array([[None]]), "cannot be read")])
+def test_a_wrong_array_is_named(tmp_path, array, said):
+    write(tmp_path / "train/images/a.png", np.zeros((2, 2, 3), np.uint8))
+    write(tmp_path / "train/labels/a.npy", array)
+    with pytest.raises(DataError, match=said):
+        label_of(tmp_path, HEIGHT)
+
+
+def test_another_size_and_a_missing_half_are_named(tmp_path):
+    folder(tmp_path, np.array([[3, 3]], np.uint8))
+    write(tmp_path / "train/labels/a.png", np.array([[3], [3]], np.uint8))
+    with pytest.raises(DataError, match="is 1x2 .width x height., but its image .*a.jpg is 2x1"):
+        label_of(tmp_path, IDS)
+    write(tmp_path / "train/images/b.png", np.zeros((2, 2, 3), np.uint8))
+    with pytest.raises(DataError, match="b.png: has no label: none is named like 'b'"):
+        Folder(tmp_path, "train", "mine", IDS)
+
+
+def test_damaged_files_can_be_skipped_and_are_counted(tmp_path):
+    folder(tmp_path, np.array([[4]], np.uint8), name="a")
+    folder(tmp_path, np.array([[7]], np.uint8), name="b")
+    said = []
+    source = Folder(tmp_path, "train", "mine", IDS, "skip", said.append)
+    assert source[0]["key"] == "b" and source.skipped == 1
+    assert said == [f"mine: skipped {tmp_path}/train/labels/a.png: id 4 is no class (100.0% of the pixels are none)"]
+
+
+def test_a_missing_folder_shows_the_layout(tmp_path):
+    with pytest.raises(LayoutError, match=r"no folder field. Layout expected below data_dir for task 'mine':\n  field/\{train,val\}/images"):
+        Folder(tmp_path, "train", "mine", IDS | {"folder": "field"})
+
+
+def test_the_kind_of_source_is_checked():
+    with pytest.raises(ValueError, match="unknown data.source 'foldr'. Did you mean 'folder'"):
+        open_sources({"data": {"source": "foldr"}}, ["mine"], "train")
