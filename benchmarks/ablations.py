@@ -24,7 +24,7 @@ RESULT = "result.json"
 
 def seconds_a_step(config, run, setup, sharding) -> float:
     """Median of five steps after two to warm up, on real batches."""
-    batches, state = setup.batches(config, run, 0), run.state
+    (batches, _), state = setup.batches(config, run, 0), run.state
     step, times = setup.compile_step(run, state, config, lambda line: None), []
     for _ in range(7):
         batch = sharding.to_global(next(batches), run.batch_sharding, run.rows, config.batch_size)

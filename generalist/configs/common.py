@@ -66,7 +66,7 @@ def paper() -> ConfigDict:
     c.data.threads = 16
     c.data.workers = 0  # processes that read, each with so many threads; 0: the threads of the training process, mostly as fast
     c.data.prefetch = 8  # batches, of each worker
-    c.data.on_error = "raise"  # or "skip": count and report damaged files
+    c.data.on_error = "raise"  # or "skip": leave damaged files out, name each, and count them at the end of the run
     c.data.scenes_train = 0  # number of scenes, for source "scenes"
     c.data.scenes_size = 64
     # Random windows (area share, width / height) and mirroring of image and label; brightness, contrast, saturation and hue of the

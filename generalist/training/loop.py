@@ -43,7 +43,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path, log=prin
     writer = Writer(workdir, first_step)
 
     if first_step < config.total_steps:
-        batches = setup.batches(config, run, first_step)
+        batches, sources = setup.batches(config, run, first_step)
         step_fn = setup.compile_step(run, state, config, log)
         meters = Meters(run.task_names, batch_size=config.batch_size, total_steps=config.total_steps,
                         first_step=first_step, flops_per_image=step_fn.flops_per_image)
@@ -80,6 +80,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path, log=prin
                     raise SystemExit(EXIT_PREEMPTED)
                 if evaluating:
                     writer.write(step, _prefixed(setup.evaluate(config, workdir, config.eval.examples, log)))
+        setup.report_damaged(sources, log)
 
     checkpointer.close()
     results = setup.evaluate(config, workdir, config.eval.final_examples, log)

@@ -183,13 +183,21 @@ def make_objective(config: ConfigDict, tasks: dict[str, Task], prompts: np.ndarr
 
 
 def batches(config: ConfigDict, run: Run, first_step: int):
-    """The training batches from step `first_step` on."""
+    """The training batches from step `first_step` on, and the sources by task that they are read from."""
     sources = open_sources(config, list(run.tasks), "train")
-    return loader.training_batches(
+    batches = loader.training_batches(
         sources, run.tasks, config.tasks.weights.to_dict(), seed=config.seed, batch_size=config.batch_size,
         image_size=config.data.image_size, target_size=config.model.target_size, first_step=first_step,
         rows=run.rows, augment=config.data.augment.to_dict(), threads=config.data.threads, prefetch=config.data.prefetch,
         workers=config.data.workers)
+    return batches, sources
+
+
+def report_damaged(sources: Mapping[str, Any], log: Callable[[str], None]) -> None:
+    """Says how many files this process left out of training, where `data.on_error` is "skip"; readers in workers name theirs themselves."""
+    counts = {name: len(source.damaged) for name, source in sources.items() if getattr(source, "damaged", None)}
+    if counts:
+        log(f"damaged files left out of training: {', '.join(f'{name} {count}' for name, count in counts.items())}; each was named above")
 
 
 class CompiledStep:

@@ -302,7 +302,7 @@ def test_a_model_of_published_parts_trains_and_its_folder_is_complete(tiny_confi
     run = setup.prepare(c, lambda line: None, given)
     before = {path: np.asarray(value) for path, value in run.state.parameters.items()}
     step = jax.jit(make_step(run.graphdef, run.objective, run.optimizer, seed=0, ema_decay=0.0), compiler_options=QUICK)
-    state, metrics = step(run.state, next(setup.batches(c, run, 0)))
+    state, metrics = step(run.state, next(setup.batches(c, run, 0)[0]))
     assert np.isfinite(metrics["loss"]) and metrics["loss"] > 0
     assert not np.array_equal(state.parameters["unet.conv_out.kernel"], before["unet.conv_out.kernel"])
     write_facts(tmp_path, c)
