@@ -45,10 +45,12 @@ def prepare(source: Source, out, shards: tuple[int, int] | None = None, threads:
     if not 0 <= first < end <= count:
         raise ValueError(f"shards {first}:{end}: {name} has the shards 0:{count}")
     codec, paths = Codec(source.NAME), [folder / shard_name(source, index, count) for index in range(count)]
-    todo = [index for index in range(first, end) if not is_finished(paths[index], rows_of(index, source), source, codec, log)]
+    finished = in_threads(lambda index: is_finished(paths[index], rows_of(index, source), source, codec, log), range(first, end),
+                          threads, f"{name}: shards compared", log)
+    todo = [index for index, done in zip(range(first, end), list(finished)) if not done]
     log(f"{name}: {len(source)} examples in {count} shard(s), {end - first - len(todo)} of them finished before")
     records = in_threads(lambda row: encode_row(source, codec, row), [row for index in todo for row in rows_of(index, source)],
-                         threads, f"{name}", log)
+                         threads, name, log)
     with contextlib.closing(records):
         for index in todo:
             rows = rows_of(index, source)
