@@ -1,6 +1,7 @@
 """`generalist data prepare`: every example comes back bit for bit, TFDS reads it, and an interruption costs one shard."""
 
 import json
+import os
 import pickle
 import resource
 import signal
@@ -233,6 +234,18 @@ def test_mistakes_are_one_line(tmp_path, small_shards, capsys, arguments, said):
     save_lol(tmp_path)
     assert cli.main(["data", "prepare", *arguments, "--data-dir", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
     assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_every_process_opens_the_shards_for_itself(tmp_path, monkeypatch):
+    save_lol(tmp_path)
+    prepare(open_original("lol", "train", tmp_path), tmp_path / "out", **QUIET)
+    source = open_source("lol", None, "train", tmp_path / "out")
+    opened = []
+    for process in (1, 1, 2):  # as after a fork, which copies what is open
+        monkeypatch.setattr(os, "getpid", lambda: process)
+        source[0]
+        opened.append(prepares.open_records.cache_info().misses)
+    assert opened[0] == opened[1] == opened[2] - 1
 
 
 def test_a_prepared_set_reads_in_spawned_processes_and_names_damage(tmp_path, small_shards):
