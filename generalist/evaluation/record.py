@@ -16,10 +16,10 @@ import PIL
 
 from generalist import __version__
 from generalist.evaluation import panels, tables
-from generalist.evaluation.scores import OF_SEMANTIC, WAYS
+from generalist.evaluation.scores import WAYS, further_metrics
 from generalist.files import write_atomically
 from generalist.metrics import PROTOCOLS
-from generalist.tasks import Semantic, Task
+from generalist.tasks import Task
 
 METRICS, CARD, CARD_TEXT, PER_IMAGE, PANELS = "metrics.json", "card.json", "card.md", "per_image.csv", "panels"
 
@@ -46,7 +46,7 @@ def card(tasks: Mapping[str, Task], sources: Mapping, rows: Mapping[str, Sequenc
 
 def _describe(task: Task, source, rows: Sequence[Mapping]) -> dict:
     protocol, keys = task.metric().protocol, [row["key"] for row in rows]
-    also = {key: metric.protocol for key, metric in OF_SEMANTIC.items()} if isinstance(task, Semantic) else {}
+    also = {key: metric.protocol for key, metric in further_metrics(task).items()}
     return {
         "protocol": protocol, "counts": PROTOCOLS[protocol], "also": {key: f"{name}: {PROTOCOLS[name]}" for key, name in also.items()},
         "ways": {suffix: said for suffix, said in WAYS.items() if rows and any(key.endswith(suffix) for key in rows[0])},

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from generalist.input_pipeline.sources.rain13k import TEST_SETS
-from generalist.metrics import BoundaryF, CalibrationError, Metric
+from generalist.metrics import BoundaryF, CalibrationError, Metric, SparsificationError
 from generalist.metrics.base import mean
-from generalist.tasks import Instance, Panoptic, Semantic, Task
+from generalist.tasks import Depth, Instance, Panoptic, Semantic, Task
 from generalist.tasks.instance import as_panoptic
 
 Example = Mapping[str, Any]
@@ -25,10 +25,14 @@ WAYS = {
     "_distance": "the distances to the class colours interpolated to the label's size, then the smallest",
     "_tiles": "at native resolution in overlapping tiles of the target size",
 }
-# Of every semantic task, beside its official metric: what is counted, by the key of the figure.
-OF_SEMANTIC = {"boundary_f": BoundaryF, "ece": CalibrationError}
+FIGURES = (*WAYS, "boundary_f", "ece", "ause")  # beside the official ones
 
-FIGURES = (*WAYS, *OF_SEMANTIC)  # beside the official ones
+
+def further_metrics(task: Task) -> dict[str, Metric]:
+    """Metrics of a task beside its official one, by the key of their figure: of outlines and of confidence."""
+    if isinstance(task, Semantic):
+        return {"boundary_f": BoundaryF(), "ece": CalibrationError()}
+    return {"ause": SparsificationError(task.protocol)} if isinstance(task, Depth) else {}
 
 
 def decoders(task: Task) -> dict[str, Task]:
@@ -49,7 +53,7 @@ class Scores:
 
     def __init__(self, task: Task):
         self.task, self.metrics, self.rows = task, {"": task.metric()}, []
-        self._others: dict[str, dict[str, Metric]] = {}  # of a semantic task: {suffix: {key of OF_SEMANTIC: metric}}
+        self._others: dict[str, dict[str, Metric]] = {}  # {suffix: further_metrics(task)}
 
     def update(self, examples: Sequence[Example], predictions: Mapping[str, Sequence]) -> None:
         """Adds the predictions for a batch of examples, {suffix: one for each}."""
@@ -58,14 +62,10 @@ class Scores:
             for suffix, found in predictions.items():
                 metric = self.metrics.setdefault(suffix, self.task.metric())
                 row |= _renamed(metric.update(self.task.label_of(found[index]), label), suffix)
-                if isinstance(self.task, Semantic):
-                    row |= _renamed(self._update_others(suffix, found[index], label), suffix)
+                for key, other in self._others.setdefault(suffix, further_metrics(self.task)).items():
+                    values = self.task.label_of(found[index])
+                    row |= _renamed(other.update(values if key == "boundary_f" else (values, found[index].confidence), label), suffix)
             self.rows.append(row)
-
-    def _update_others(self, suffix: str, prediction, label: np.ndarray) -> dict[str, float]:
-        others = self._others.setdefault(suffix, {key: make() for key, make in OF_SEMANTIC.items()})
-        pair = prediction.classes, prediction.confidence
-        return others["boundary_f"].update(prediction.classes, label) | others["ece"].update(pair, label)
 
     def compute(self) -> dict[str, float]:
         """The values of all metrics; nan = undefined.

@@ -42,6 +42,7 @@ QUANTITIES = HEADING | {
     "miou_painter": Quantity("mIoU, colours upsampled", "%", 1),
     "miou_distance": Quantity("mIoU, distances upsampled", "%", 1),
     "boundary_f": Quantity("boundary F", "%", 1),
+    "ause": Quantity("sparsification error", "%", 1, lower_is_better=True),
     "ece": Quantity("calibration error", "%", 1, lower_is_better=True),
     "psnr_tiles": Quantity("PSNR in tiles", "dB", 2),
     "ssim_tiles": Quantity("SSIM in tiles", "", 3),

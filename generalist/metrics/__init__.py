@@ -11,7 +11,7 @@ Ratios are fractions in [0, 1], depth errors metres, PSNR decibels. Figures of t
 
 from generalist.metrics.base import Metric
 from generalist.metrics.boundary import BOUNDARY_PROTOCOLS, BoundaryF
-from generalist.metrics.calibration import CALIBRATION_PROTOCOLS, CalibrationError
+from generalist.metrics.calibration import CALIBRATION_PROTOCOLS, CalibrationError, SparsificationError
 from generalist.metrics.depth import DEPTH_PROTOCOLS, DepthMetric
 from generalist.metrics.image_quality import IMAGE_QUALITY_PROTOCOLS, ImageQuality
 from generalist.metrics.panoptic import PANOPTIC_PROTOCOLS, PanopticQuality
@@ -29,4 +29,4 @@ PROTOCOLS: dict[str, str] = {
 }
 
 __all__ = ["PROTOCOLS", "BoundaryF", "CalibrationError", "DepthMetric", "ImageQuality", "Metric", "PanopticQuality", "ScalarMetric",
-           "SegmentationMetric"]
+           "SegmentationMetric", "SparsificationError"]

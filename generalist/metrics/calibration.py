@@ -1,4 +1,4 @@
-"""Whether a confidence of 80 % is right in 80 % of the pixels."""
+"""What confidences are worth: whether 80 % is right in 80 % of the pixels, and whether errors lie where confidence is low."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ from typing import Self
 
 import numpy as np
 
-from generalist.metrics.base import Metric, check_same_shape
+from generalist.metrics.base import ImageMean, Metric, check_same_shape
+from generalist.metrics.depth import valid_pixels
 
 CALIBRATION_PROTOCOLS = {
-    "ece-15": "expected calibration error over all pixels but void, 15 bins of equal width (Guo et al.)"
+    "ece-15": "expected calibration error over all pixels but void, 15 bins of equal width (Guo et al.)",
+    "ause-rmse": "area between the RMSE left by dropping the least confident and the worst pixels, over that of all (Ilg et al.)",
 }
 BINS = 15
+STEPS = 20  # of the sparsification curve: 0, 5, .. 95 % of the pixels are dropped
+_EXACT = 1e-5  # metres; a smaller RMSE is rounding, whose place says nothing
 _UNIT = 2**24  # confidences are summed in whole numbers of 2^-24, so that sums do not depend on their order
 
 
@@ -74,3 +78,42 @@ def _ece(counts: np.ndarray) -> dict[str, float]:
     if not pixels.sum():
         return {"ece": math.nan}
     return {"ece": float(np.abs(right - units / _UNIT).sum() / pixels.sum())}
+
+
+@dataclasses.dataclass(eq=False)
+class SparsificationError(ImageMean):
+    """Area under the sparsification error of Ilg et al., "Uncertainty estimates and multi-hypotheses networks", ECCV 2018.
+
+    Pixels are dropped by ascending confidence, and by descending error; `ause` is the mean difference of the two curves of RMSE,
+    over the RMSE of all pixels. 0: errors lie exactly where confidence is low. Pixels of one confidence are dropped in no order,
+    each counting their mean square. Mean over images; one whose RMSE is below 0.01 mm, or without a valid pixel, has nan and stays out.
+
+    Args:
+      depth_protocol: which pixels count, as in `DepthMetric`.
+    """
+
+    keys = ("ause",)
+    depth_protocol: str = "native"
+    protocol = "ause-rmse"
+
+    def update(self, prediction: tuple[np.ndarray, np.ndarray], label: np.ndarray) -> dict[str, float]:
+        """Adds one image and returns its own value; (metres (h, w), confidence (h, w)) against metres (h, w)."""
+        depth, confidence = map(np.asarray, prediction)
+        check_same_shape(depth, label, "(h, w)")
+        check_same_shape(confidence, label, "(h, w)")
+        valid = valid_pixels(label, self.depth_protocol)
+        square = (depth[valid].astype(np.float64) - label[valid]) ** 2
+        if not square.size or math.sqrt(square.mean()) < _EXACT:
+            return {"ause": math.nan}
+        _, group = np.unique(-confidence[valid], return_inverse=True)  # 0 is the most confident
+        expected = (np.bincount(group, square) / np.bincount(group))[group]
+        dropped, oracle = _rmse_left(expected[np.argsort(group)]), _rmse_left(np.sort(square))
+        image = {"ause": float(np.mean(dropped - oracle) / oracle[0])}
+        self.images.append(image)
+        return image
+
+
+def _rmse_left(square: np.ndarray) -> np.ndarray:
+    """RMSE of the first pixels of (n,) squared errors: of all, of 95 %, ... of 5 %, rounded up."""
+    kept = [-(-len(square) * left // STEPS) for left in range(STEPS, 0, -1)]
+    return np.sqrt([np.mean(square[:count]) for count in kept])

@@ -69,22 +69,34 @@ class DepthMetric(ImageMean):
         Raises:
           ValueError: the shapes differ, or are not (480, 640) under an NYU protocol.
         """
-        protocol = DEPTH_PROTOCOLS[self.protocol]
         prediction, label = np.asarray(prediction), np.asarray(label)
         check_same_shape(prediction, label, "(h, w)")
-        if protocol.nyu:
-            prediction, label = _eigen_crop(prediction, self.protocol), _eigen_crop(label, self.protocol)
-            valid = (label > MIN_DEPTH) & (label < MAX_DEPTH)
-        else:
-            valid = (label >= MIN_DEPTH) & (label <= MAX_DEPTH)
+        valid = valid_pixels(label, self.protocol)
         if not valid.any():
             return dict.fromkeys(self.keys, math.nan)
         prediction, label = prediction[valid].astype(np.float64), label[valid].astype(np.float64)
-        if protocol.align:
+        if DEPTH_PROTOCOLS[self.protocol].align:
             prediction = align_affine(prediction, label)
         image = _errors(np.clip(prediction, MIN_DEPTH, MAX_DEPTH), label)
         self.images.append(image)
         return image
+
+
+def valid_pixels(label: np.ndarray, protocol: str) -> np.ndarray:
+    """The pixels of a label (h, w) in metres that a protocol counts, bool (h, w).
+
+    Raises ValueError unless the shape is (480, 640) under an NYU protocol.
+    """
+    if not DEPTH_PROTOCOLS[protocol].nyu:
+        return (label >= MIN_DEPTH) & (label <= MAX_DEPTH)
+    if label.shape != NYU_SHAPE:
+        raise ValueError(
+            f"protocol {protocol!r} needs depth maps of shape {NYU_SHAPE}, got {label.shape}: "
+            "decode at 480 x 640, or use protocol 'native' for other data."
+        )
+    inside = np.zeros(NYU_SHAPE, bool)
+    inside[EIGEN_CROP] = True
+    return inside & (label > MIN_DEPTH) & (label < MAX_DEPTH)
 
 
 def align_affine(prediction: np.ndarray, label: np.ndarray) -> np.ndarray:
@@ -117,12 +129,3 @@ def _errors(prediction: np.ndarray, label: np.ndarray) -> dict[str, float]:
         "delta3": np.mean(ratio < 1.25**3),
     }
     return {key: float(value) for key, value in values.items()}
-
-
-def _eigen_crop(depth: np.ndarray, protocol: str) -> np.ndarray:
-    if depth.shape != NYU_SHAPE:
-        raise ValueError(
-            f"protocol {protocol!r} needs depth maps of shape {NYU_SHAPE}, got {depth.shape}: "
-            "decode at 480 x 640, or use protocol 'native' for other data."
-        )
-    return depth[EIGEN_CROP]

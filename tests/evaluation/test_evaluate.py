@@ -10,6 +10,7 @@ import pytest
 
 from generalist.evaluation import evaluate
 from generalist.input_pipeline.scenes import ScenesSource
+from generalist.metrics import PROTOCOLS
 from generalist.tasks import SCENES_TASKS
 
 SIZE, COUNT = 32, 3  # as in conftest.py
@@ -70,7 +71,7 @@ def test_the_card_says_how_the_numbers_came_about(finished):
     card = json.loads((finished.folder / "card.json").read_text())
     keys = "\n".join(f"scenes/0/val/{i:08d}" for i in range(COUNT))
     assert card["tasks"]["depth"] == {
-        "protocol": "native", "counts": "metric depth on every labelled pixel from 1 mm to 10 m, no crop", "also": {}, "ways": {},
+        "protocol": "native", "counts": "metric depth on every labelled pixel from 1 mm to 10 m, no crop", "also": {"ause": f"ause-rmse: {PROTOCOLS['ause-rmse']}"}, "ways": {},
         "codec_version": 1, "examples": COUNT, "source": "ScenesSource", "split": "val", "data_seed": 0,
         "keys_sha256": hashlib.sha256(keys.encode()).hexdigest()}
     assert list(card["tasks"]["semantic"]["also"]) == ["boundary_f", "ece"] and list(card["tasks"]["semantic"]["ways"]) == ["_painter"]

@@ -9,7 +9,7 @@ import pytest
 from generalist.evaluation import evaluate
 from generalist.evaluation.scores import Scores
 from generalist.input_pipeline.scenes import ScenesSource
-from generalist.metrics import BoundaryF, CalibrationError, SegmentationMetric
+from generalist.metrics import BoundaryF, CalibrationError, SegmentationMetric, SparsificationError
 from generalist.tasks import SCENES_TASKS, TASKS, RestorationPrediction
 
 SIZE = 32  # as in conftest.py
@@ -55,3 +55,12 @@ def test_other_deraining_data_have_no_sets():
     scores = Scores(TASKS["derain"])
     scores.update([{"key": key, "label": clean} for key in ("mine/1", "2")], {"": [RestorationPrediction(clean + np.uint8(6), None)] * 2})
     assert scores.compute().keys() == {"psnr", "ssim"}
+
+
+def test_depth_is_also_measured_by_its_confidence(make_oracle, sources, finished):
+    oracle, task, metric = make_oracle(sources, noise=0.1), SCENES_TASKS["depth"], SparsificationError()
+    for example in (sources["depth"][i] for i in range(len(sources["depth"]))):
+        prediction = task.decode(oracle(example["image"][None], "depth")[0])
+        metric.update((prediction.depth, prediction.confidence), example["label"])
+    assert finished.metrics["depth/ause"] == metric.compute()["ause"]
+    assert finished.metrics["ceiling/depth/ause"] is None and finished.metrics["depth/ause"] < finished.metrics["trivial/depth/ause"]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from generalist.metrics import (
-    PROTOCOLS, BoundaryF, CalibrationError, DepthMetric, ImageQuality, Metric, PanopticQuality, SegmentationMetric)
+    PROTOCOLS, BoundaryF, CalibrationError, DepthMetric, ImageQuality, Metric, PanopticQuality, SegmentationMetric, SparsificationError)
 
 CATEGORIES = [{"id": 1, "name": "ball", "isthing": 1}, {"id": 2, "name": "sky", "isthing": 0}]
 
@@ -26,6 +26,10 @@ def segmentation_image(rng):
 def confident_image(rng):
     classes, label = rng.integers(0, 3, (2, 6, 7))
     return (classes, rng.random((6, 7), np.float32)), label
+
+
+def confident_depth_image(rng):
+    return (rng.uniform(0.5, 9, (6, 7)), rng.random((6, 7), np.float32)), rng.uniform(0.5, 9, (6, 7))
 
 
 def panoptic_image(rng):
@@ -46,6 +50,7 @@ METRICS = {
     "segmentation": (lambda: SegmentationMetric(3), segmentation_image),
     "boundary": (BoundaryF, segmentation_image),
     "calibration": (CalibrationError, confident_image),
+    "sparsification": (SparsificationError, confident_depth_image),
     "panoptic": (lambda: PanopticQuality(CATEGORIES), panoptic_image),
     **{
         name: (lambda name=name: ImageQuality(name), photo)
@@ -130,7 +135,7 @@ def test_unknown_protocol_lists_the_valid_ones_and_the_closest(metric, misspelt,
 
 
 def test_every_protocol_is_one_line():
-    assert len(PROTOCOLS) == 13
+    assert len(PROTOCOLS) == 14
     assert all(line and "\n" not in line for line in PROTOCOLS.values())
 
 
