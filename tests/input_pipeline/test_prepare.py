@@ -374,3 +374,10 @@ def test_a_tfds_folder_of_another_format_is_named(tmp_path):
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
     with pytest.raises(LayoutError, match=r"scene_parse150/1\.0\.0: cannot be read .*file_format='array_record'"):
         open_source("ade20k", "semantic", "val", tmp_path, **QUIET)[0]
+
+
+def test_a_tfds_folder_with_other_features_is_named(tmp_path):
+    examples = {split: [{"image": png(photo()), "label": 3}] for split in ("train", "test")}
+    catalogue("scene_parse150", "1.0.0", {"image": tfds.features.Image(), "label": np.int64}, examples, tmp_path)
+    with pytest.raises(LayoutError, match=r"scene_parse150/1\.0\.0: its examples have no feature 'annotation'\. They have image, label"):
+        open_source("ade20k", "semantic", "val", tmp_path, **QUIET)[0]

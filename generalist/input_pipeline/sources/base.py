@@ -212,7 +212,12 @@ class Source:
         if self.prepared is None:
             return self.read_files(index)
         row = self.items[index]
-        return self.read_record(self.prepared[row], f"{self.root} ({self.split}, row {row})")
+        record = self.prepared[row]
+        try:
+            return self.read_record(record, f"{self.root} ({self.split}, row {row})")
+        except KeyError as error:
+            allowed = f"They have {', '.join(sorted(record))}: is it another data set's folder?"
+            raise LayoutError(self.root, f"its examples have no feature {error}", allowed) from error
 
     def read_files(self, index: int) -> dict:
         """Reads example `index` from the original files."""
