@@ -20,7 +20,7 @@ def add_arguments(sub: argparse.ArgumentParser) -> None:
     prepare = actions.add_parser("prepare", help="write a data set as ArrayRecord shards, which TFDS reads too; run it again to go on")
     prepare.add_argument("dataset", metavar="DATASET", help="nyu, ade20k, coco, sidd, rain13k or lol")
     _add_data_dir(prepare)
-    prepare.add_argument("--split", metavar="S", help="train, val or test (default: the training and the evaluation split)")
+    prepare.add_argument("--split", metavar="S", help="train, val or test, or nyu's labeled (default: the training and the evaluation split)")
     prepare.add_argument("--out", required=True, metavar="DIR", help="the new data directory, a path or gs://...")
     prepare.add_argument("--shards", metavar="A:B", help="of the split only the shards A to B - 1, so that machines share the work")
     prepare.add_argument("--workers", type=int, default=8, metavar="N", help="threads (default: %(default)s)")

@@ -15,6 +15,7 @@ import numpy as np
 from generalist.files import write_atomically
 from generalist.input_pipeline.reading import in_threads
 from generalist.input_pipeline.sources import SOURCES, WHOLE_TASK, DataError, LayoutError, Source, choose
+from generalist.input_pipeline.sources.base import EVALUATION
 from generalist.input_pipeline.sources.coco import NUM_CATEGORIES
 from generalist.input_pipeline.sources.tfds import INFO, VERSION, open_records, split_counts, subsets_file
 
@@ -65,12 +66,13 @@ def prepare(source: Source, out, shards: tuple[int, int] | None = None, threads:
 
 
 def open_original(name: str, split: str, data_dir) -> Source:
-    """The reader of the original files of one split ("train", the evaluation split, "labeled"), never of a prepared form.
+    """The reader of the original files of one split ("train", "val" or "test", NYU's "labeled"), never of a prepared form.
 
     ValueError for unknown names and half pairs.
     """
     source = SOURCES[choose("data set", name, SOURCES)]
-    choose(f"split of {name} to prepare", split, [split for split in source.SPLITS if split.isalnum()])
+    whole = [split for split in source.SPLITS if split.isalnum()]  # a part, "test/Rain100H", is no split for TFDS
+    choose(f"split of {name} to prepare", split, dict.fromkeys([*whole, *EVALUATION]))
     with prepare_hint():
         return source(data_dir, split, WHOLE_TASK.get(name))
 

@@ -216,6 +216,7 @@ def test_a_damaged_example_stops_with_its_name_and_keeps_the_finished_shards(tmp
     save_lol(tmp_path)
     bad = tmp_path / "lol/our485/high/3.png"
     bad.write_bytes(bad.read_bytes()[:-30])
+    assert open_original("lol", "val", tmp_path).split == "test"  # the one evaluation set has both names
     command = ["data", "prepare", "lol", "--data-dir", str(tmp_path), "--split", "train", "--out", str(tmp_path / "out")]
     assert cli.main(command) == 2
     error = capsys.readouterr().err.splitlines()[-1]
