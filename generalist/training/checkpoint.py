@@ -1,18 +1,25 @@
 """Checkpoints of the whole state, with checksums and a fall-back to the one before.
 
 One save holds parameters, EMA, optimizer and step; the position in the data and the RNG are functions of (seed, step).
+Two nets catch what storage damages: a checksum of every array's values, the same however they are split, and of every file.
 """
 
 import json
 import pathlib
 import zlib
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from generalist.files import write_atomically
+from generalist.training import distributed
 from generalist.training.step import State
+
+SEAL = "files.json"  # in a checkpoint: size and CRC-32 of all its other files
 
 
 class CheckpointError(RuntimeError):
@@ -31,20 +38,47 @@ class Checkpointer:
         self.folder = pathlib.Path(folder).absolute()
         self._manager = ocp.CheckpointManager(
             self.folder, options=ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True))
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._saving: tuple[int, Future] | None = None
 
     def save(self, state: State, seed: int) -> None:
-        """Starts a save of `state`; a failure of the save before it is raised here as CheckpointError."""
+        """Starts a save of `state`, after the one before is done. CheckpointError if either fails."""
         step = int(state.step)
+        self.wait()
         if step in self._manager.all_steps():
             return
         meta = {"step": step, "seed": seed, "next_batch": step, "checksums": checksums(state)}
         try:
-            self._manager.wait_until_finished()
             self._manager.save(step, args=ocp.args.Composite(
                 state=ocp.args.StandardSave(state._asdict()), meta=ocp.args.JsonSave(meta)))
         except Exception as error:
-            raise CheckpointError(f"checkpoint of step {step} in {self.folder} failed: {error}. "
-                                  "Is the disk full or the folder gone? The checkpoints before it are untouched.") from error
+            raise self._failed(step, error) from error
+        self._saving = step, self._thread.submit(self._finish, step)
+
+    def _finish(self, step: int) -> None:
+        self._manager.wait_until_finished()
+        if distributed.is_first():
+            seal(self.folder / str(step))
+
+    def wait(self) -> None:
+        """Waits for the save under way. CheckpointError if it failed."""
+        if self._saving:
+            step, done = self._saving
+            self._saving = None
+            try:
+                done.result()
+            except Exception as error:
+                raise self._failed(step, error) from error
+
+    def check(self) -> None:
+        """Raises CheckpointError as soon as the save under way has failed; does not wait for it."""
+        if self._saving and self._saving[1].done():
+            self.wait()
+
+    def _failed(self, step: int, error: Exception) -> CheckpointError:
+        return CheckpointError(f"checkpoint of step {step} in {self.folder} failed: {error}. "
+                               "Is the disk full or the folder gone? The checkpoints before it are untouched: "
+                               "make room, and the same command continues from the last one.")
 
     def restore(self, target: State, seed: int, log: Callable[[str], None]) -> State | None:
         """The newest whole checkpoint, with the shapes and shardings of `target`; None where there is none at all.
@@ -63,6 +97,10 @@ class Checkpointer:
         return None
 
     def _restore_step(self, step: int, target: State, seed: int) -> State:
+        # Process 0 alone reads all files, and all go by what it finds: none may wait for another that gave this step up.
+        damaged = damaged_files(self.folder / str(step)) if distributed.is_first() else []
+        if distributed.agree(bool(damaged)):
+            raise CheckpointError(f"damaged: {', '.join(damaged) or 'files that process 0 names'}")
         restored = self._manager.restore(step, args=ocp.args.Composite(
             state=ocp.args.StandardRestore(_abstract(target._asdict())), meta=ocp.args.JsonRestore()))
         state, meta = State(**restored["state"]), restored["meta"]
@@ -81,18 +119,64 @@ class Checkpointer:
 
     def close(self) -> None:
         """Waits for the save under way. CheckpointError if it failed."""
-        try:
-            self._manager.wait_until_finished()
-        except Exception as error:
-            raise CheckpointError(f"the last checkpoint in {self.folder} failed: {error}") from error
+        self.wait()
+        self._thread.shutdown()
         self._manager.close()
 
 
+def seal(folder: pathlib.Path) -> None:
+    """Writes size and CRC-32 of every file of a checkpoint beside them."""
+    write_atomically(folder / SEAL, json.dumps(_sums(folder), separators=(",", ":")).encode())
+
+
+def damaged_files(folder: pathlib.Path) -> list[str]:
+    """The files of a checkpoint that are not as they were sealed; none where a kill came before the seal."""
+    if not (folder / SEAL).exists():
+        return []
+    try:
+        sealed = json.loads((folder / SEAL).read_bytes())
+    except ValueError:
+        return [SEAL]
+    found = _sums(folder)
+    return sorted(name for name in sealed.keys() | found.keys() if sealed.get(name) != found.get(name))
+
+
+def _sums(folder: pathlib.Path) -> dict[str, list[int]]:
+    def crc(path: pathlib.Path) -> int:
+        value = 0
+        with open(path, "rb") as file:
+            while part := file.read(2**24):
+                value = zlib.crc32(part, value)
+        return value
+
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != SEAL)
+    return {path.relative_to(folder).as_posix(): [path.stat().st_size, crc(path)] for path in sorted(files)}
+
+
 def checksums(state: State) -> dict[str, int]:
-    """CRC-32 of every array this process can see whole; catches the flipped bits that storage lets through."""
+    """A 32-bit sum of every array's bits, weighted by position: no single flipped bit leaves it as it was.
+
+    It does not depend on how arrays are split: each process adds up what it holds, and integers add up in any order. All must call it.
+    """
     leaves = jax.tree_util.tree_leaves_with_path(state._asdict())
-    return {jax.tree_util.keystr(path): zlib.crc32(np.ascontiguousarray(np.asarray(leaf)).data)
-            for path, leaf in leaves if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable}
+    with ThreadPoolExecutor() as pool:
+        sums = np.asarray(list(pool.map(lambda leaf: _sum_of_own(jnp.asarray(leaf[1])), leaves)), np.uint32)
+    sums = distributed.gather(sums).sum(0, dtype=np.uint32)
+    return {jax.tree_util.keystr(path): int(value) for (path, _), value in zip(leaves, sums)}
+
+
+def _sum_of_own(x: jax.Array) -> np.uint32:
+    """Of the parts of an array that this process holds; of equal copies the first counts."""
+    total = np.zeros(1, np.uint32)
+    for shard in x.addressable_shards:
+        if shard.replica_id == 0:
+            values = np.asarray(shard.data)
+            factor = np.ones((1,) * x.ndim, np.uint32)  # odd, 1 + 2 * position: it loses no bit
+            for axis, part in enumerate(shard.index):
+                positions = np.arange(*part.indices(x.shape[axis])[:2], dtype=np.uint32) * np.uint32(2 * np.prod(x.shape[axis + 1:]) % 2**32)
+                factor = factor + positions.reshape(-1, *(1,) * (x.ndim - axis - 1))
+            total += np.sum(values.view(f"uint{8 * x.dtype.itemsize}") * factor, dtype=np.uint32)
+    return total[0]
 
 
 def _abstract(tree):

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict, config_flags
 import generalist
 
 PACKAGE = pathlib.Path(generalist.__file__).parent
+FLAGS = ("config", "workdir", "mode", "topology", "coordinator", "process_id", "process_count")
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # malloc.h
 
 
@@ -26,17 +27,35 @@ def main(argv: Sequence[str]) -> int:
     """Runs the command line and returns the exit code; what the user can mend is one message, without a traceback."""
     sys.stdout.reconfigure(line_buffering=True)
     logging.set_verbosity(logging.WARNING)
+    from jax.errors import JaxRuntimeError
+
+    from generalist.training import distributed
     from generalist.training.checkpoint import CheckpointError
 
     try:
         values = parse(list(argv))
-        run(values.config, values.workdir or f"runs/{_config_name(argv)}", values.mode)
-    except (UsageError, ValueError, FloatingPointError, CheckpointError) as error:
+        run(values, values.workdir or f"runs/{_config_name(argv)}")
+    except (UsageError, ValueError, FloatingPointError, CheckpointError, OSError, ImportError, JaxRuntimeError) as error:
         if os.environ.get("GENERALIST_TRACEBACK"):
             raise
-        print(f"error: {error}\n(GENERALIST_TRACEBACK=1 shows where it happened)", file=sys.stderr)
-        return 1 if isinstance(error, (FloatingPointError, CheckpointError)) else 2
+        print(f"error: {_explain(error)}\n(GENERALIST_TRACEBACK=1 shows where it happened)", file=sys.stderr)
+        code = 2 if isinstance(error, (UsageError, ValueError, ImportError)) else 1
+        distributed.leave(code)
+        return code
     return 0
+
+
+def _explain(error: Exception) -> str:
+    """The message of an error; of JAX's, which are long, what matters."""
+    from jax.errors import JaxRuntimeError
+
+    if not isinstance(error, JaxRuntimeError):
+        return str(error)
+    first = str(error).splitlines()[0]
+    if "RESOURCE_EXHAUSTED" in first:
+        return (f"a device's memory is too small: {first}. Try --config.model.remat=blocks, --config.sharding.fsdp=N (over N devices), "
+                "--config.optimizer.accumulate=N (a batch in N parts) or a smaller --config.batch_size")
+    return f"{first}. If another process of this run died, its own message says why; the same command on all hosts resumes"
 
 
 def parse(argv: list[str]) -> flags.FlagValues:
@@ -59,20 +78,24 @@ def parse(argv: list[str]) -> flags.FlagValues:
     reason = argument or ("a data directory is given" if config.data_dir else "no data directory is given")
     print(f"config {resolved} ({reason}): {source}")
     return values
-    return config
 
 
 def _read_flags(argv: list[str]) -> flags.FlagValues:
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", None, "Config file, e.g. configs/multitask.py.", flag_values=values, sys_argv=argv)
     flags.DEFINE_string("workdir", None, "Folder of the run; default runs/<name of the config>.", flag_values=values)
-    flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train and evaluate, or only evaluate the workdir.", flag_values=values)
+    flags.DEFINE_enum("mode", "train", ["train", "eval", "compile"],
+                      "Train and evaluate, only evaluate the workdir, or say what --topology needs.", flag_values=values)
+    flags.DEFINE_string("topology", "v5e:2x4", "For --mode=compile: v5e:16x16, v5p:4x4x4, v6e:16x16, ..., cuda.", flag_values=values)
+    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where no launcher tells it.", flag_values=values)
+    flags.DEFINE_integer("process_id", None, "Of this process, from 0.", flag_values=values)
+    flags.DEFINE_integer("process_count", None, "How many processes run this command; 1: start alone whatever a launcher says.", flag_values=values)
     try:
         values(argv)
     except flags.UnrecognizedFlagError as error:
-        close = difflib.get_close_matches(error.flagname, ["config", "workdir", "mode"], 1)
+        close = difflib.get_close_matches(error.flagname, FLAGS, 1)
         raise UsageError(f"unknown flag --{error.flagname}." + (f" Did you mean --{close[0]}?" if close else "")
-                         + " Flags: --config, --config.<field>, --workdir, --mode") from error
+                         + f" Flags: --config.<field>, --{', --'.join(FLAGS)}") from error
     except (flags.Error, TypeError) as error:
         cause = str(error).strip().splitlines()[-1]  # ml_collections puts a whole traceback into the message
         raise UsageError(cause.removeprefix("ValueError: ")) from error
@@ -90,12 +113,29 @@ def _check_fields(argv: list[str], config: ConfigDict) -> None:
             raise UsageError(f"unknown field --config.{field}." + (f" Did you mean --config.{close[0]}?" if close else ""))
 
 
-def run(config: ConfigDict, workdir: str, mode: str) -> None:
-    """Sets up the devices, then trains or evaluates."""
-    use_all_cores(config.sharding.cpu_devices or os.cpu_count(), config.batch_size)
-    from generalist.training import loop, setup
+def run(values: flags.FlagValues, workdir: str) -> None:
+    """Starts the processes and sets up the devices, then trains, evaluates or compiles."""
+    from generalist.training import compile, distributed, loop, setup
 
-    config = setup.drop_untrained(config)
+    config = setup.drop_untrained(values.config)
+    launch = distributed.find(os.environ, values.coordinator, values.process_id, values.process_count)
+    use_all_cores(config.sharding.cpu_devices or os.cpu_count(), config.batch_size, launch.count or 1)
+    if values.mode == "compile":
+        compile.run(config, values.topology, print)
+        return
+    _check_data(config)
+    distributed.start(launch)
+    print(distributed.describe(launch))
+    if values.mode == "eval":
+        log = distributed.on_first(print)
+        results = setup.evaluate(config, pathlib.Path(workdir), config.eval.final_examples, log)
+        log(f"{len(results)} figures in {workdir}/eval")
+    else:
+        loop.train_and_evaluate(config, workdir)
+
+
+def _check_data(config: ConfigDict) -> None:
+    """What is missing is said before anything is compiled."""
     if config.data.source == "paper":
         from generalist.input_pipeline.sources import DATASET_OF, describe_missing, missing
 
@@ -108,21 +148,19 @@ def run(config: ConfigDict, workdir: str, mode: str) -> None:
     if config.data.source == "folder":
         from generalist.input_pipeline import open_sources
 
-        open_sources(config, config.tasks.weights, "train")  # what is missing is said before anything is compiled
-    if mode == "eval":
-        results = setup.evaluate(config, pathlib.Path(workdir), config.eval.final_examples, print)
-        print(f"{len(results)} figures in {workdir}/eval")
-    else:
-        loop.train_and_evaluate(config, workdir)
+        open_sources(config, config.tasks.weights, "train")
 
 
-def use_all_cores(devices: int, batch_size: int) -> None:
-    """Before JAX starts: makes the CPU several devices, which keeps all cores busy where one program's operations do not."""
+def use_all_cores(devices: int, batch_size: int, processes: int = 1) -> None:
+    """Before JAX starts: makes the CPU several devices, which keeps all cores busy where one program's operations do not.
+
+    As many as `devices`, up to 8, of each process can share `batch_size`.
+    """
     import jax
 
     _keep_freed_memory()
     with contextlib.suppress(RuntimeError):  # JAX is already running, in a notebook, and keeps the devices it has
-        jax.config.update("jax_num_cpu_devices", max(n for n in range(1, min(devices, 8) + 1) if batch_size % n == 0))
+        jax.config.update("jax_num_cpu_devices", max(n for n in range(1, min(devices, 8) + 1) if n == 1 or batch_size % (n * processes) == 0))
 
 
 def _keep_freed_memory() -> None:

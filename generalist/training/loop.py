@@ -1,69 +1,71 @@
 """The training loop, in the order in which things happen."""
 
-import contextlib
 import hashlib
 import pathlib
-import signal
+import time
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from generalist.training import setup, sharding
+from generalist.training import distributed, setup, sharding
 from generalist.training.checkpoint import Checkpointer
+from generalist.training.interruption import EXIT_PREEMPTED, Interruption
 from generalist.training.meters import Meters
 from generalist.training.workdir import check_workdir, export, write_facts
 from generalist.training.writer import Writer
-
-EXIT_PREEMPTED = 143  # 128 + SIGTERM: what schedulers restart on
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path, log=print) -> dict[str, float]:
     """Trains (or resumes) the run of `config` in `workdir`, evaluates it, and returns the final metrics.
 
     Order of a step: batch, update, check for NaN, report, checkpoint, evaluate. A run that is killed anywhere and started
-    again ends in the same parameters, bit for bit on one platform.
+    again ends in the same parameters, bit for bit on one platform. All processes of a run call it; process 0 has the metrics.
 
     Raises:
       FloatingPointError: the loss is not finite; names the step and the tasks in the batch.
+      CheckpointError: a checkpoint could not be written; names why.
       SystemExit: 143 after SIGTERM, with everything saved.
     """
-    config, parts = setup.resolve(config)
-    workdir = check_workdir(workdir, config)
-    run = setup.prepare(config, log, parts)
-    del parts  # a copy of the weights
-    write_facts(workdir, config)  # only now: a config that cannot start leaves no folder behind
-    log(f"workdir {workdir.absolute()}")
-    checkpointer = Checkpointer(workdir / "checkpoints", config.checkpoint.keep)
-    state = checkpointer.restore(run.state, config.seed, log) or run.state
-    first_step = int(state.step)
-    checkpointer.forget_after(first_step)
-    if first_step:
-        log(f"resuming {workdir} at step {first_step} of {config.total_steps}")
-    writer = Writer(workdir, first_step)
+    started, log = time.monotonic(), distributed.on_first(log)
+    with Interruption() as stop:
+        config, parts = setup.resolve(config)
+        workdir = check_workdir(workdir, config)
+        run = setup.prepare(config, log, parts)
+        del parts  # a copy of the weights
+        write_facts(workdir, config)  # only now: a config that cannot start leaves no folder behind
+        log(f"workdir {workdir.absolute()}")
+        checkpointer = Checkpointer(workdir / "checkpoints", config.checkpoint.keep)
+        state = checkpointer.restore(run.state, config.seed, log) or run.state
+        first_step = int(state.step)
+        checkpointer.forget_after(first_step)
+        if first_step:
+            log(f"resuming {workdir} at step {first_step} of {config.total_steps}")
+        writer = Writer(workdir, first_step)
 
-    if first_step < config.total_steps:
-        batches, sources = setup.batches(config, run, first_step)
-        step_fn = setup.compile_step(run, state, config, log)
-        meters = Meters(run.task_names, batch_size=config.batch_size, total_steps=config.total_steps,
-                        first_step=first_step, flops_per_image=step_fn.flops_per_image)
-        pending = []  # the last step's metrics, still on the device
+        if first_step < config.total_steps:
+            batches, sources = setup.batches(config, run, first_step)
+            step_fn = setup.compile_step(run, state, config, log)
+            meters = Meters(run.task_names, batch_size=config.batch_size, total_steps=config.total_steps, first_step=first_step,
+                            flops_per_image=step_fn.flops_per_image, started=started)
+            pending = []  # the last step's metrics, still on the device
 
-        def settle() -> None:
-            while pending:
-                done, metrics = pending.pop()
-                metrics = jax.device_get(metrics)
-                _check_finite(metrics, done, run.task_names)
-                meters.add(metrics)
+            def settle() -> None:
+                while pending:
+                    done, metrics = pending.pop()
+                    metrics = jax.device_get(metrics)
+                    _check_finite(metrics, done, run.task_names)
+                    meters.add(metrics)
 
-        with _sigterm() as stop:
+            stop.hold()
             for step in range(first_step + 1, config.total_steps + 1):
                 batch = sharding.to_global(next(batches), run.batch_sharding, run.rows, config.batch_size)
                 state, metrics = step_fn(state, batch)
                 settle()  # of the step before: the device never waits for the host
                 pending.append((step, metrics))
-                stopping = stop.is_set  # read once: a signal in mid-step must not skip the save
+                stopping = stop.poll(run.mesh)  # read once: a signal in mid-step must not skip the save
                 last = step == config.total_steps or stopping
+                checkpointer.check()
                 if last or step % config.log.every_steps == 0:
                     settle()
                     scalars, line = meters.report(step, float(run.learning_rate(step - 1)))
@@ -72,23 +74,30 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path, log=prin
                 evaluating = not last and config.eval.every_steps and step % config.eval.every_steps == 0
                 if last or evaluating or step % config.checkpoint.every_steps == 0:  # what is evaluated is what is saved
                     settle()
-                    checkpointer.save(state, config.seed)
-                    export(workdir, config, {**state.frozen, **state.ema}, step)
+                    with meters.overhead():
+                        checkpointer.save(state, config.seed)
+                        export(workdir, config, {**state.frozen, **state.ema}, step)
                 if stopping:
                     checkpointer.close()
                     log(f"SIGTERM: saved step {step} in {workdir}; the same command resumes it")
                     raise SystemExit(EXIT_PREEMPTED)
                 if evaluating:
-                    writer.write(step, _prefixed(setup.evaluate(config, workdir, config.eval.examples, log)))
-        setup.report_damaged(sources, log)
+                    with meters.overhead():
+                        checkpointer.wait()
+                        stop.release(f"step {step} is saved in {workdir}")
+                        writer.write(step, _prefixed(setup.evaluate(config, workdir, config.eval.examples, log)))
+                        stop.hold()
+            setup.report_damaged(sources, log)
 
-    checkpointer.close()
-    results = setup.evaluate(config, workdir, config.eval.final_examples, log)
-    writer.write(config.total_steps, _prefixed(results))
-    writer.close()
-    setup.report(workdir, log)
-    log(f"sha256 of parameters, EMA and step: {digest(state)}")
-    return results
+        checkpointer.close()
+        stop.release(f"step {config.total_steps} is saved in {workdir}")
+        results = setup.evaluate(config, workdir, config.eval.final_examples, log)
+        writer.write(config.total_steps, _prefixed(results))
+        writer.close()
+        if distributed.is_first():
+            setup.report(workdir, log)
+        log(f"sha256 of parameters, EMA and step: {digest(state)}")
+        return results
 
 
 def digest(state) -> str:
@@ -97,7 +106,7 @@ def digest(state) -> str:
     for group in (state.parameters, state.ema):
         for path in sorted(group):
             sha.update(path.encode())
-            sha.update(np.ascontiguousarray(np.asarray(group[path])).data)
+            sha.update(np.ascontiguousarray(sharding.to_host(group[path])).data)
     return sha.hexdigest()
 
 
@@ -114,22 +123,3 @@ def _check_finite(metrics, step: int, task_names) -> None:
 def _prefixed(results: dict) -> dict[str, float]:
     return {f"eval/{name}": value for name, value in results.items()
             if value is not None and not name.startswith(("trivial/", "ceiling/"))}
-
-
-class _Flag:
-    is_set = False
-
-
-@contextlib.contextmanager
-def _sigterm():
-    """SIGTERM only raises a flag, which the loop reads between two steps."""
-    flag = _Flag()
-
-    def handler(signum, frame):
-        flag.is_set = True
-
-    previous = signal.signal(signal.SIGTERM, handler)
-    try:
-        yield flag
-    finally:
-        signal.signal(signal.SIGTERM, previous)

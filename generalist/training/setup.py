@@ -24,6 +24,7 @@ from generalist.pretrained import parts, weights
 from generalist.tasks import Task, get_tasks
 from generalist.training import optimizer as optimizer_lib
 from generalist.training import sharding
+from generalist.training.memory import advice
 from generalist.training.step import Objective, State, make_step
 from generalist.training.workdir import to_plain
 
@@ -235,6 +236,10 @@ def compile_step(run: Run, state: State, config: ConfigDict, log: Callable[[str]
     memory = compiled.memory
     log(f"step compiled in {time.monotonic() - began:.0f} s: {compiled.flops_per_image / 1e9:.2f} GFLOP an image, "
         f"{_gib(memory.argument_size_in_bytes)} state and batch + {_gib(memory.temp_size_in_bytes)} temporaries a device")
+    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+    if limit and memory.argument_size_in_bytes + memory.temp_size_in_bytes > limit:
+        log(f"WARNING: more than the {_gib(limit)} a device has. "
+            + advice(config, run.mesh.size, memory.argument_size_in_bytes, memory.temp_size_in_bytes, limit))
     return compiled
 
 

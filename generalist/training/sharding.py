@@ -93,6 +93,13 @@ def place(values, shardings):
     return jax.tree.map(lambda x, s: jax.make_array_from_callback(x.shape, s, lambda index: x[index]), values, shardings)
 
 
+def to_host(x: jax.Array) -> np.ndarray:
+    """The whole array in host memory. Where its parts are on several processes, all must call it."""
+    if not x.is_fully_addressable and not x.is_fully_replicated:
+        x = jax.jit(lambda x: x, out_shardings=replicated(x.sharding.mesh))(x)
+    return np.asarray(x)
+
+
 def rows_of_process(sharding: NamedSharding, batch_size: int) -> np.ndarray:
     """The rows of a global batch that the devices of this process hold, ascending. ValueError if they cannot share it equally."""
     if batch_size % sharding.mesh.size:

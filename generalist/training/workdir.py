@@ -8,13 +8,13 @@ import sys
 from collections.abc import Mapping
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from generalist import __version__
 from generalist.files import write_atomically
 from generalist.pretrained import weights
 from generalist.tasks import get_tasks
+from generalist.training import distributed, sharding
 from generalist.training.checkpoint import read_json
 
 # Groups and fields that do not change what a run computes: a resumed run may change them.
@@ -35,17 +35,22 @@ def check_workdir(path: str | pathlib.Path, config: ConfigDict) -> pathlib.Path:
 
 def write_facts(path: pathlib.Path, config: ConfigDict) -> None:
     """Writes `config.json`, and `run.json`: versions, devices, command line, git commit."""
-    if jax.process_index() == 0:
+    if distributed.is_first():
         write_atomically(path / weights.CONFIG, json.dumps(to_plain(config), indent=1).encode())
         write_atomically(path / "run.json", json.dumps(_facts(), indent=1).encode())
+    distributed.wait("workdir")
 
 
 def export(workdir: pathlib.Path, config: ConfigDict, parameters: Mapping[str, jax.Array], step: int) -> None:
-    """Writes the averaged weights as `model.safetensors`, which with `config.json` makes the workdir a model folder."""
-    if jax.process_index() == 0:
+    """Writes the averaged weights as `model.safetensors`, which with `config.json` makes the workdir a model folder.
+
+    All processes must call it; when it returns, all can read the file.
+    """
+    values = {path: sharding.to_host(x) for path, x in parameters.items()}
+    if distributed.is_first():
         codecs = {name: task.version for name, task in get_tasks(config.tasks.set).items()}
-        weights.save_weights(workdir, {p: np.asarray(x) for p, x in parameters.items()},
-                             {"step": str(step), "codecs": json.dumps(codecs), "generalist": __version__})
+        weights.save_weights(workdir, values, {"step": str(step), "codecs": json.dumps(codecs), "generalist": __version__})
+    distributed.wait("exported")
 
 
 def to_plain(config: ConfigDict) -> dict:

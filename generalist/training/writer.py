@@ -7,12 +7,16 @@ from collections.abc import Mapping
 import tensorboardX
 
 from generalist.files import write_atomically
+from generalist.training import distributed
 
 
 class Writer:
-    """Appends scalars. A resumed run first drops the lines of steps it will do again."""
+    """Appends scalars, on process 0. A resumed run first drops the lines of steps it will do again."""
 
     def __init__(self, workdir: pathlib.Path, first_step: int):
+        self._file = None
+        if not distributed.is_first():
+            return
         self._path = pathlib.Path(workdir) / "metrics.jsonl"
         self._drop_after(first_step)
         self._file = open(self._path, "a", buffering=1)
@@ -20,14 +24,17 @@ class Writer:
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """One line of JSON, one TensorBoard point a scalar."""
+        if self._file is None:
+            return
         self._file.write(json.dumps({"step": step, **scalars}) + "\n")
         for name, value in scalars.items():
             self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Flushes both."""
-        self._file.close()
-        self._board.close()
+        if self._file is not None:
+            self._file.close()
+            self._board.close()
 
     def _drop_after(self, step: int) -> None:
         if not self._path.exists():

@@ -1,5 +1,6 @@
 """Checkpoints: what is restored is what was saved, or it is not used."""
 
+import concurrent.futures
 import pathlib
 import re
 
@@ -9,7 +10,8 @@ import numpy as np
 import optax
 import pytest
 
-from generalist.training.checkpoint import CheckpointError, Checkpointer, read_json
+from generalist.training import checkpoint
+from generalist.training.checkpoint import SEAL, CheckpointError, Checkpointer, checksums, damaged_files, read_json
 from generalist.training.step import State
 
 SEED = 5
@@ -83,7 +85,11 @@ def test_a_truncated_file_is_noticed_and_the_one_before_used(folder):
 
 
 def test_changed_values_are_noticed_by_the_checksum(folder):
-    """What storage returns without an error but with other values: here, the arrays of step 1 under the name of step 2."""
+    """What storage returns without an error but with other values: here, the arrays of step 1 under the name of step 2.
+
+    As after a kill between the save and its seal, which would name the files.
+    """
+    (folder / "2" / SEAL).unlink()
     for file in data_files(folder, 2):
         file.unlink()
     for file in data_files(folder, 1):
@@ -93,6 +99,51 @@ def test_changed_values_are_noticed_by_the_checksum(folder):
     state, log = restore(folder)
     assert_is_step(state, 1)
     assert re.search(r"checksum of \S+ and \d+ others differs", log[0])
+
+
+def test_a_flipped_bit_in_any_file_is_noticed(folder):
+    """Also in those that Orbax restores from without a look, and in the seal itself; the one before is used each time."""
+    files = [path for path in (folder / "2").rglob("*") if path.is_file()]
+    assert len(files) > 8 and folder / "2" / SEAL in files
+    for file in files:
+        whole = file.read_bytes()
+        if not whole:
+            continue  # nothing that could flip
+        file.write_bytes(whole[:len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 1]) + whole[len(whole) // 2 + 1:])
+        assert damaged_files(folder / "2"), file
+        file.write_bytes(whole)
+    assert damaged_files(folder / "2") == []
+    file.write_bytes(whole[:-1])
+    state, log = restore(folder)
+    assert_is_step(state, 1)
+    assert f"damaged: {file.relative_to(folder / '2')}" in log[0]
+
+
+def test_checksum_by_hand_and_every_bit_counts():
+    """The sum of bits times 1, 3, 5, ... in 32 bits, of float32 and of bfloat16."""
+    sums = lambda x: checksums(State(jnp.int32(0), {"x": x}, {}, {}, ()))["['parameters']['x']"]
+    x = np.linspace(-3, 3, 6, dtype=np.float32).reshape(2, 3)
+    expected = sum(int(bits) * (2 * i + 1) for i, bits in enumerate(x.view(np.uint32).ravel())) % 2**32
+    assert sums(x) == expected
+    assert sums(jnp.asarray(x, jnp.bfloat16)) == sum(
+        int(bits) * (2 * i + 1) for i, bits in enumerate(np.asarray(jnp.asarray(x, jnp.bfloat16)).view(np.uint16).ravel())) % 2**32
+    for bit in range(32):
+        flipped = x.view(np.uint32).copy()
+        flipped[1, 2] ^= np.uint32(1 << bit)
+        assert sums(flipped.view(np.float32)) != expected
+
+
+def test_a_save_that_fails_in_the_background_stops_the_run_at_the_next_look(tmp_path, monkeypatch):
+    checkpointer = Checkpointer(tmp_path, keep=2)
+
+    def full(path, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "write_atomically", full)  # of the seal, after the arrays
+    checkpointer.save(make_state(1), SEED)
+    concurrent.futures.wait([checkpointer._saving[1]])
+    with pytest.raises(CheckpointError, match="checkpoint of step 1 in .* failed: .*No space left on device.*make room"):
+        checkpointer.check()
 
 
 def test_all_damaged_is_an_error(folder):

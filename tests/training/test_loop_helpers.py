@@ -1,7 +1,4 @@
-"""The helpers of the loop: digest, the check for NaN, SIGTERM."""
-
-import os
-import signal
+"""The helpers of the loop: digest, the check for NaN."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -47,12 +44,3 @@ def test_nan_names_the_step_the_batch_and_the_task():
 def test_an_infinite_gradient_is_named_too():
     with pytest.raises(FloatingPointError, match="gradient norm inf at step 2.*not finite: the gradient"):
         loop._check_finite(metrics(grad_norm=np.inf), 2, ["depth", "light", "derain"])
-
-
-def test_sigterm_raises_a_flag_and_the_old_handler_comes_back():
-    before = signal.getsignal(signal.SIGTERM)
-    with loop._sigterm() as flag:
-        assert not flag.is_set
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert flag.is_set
-    assert signal.getsignal(signal.SIGTERM) is before

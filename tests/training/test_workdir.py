@@ -2,6 +2,7 @@
 
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -60,7 +61,7 @@ def test_a_damaged_config_is_named(tiny_config, tmp_path):
 
 def test_an_export_is_a_model_folder(tiny_config, tmp_path):
     write_facts(tmp_path, tiny_config)
-    export(tmp_path, tiny_config, {"unet.a": np.arange(3, dtype=np.float32)}, 12)
+    export(tmp_path, tiny_config, {"unet.a": jnp.arange(3.0)}, 12)
     config, weights = load_weights(tmp_path)
     assert config["total_steps"] == tiny_config.total_steps
     np.testing.assert_array_equal(weights["unet.a"], [0, 1, 2])

@@ -1,0 +1,75 @@
+"""What a machine that is not there needs: the text of a compiled program read by hand, CUDA lowered, a TPU where its compiler is installed."""
+
+import importlib.util
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from generalist.training import compile, memory
+
+ROOT = pathlib.Path(__file__).parents[2]
+HLO = """
+  %all-gather.1 = bf16[64,32]{1,0:T(8,128)(2,1)S(1)} all-gather(%p), channel_id=1
+  %ag = (f32[8,4]{1,0}, f32[32,4]{1,0:T(8,128)}) all-gather-start(%p), channel_id=2
+  %agd = f32[32,4]{1,0} all-gather-done(%ag)
+  %all-reduce.2 = (f32[16]{0}, f32[]{:T(128)}, /*index=5*/s32[2,3]{1,0}) all-reduce(%a, %b, %c), to_apply=%add
+  %ars = f32[10]{0} all-reduce-start(%a), to_apply=%add
+  %fusion = f32[10]{0} fusion(%all-reduce.2), kind=kLoop
+"""
+
+
+def test_collectives_are_counted_with_what_a_device_receives():
+    """64 * 32 * 2 bytes and 32 * 4 * 4; (16 + 1 + 6) * 4 and 10 * 4."""
+    assert compile.collectives(HLO) == {"all-gather": (2, 4096 + 512), "all-reduce": (2, 92 + 40)}
+
+
+def test_cost_of_a_product_by_hand():
+    """A (256, 512) x (512, 128) product of float32: 2 * 256 * 512 * 128 FLOP, (256 * 512 + 512 * 128 + 256 * 128) * 4 bytes."""
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((256, 512), (512, 128))]
+    lowered = jax.jit(jnp.matmul).lower(*shapes)
+    found = compile.cost(lowered, 2**20)
+    assert (found.flops, found.state, found.fits, found.collectives) == (2 * 256 * 512 * 128, 917504, True, {})
+    assert not compile.cost(lowered, 900_000).fits
+
+
+def test_the_step_of_a_config_lowers_for_cuda(tiny_config):
+    lines = []
+    compile.run(tiny_config, "cuda", lines.append)
+    assert len(lines) == 1 and lines[0].startswith("cuda: the training step lowers to ")
+
+
+def test_an_unknown_chip_lists_the_known(tiny_config):
+    with pytest.raises(ValueError, match="--topology=v9:2x2: choose 'cuda', or a chip of v4, v5e, v5p, v6e with its grid"):
+        compile.run(tiny_config, "v9:2x2", print)
+
+
+def test_without_the_compiler_the_error_names_the_install_line(tiny_config, monkeypatch):
+    monkeypatch.setitem(sys.modules, "libtpu", None)
+    with pytest.raises(ImportError, match=r"pip install -e '.\[tpu\]'"):
+        compile.run(tiny_config, "v5e:2x4", print)
+
+
+def test_advice_names_the_cheapest_first(tiny_config):
+    """4 GiB of state and 24 of temporaries for a batch of 64 on 8 devices of 16 GiB: half of the temporaries fit, so half of the batch."""
+    tiny_config.batch_size = 64
+    tips = memory.advice(tiny_config, 8, 4 * memory.GIB, 24 * memory.GIB, 16 * memory.GIB).splitlines()[1:]
+    wanted = ("model.remat=blocks", "sharding.fsdp=8", "optimizer.accumulate=8", "batch_size=32", "mu_dtype=bfloat16", "a cheaper UNet")
+    assert all(name in tip for name, tip in zip(wanted, tips, strict=True))
+    tiny_config.model.remat, tiny_config.sharding.fsdp = "blocks", 8
+    assert "remat" not in memory.advice(tiny_config, 8, 0, 1, 1) and "fsdp" not in memory.advice(tiny_config, 8, 0, 1, 1)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="the TPU's compiler is not installed: pip install -e '.[tpu]'")
+def test_the_tiny_step_compiles_for_a_tpu():
+    """In a process of its own, as the compiler stays in the process and talks on stderr."""
+    config = "tests/integration/tinier.py"
+    result = subprocess.run(
+        [sys.executable, ROOT / "main.py", f"--config={ROOT / config}", "--mode=compile", "--topology=v5e:2x4", "--config.sharding.fsdp=4"],
+        capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stderr
+    assert "v5e:2x4: 8 chips, mesh {'data': 2, 'fsdp': 4}, batch 8 (1 a chip)" in result.stdout
+    assert "training: fits: " in result.stdout and "sampling: fits: " in result.stdout
