@@ -69,7 +69,8 @@ def tpu_devices(topology: str):
         import libtpu  # noqa: F401
     except ImportError as error:
         raise ImportError(f"--topology={topology} needs the TPU compiler: pip install -e '.[tpu]', or pip install libtpu") from error
-    for name, value in (("TPU_SKIP_MDS_QUERY", "1"), ("TPU_WORKER_HOSTNAMES", "localhost"), ("TPU_ACCELERATOR_TYPE", "v5litepod-8")):
+    for name, value in (("TPU_SKIP_MDS_QUERY", "1"), ("TPU_WORKER_HOSTNAMES", "localhost"), ("TPU_ACCELERATOR_TYPE", "v5litepod-8"),
+                        ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")):
         os.environ.setdefault(name, value)  # libtpu asks for a machine, and takes any
     from jax.experimental import topologies
 
