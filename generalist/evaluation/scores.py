@@ -71,8 +71,8 @@ class Scores:
         """The values of all metrics; nan = undefined.
 
         There are `iou/<class>` of a semantic task and `pq/<class>` of a panoptic one. Of the five sets of Rain13K there are
-        `psnr/<set>` and `ssim/<set>`, and `psnr` and `ssim` are the means of these: the benchmark's figures, a small set
-        counting as much as a large one.
+        `psnr/<set>`, `ssim/<set>` and `images/<set>` (how many), and `psnr` and `ssim` are the means over the sets: the benchmark's
+        figures, a small set counting as much as a large one.
         """
         values = {}
         for suffix, metric in self.metrics.items():
@@ -101,7 +101,7 @@ def _over_sets(rows: Sequence[Mapping]) -> dict[str, float]:
         groups.setdefault(row["key"].split("/")[0], []).append(row)
     if not groups.keys() <= TEST_SETS.keys():
         return {}
-    values = {}
+    values = {f"images/{name}": len(group) for name, group in groups.items()}
     for key in [key for key in rows[0] if key != "key"] if rows else ():
         means = {f"{key}/{name}": mean(row[key] for row in group) for name, group in groups.items()}
         values |= means | {key: mean(means.values())}

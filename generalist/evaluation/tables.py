@@ -70,8 +70,9 @@ def rows(metrics: Mapping[str, float | None]) -> Iterator[Row]:
         for key, quantity in QUANTITIES.items():
             if f"{task}/{key}" in metrics:
                 name = f"{task}/{key}"
-                values = [format_value(key, metrics, prefix + name) for prefix in ("", "trivial/", "ceiling/")]
-                gain = format_gain(quantity, metrics[name], metrics.get(f"trivial/{name}"))
+                trivial = f"trivial/{name.removesuffix('_tiles')}"  # the input unchanged, which no tiles change
+                values = [format_value(key, metrics, column) for column in (name, trivial, f"ceiling/{name}")]
+                gain = format_gain(quantity, metrics[name], metrics.get(trivial))
                 yield Row(task, quantity.label, *values, gain, quantity.unit)
 
 

@@ -45,6 +45,7 @@ def test_the_figure_of_rain13k_is_the_mean_over_its_sets():
         # Grey of level v has Y = 16 + v * 219 / 255: 21 and 18, which are 5 and 2 off.
         scores.update([{"key": key, "label": clean}], {"": [RestorationPrediction(clean + np.uint8(level), None)]})
     values = scores.compute()
+    assert (values["images/Test100"], values["images/Rain100H"]) == (3, 1)
     assert values["psnr/Test100"] == pytest.approx(20 * math.log10(255 / 5)) and values["psnr/Rain100H"] == pytest.approx(20 * math.log10(255 / 2))
     assert values["psnr"] == (values["psnr/Test100"] + values["psnr/Rain100H"]) / 2
     assert values["ssim"] == (values["ssim/Test100"] + values["ssim/Rain100H"]) / 2

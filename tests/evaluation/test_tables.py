@@ -12,6 +12,11 @@ def test_rows_have_units_percent_and_gains():
         ("denoise", "PSNR", "27.50", "20.00", "exact", "+7.50", "dB"), ("denoise", "SSIM", "–", "–", "–", "–", "")]
 
 
+def test_tiles_are_compared_with_the_input_unchanged():
+    rows = list(tables.rows(METRICS | {"denoise/psnr_tiles": 29.0}))
+    assert tuple(rows[-1]) == ("denoise", "PSNR in tiles", "29.00", "20.00", "–", "+9.00", "dB")
+
+
 def test_the_text_table_is_aligned_and_names_a_task_once():
     lines = tables.format_table(METRICS).splitlines()
     assert len(lines) == 5 and [line.split()[0] for line in lines] == ["task", "depth", "delta1", "denoise", "SSIM"]
