@@ -85,7 +85,7 @@ def start(launch: Launch) -> None:
         jax.distributed.initialize(
             launch.coordinator, launch.count if launch.coordinator else None, launch.index if launch.coordinator else None,
             initialization_timeout=START_SECONDS, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, ValueError) as error:
         raise ValueError(f"the processes did not find each other ({launch.why}): {str(error).splitlines()[0]}. "
                          "Is the coordinator's host and port reachable? --process_count=1 starts alone") from error
 
