@@ -4,6 +4,10 @@ import subprocess
 import sys
 
 import pytest
+from jax.errors import JaxRuntimeError
+
+from generalist.training import launch
+from generalist.training.checkpoint import CheckpointError
 
 REUSE = """
 import resource
@@ -23,3 +27,22 @@ def test_freed_memory_is_reused_without_page_faults():
     faults = lambda keep: int(subprocess.run([sys.executable, "-c", REUSE.format(keep=keep)], capture_output=True, check=True).stdout)
     assert faults(keep=False) >= 256
     assert faults(keep=True) < 64
+
+
+@pytest.mark.parametrize(("error", "code", "said"), [
+    (OSError(28, "No space left on device"), 1, "[Errno 28] No space left on device"),
+    (CheckpointError("checkpoint of step 3 failed"), 1, "checkpoint of step 3 failed"),
+    (FloatingPointError("loss nan at step 3"), 1, "loss nan at step 3"),
+    (ValueError("batch_size 3"), 2, "batch_size 3"),
+    (JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nBFC Allocator"), 1, "Try --config.model.remat=blocks"),
+    (JaxRuntimeError("UNKNOWN: Connection closed by peer\nmore"), 1, "UNKNOWN: Connection closed by peer. If another process of this run died")])
+def test_what_stops_a_run_is_one_message_and_an_exit_code(error, code, said, monkeypatch, capsys):
+    def run(values, workdir):
+        raise error
+
+    monkeypatch.setattr(launch, "run", run)
+    monkeypatch.delenv("GENERALIST_TRACEBACK", raising=False)
+    assert launch.main(["main.py", "--config=configs/multitask.py:scenes"]) == code
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and said in message
+    assert "BFC" not in message and "Traceback (" not in message
