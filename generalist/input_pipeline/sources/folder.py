@@ -1,5 +1,6 @@
 """A user's own data: folders of images and labels, paired by name, read as a definition in the config says (docs/own_data.md)."""
 
+import functools
 import io
 from collections.abc import Callable, Mapping
 
@@ -54,26 +55,51 @@ class Folder(Source):
         return {"classes": self._classes, "scalar": self._scalar, "instances": self._instances, "image": read_image}[self._kind](path)
 
     def _classes(self, path: File) -> np.ndarray:
-        values = [value for _, value in self._definition["classes"]]
-        void = self._definition.get("void", ())
+        values, void = [value for _, value in self._definition["classes"]], self._definition.get("void", ())
         if isinstance(values[0], int):
-            return _lookup(path, _one_channel(path), values, void, str)
-        pack = lambda colour: (colour[0] << 16) + (colour[1] << 8) + colour[2]
-        colours = read_image(path).astype(np.int32)
-        unpack = lambda value: str((value >> 16, value >> 8 & 255, value & 255))
-        return _lookup(path, pack(np.moveaxis(colours, -1, 0)), list(map(pack, values)), list(map(pack, void)), unpack)
+            stored, name = _one_channel(path), str
+            label = self._table[stored]
+        else:
+            values, void = list(map(_pack, values)), list(map(_pack, void))
+            stored, name = _pack(np.moveaxis(read_image(path).astype(np.int32), -1, 0)), _unpack
+            label = _position(stored, values, void)
+        if label.min() < -1:
+            strange = label < -1
+            raise DataError(path, f"{'id' if name is str else 'colour'} {name(int(stored[strange][0]))} is no class "
+                            f"({strange.mean():.1%} of the pixels are none)",
+                            f"Allowed are {', '.join(map(name, values))}{_also(map(name, void))} for void. Add it to `classes` or to `void`.")
+        return label
 
     def _scalar(self, path: File) -> np.ndarray:
-        stored = _load_array(path) if str(path).lower().endswith(".npy") else _one_channel(path)
-        void = self._definition.get("void", ())
-        values = np.where(np.isin(stored, list(void)), np.nan, stored * float(self._definition.get("scale", 1.0))).astype(np.float32)
-        low, high = self._definition["range"]
-        wrong = ~((values >= low) & (values <= high) | np.isnan(values))
-        if wrong.any():
-            raise DataError(path, f"value {values[wrong][0]:g} (stored as {stored[wrong][0]:g})",
+        if str(path).lower().endswith(".npy"):
+            stored = _load_array(path)
+            values = self._measure(stored)
+        else:
+            stored = _one_channel(path)
+            values = self._table[stored]
+        if np.isinf(values).any():
+            wrong = stored[np.isinf(values)][0]
+            void, scale = self._definition.get("void", ()), float(self._definition.get("scale", 1.0))
+            low, high = self._definition["range"]
+            raise DataError(path, f"value {wrong * scale:g} (stored as {wrong:g})",
                             f"Allowed are {low}..{high}, the `range` of task '{self.NAME}', and nan{_also(void)} for unknown. "
                             "Is `scale` right?")
         return values
+
+    def _measure(self, stored: np.ndarray) -> np.ndarray:
+        """Stored values -> float32 in the task's unit, nan where unknown, inf where out of range."""
+        low, high = self._definition["range"]
+        values = stored * float(self._definition.get("scale", 1.0))
+        values = np.where((values >= low) & (values <= high) | np.isnan(values), values, np.inf)
+        return np.where(np.isin(stored, list(self._definition.get("void", ()))), np.nan, values).astype(np.float32)
+
+    @functools.cached_property
+    def _table(self) -> np.ndarray:
+        """What each 16-bit number stands for: far faster than to work it out for every pixel."""
+        numbers = np.arange(2**16)
+        if self._kind == "scalar":
+            return self._measure(numbers)
+        return _position(numbers, [value for _, value in self._definition["classes"]], list(self._definition.get("void", ())))
 
     def _instances(self, path: File) -> np.ndarray:
         return _one_channel(path).astype(np.int32)
@@ -101,18 +127,22 @@ def _load_array(path: File) -> np.ndarray:
     return array
 
 
-def _lookup(path: File, pixels: np.ndarray, values: list, void: list, name: Callable[[int], str]) -> np.ndarray:
-    """Stored values (h, w) -> int32 positions in `values`, -1 for those in `void`; DataError for any other value."""
+def _pack(colour):
+    """(red, green, blue) -> one number; of arrays too."""
+    return (colour[0] << 16) + (colour[1] << 8) + colour[2]
+
+
+def _unpack(number: int) -> str:
+    return str((number >> 16, number >> 8 & 255, number & 255))
+
+
+def _position(stored: np.ndarray, values: list, void: list) -> np.ndarray:
+    """Stored values -> int32 positions in `values`, -1 for those in `void`, -2 for any other."""
     known = np.array([*values, *void])
     order = np.argsort(known)
-    position = np.minimum(np.searchsorted(known[order], pixels), len(known) - 1)
-    strange = known[order][position] != pixels
-    if strange.any():
-        what = "colour" if name is not str else "id"
-        shares = f"{strange.mean():.1%} of the pixels"
-        raise DataError(path, f"{what} {name(int(pixels[strange][0]))} is no class ({shares} are none)",
-                        f"Allowed are {', '.join(map(name, values))}{_also(map(name, void))} for void. Add it to `classes` or to `void`.")
-    return np.append(np.arange(len(values)), np.full(len(void), -1))[order][position].astype(np.int32)
+    nearest = np.minimum(np.searchsorted(known[order], stored), len(known) - 1)
+    position = np.append(np.arange(len(values)), np.full(len(void), -1))[order][nearest]
+    return np.where(known[order][nearest] == stored, position, -2).astype(np.int32)
 
 
 def _also(values) -> str:
