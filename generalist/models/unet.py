@@ -199,22 +199,40 @@ class TimeEmbedding(nnx.Module):
         return self.linear_2(jax.nn.silu(self.linear_1(x)))
 
 
-class Refine(nnx.Module):
-    """Full-resolution residual after the pixel shuffle: removes the grid a patchify stem leaves.
+class Modulation(nnx.Module):
+    """Scales and shifts channels by the time embedding; the identity at initialisation."""
 
-    The time embedding, which carries the prompt where `pooled_text` is on, scales and shifts its
-    channels: restoration needs the pixels of the image here, depth must not see its texture.
+    def __init__(self, channels: int, time_dim: int, *, rngs, dtype):
+        self.linear = layers.linear(time_dim, 2 * channels, zero_init=True, rngs=rngs, dtype=dtype)
+
+    def __call__(self, h, time):
+        """h (b, h, w, channels), time (b, time_dim) -> (b, h, w, channels)."""
+        scale, shift = jnp.split(self.linear(jax.nn.silu(time))[:, None, None], 2, axis=-1)
+        return h * (1.0 + scale) + shift
+
+
+class Refine(nnx.Module):
+    """Residual after the pixel shuffle, on 2x2 blocks of pixels: removes the grid a patchify stem leaves, and the noise it cannot see.
+
+    The time embedding, which carries the prompt where `pooled_text` is on, scales and shifts its channels: restoration needs
+    the pixels of the image here, depth must not see its texture. From the image to the last convolution there is a linear way.
     """
 
+    BLOCK, LAYERS = 2, 2
+
     def __init__(self, c_in: int, channels: int, c_out: int, time_dim: int, *, rngs, dtype):
-        self.conv1 = layers.conv(c_in, channels, 3, rngs=rngs, dtype=dtype)
-        self.modulation = layers.linear(time_dim, 2 * channels, zero_init=True, rngs=rngs, dtype=dtype)
-        self.conv2 = layers.conv(channels, c_out, 3, zero_init=True, rngs=rngs, dtype=dtype)
+        kw = {"rngs": rngs, "dtype": dtype}
+        self.conv_in = layers.conv(c_in * self.BLOCK**2, channels, 3, **kw)
+        self.convs = nnx.List([layers.conv(channels, channels, 3, **kw) for _ in range(self.LAYERS)])
+        self.modulations = nnx.List([Modulation(channels, time_dim, **kw) for _ in range(self.LAYERS + 1)])
+        self.conv_out = layers.conv(channels, c_out * self.BLOCK**2, 3, zero_init=True, **kw)
 
     def __call__(self, x, time):
-        """x (b, h, w, c_in), time (b, time_dim) -> (b, h, w, c_out), zero at initialisation."""
-        scale, shift = jnp.split(self.modulation(jax.nn.silu(time))[:, None, None], 2, axis=-1)
-        return self.conv2(jax.nn.silu(self.conv1(x)) * (1.0 + scale) + shift)
+        """x (b, h, w, c_in), h and w even, time (b, time_dim) -> (b, h, w, c_out), zero at initialisation."""
+        h = self.conv_in(layers.patchify(x, self.BLOCK))
+        for conv, modulation in zip(self.convs, self.modulations):
+            h = h + conv(modulation(jax.nn.silu(h), time))
+        return layers.unpatchify(self.conv_out(self.modulations[-1](h, time)), self.BLOCK)
 
 
 class _Maker:
@@ -252,7 +270,7 @@ class UNet(nnx.Module):
         position: add a zero-initialised projection of 2-D sin-cos positions after `conv_in`.
         pooled_text: width of a pooled text vector added to the time embedding (zero-init), or 0.
         aligned: width of encoder features added, resized, at every level (zero-init), or 0.
-        refine: channels of the full-resolution residual block after the pixel shuffle, or 0.
+        refine: channels of the residual on 2x2 blocks of pixels after the pixel shuffle, or 0.
         remat: what the backward pass computes again instead of reading it from memory, a name of REMAT.
 
     Raises ValueError for an unknown `remat` or an `attention_levels` of another length than `channels`.

@@ -164,7 +164,7 @@ def _unet(settings: Mapping[str, Any], values: Mapping[str, np.ndarray]) -> Expo
 
 def _decisive(extra: Sequence[str]) -> list[str]:
     """Of the extras' paths, those that decide whether they have an effect: of refine the last convolution's, of the others all."""
-    return [path for path in extra if not path.startswith("refine.") or path.startswith("refine.conv2.")]
+    return [path for path in extra if not path.startswith("refine.") or path.startswith("refine.conv_out.")]
 
 
 def _autoencoder(settings: Mapping[str, Any], values: Mapping[str, np.ndarray]) -> Export:

@@ -17,7 +17,7 @@ PLAIN = {"channels": (8, 16), "layers_per_block": 1, "attention_levels": (False,
 OPTIONS = {"position": True, "pooled_text": 6, "aligned": 5, "refine": 4}
 NEW = ("position.", "pooled_text.", "aligned.", "refine.")
 OPENING = {"position": "position.kernel", "pooled_text": "pooled_text.kernel", "aligned": "aligned.1.kernel",
-           "refine": "refine.conv2.kernel"}  # what has to leave zero for the option to act
+           "refine": "refine.conv_out.kernel"}  # what has to leave zero for the option to act
 
 
 def make(**settings):
