@@ -58,7 +58,7 @@ class Folder(Source):
         values, void = [value for _, value in self._definition["classes"]], self._definition.get("void", ())
         if isinstance(values[0], int):
             stored, name = _one_channel(path), str
-            label = self._table[stored]
+            label = np.take(self._table, stored)  # faster than indexing
         else:
             values, void = list(map(_pack, values)), list(map(_pack, void))
             stored, name = _pack(np.moveaxis(read_image(path).astype(np.int32), -1, 0)), _unpack
@@ -76,7 +76,7 @@ class Folder(Source):
             values = self._measure(stored)
         else:
             stored = _one_channel(path)
-            values = self._table[stored]
+            values = np.take(self._table, stored)
         if np.isinf(values).any():
             wrong = stored[np.isinf(values)][0]
             void, scale = self._definition.get("void", ()), float(self._definition.get("scale", 1.0))
