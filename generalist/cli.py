@@ -48,6 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.stdout.reconfigure(line_buffering=True)
     try:
         return args.run(args)
+    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough; Python flushes once more at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, OSError, ImportError) as error:
         print(f"generalist: error: {_one_line(error)}", file=sys.stderr)
         return 2

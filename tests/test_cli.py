@@ -144,6 +144,17 @@ def test_doctor_sees_an_unused_card(monkeypatch):
     assert cli._device_problems("gpu") == []
 
 
+def test_a_closed_pipe_is_no_error(tmp_path, monkeypatch, capsys):
+    """As in `generalist data check | head -1`."""
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        assert cli.main(["data", "check", "--data-dir", str(tmp_path)]) == 0
+        monkeypatch.undo()
+    assert capsys.readouterr().err == ""
+
+
 def test_help_shows_examples_without_loading_jax():
     code = "import sys; from generalist import cli; cli.make_parser().print_help(); assert 'jax' not in sys.modules"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
