@@ -63,6 +63,7 @@ def parse(argv: list[str]) -> flags.FlagValues:
     argv = _join_config_flag(argv)
     given = _value(argv, "--config")
     if given is None:
+        _read_flags(argv)  # names a misspelt --config
         raise UsageError("no config given. Try: python main.py --config=configs/multitask.py")
     data_dir = _value(argv, "--config.data_dir")
     if data_dir is not None:

@@ -52,6 +52,7 @@ def test_any_field_can_be_overridden():
 
 @pytest.mark.parametrize(("arguments", "said"), [
     ([], "python main.py --config=configs/multitask.py"),
+    (["--confg=configs/multitask.py"], "Did you mean --config?"),
     (["--config=configs/multitsk.py"], "configs/multitask.py"),
     (["--config=configs/multitask.py:secnes"], "choose 'scenes' or 'paper'"),
     (["--config=configs/multitask.py", "--config.optimiser.lr=1"], "Did you mean --config.optimizer.lr?"),
