@@ -74,29 +74,7 @@ def paper() -> ConfigDict:
     c.data.augment = ConfigDict({
         "tasks": PAPER, "scale": (0.3, 1.0), "ratio": (3 / 4, 4 / 3), "flip": 0.5, "jitter": (0.4, 0.4, 0.2, 0.1), "jitter_share": 0.8})
 
-    c.model = ConfigDict()
-    # What to start from: "" (nothing), a model folder or its name, a Stable Diffusion folder, or parts of it and of others:
-    # "unet=FOLDER,image_encoder=FOLDER,text_encoder=FOLDER"; with "autoencoder=FOLDER" the model diffuses latents.
-    # The sizes of published parts, the prompts' ids and the image's normalisation below then follow from the folders.
-    c.model.init_from = ""
-    c.model.adapt = ConfigDict({
-        "conv": "cycle",  # conv_in and conv_out of another number of channels: "cycle", "mean", "fresh"; see pretrained/parts.py
-        "new": (r"^unet\.(position|pooled_text|aligned|refine)\.",)})  # path regexes: what no checkpoint has
-    c.model.dtype = "bfloat16"  # computation; parameters are float32
-    # What the backward pass computes again, to save memory: "none", "products" (all but convolutions and dense layers) or "blocks" (all).
-    c.model.remat = "none"
-    c.model.target_size = 128
-    c.model.concatenate_image = True  # append the image to x_t; False is the paper's cross-attention alone
-    c.model.aligned_features = True  # add the encoder's token grid at every level
-    c.model.pooled_text = False  # add the mean prompt token to the time embedding
-    c.model.unet = ConfigDict({  # Stable Diffusion's; variant C: (False, True, True, False), W: window=16, E: patch=2 and refine=64
-        "channels": (320, 640, 1280, 1280), "layers_per_block": 2, "attention_levels": (True, True, True, False),
-        "context_dim": 768, "heads": 8, "head_dim": 64, "window": 0, "patch": 2, "groups": 32, "position": False, "refine": 64})
-    c.model.image_encoder = ConfigDict({"image_size": 256, "patch": 16, "dim": 768, "depth": 12, "heads": 12})
-    c.model.image_mean = c.model.image_std = (0.5, 0.5, 0.5)  # what the image encoder was trained to see
-    c.model.text_encoder = ConfigDict({"dim": 768, "depth": 12, "heads": 12})
-    c.model.prompt_ids = ConfigDict()  # of a published tokenizer, by task; none: words are hashed
-    c.model.autoencoder = ConfigDict()
+    c.model = _model()
 
     c.diffusion = ConfigDict()
     c.diffusion.schedule = "cosine"  # shifted to the target's resolution; or "scaled_linear"
@@ -152,6 +130,34 @@ def paper() -> ConfigDict:
     c.log = ConfigDict()
     c.log.every_steps = 50
     return c
+
+
+def _model() -> ConfigDict:
+    """The full-size model: Stable Diffusion's UNet on 2x2 patches, a vision transformer, a text encoder."""
+    m = ConfigDict()
+    # What to start from: "" (nothing), a model folder or its name, a Stable Diffusion folder, or parts of it and of others:
+    # "unet=FOLDER,image_encoder=FOLDER,text_encoder=FOLDER"; with "autoencoder=FOLDER" the model diffuses latents.
+    # The sizes of published parts, the prompts' ids and the image's normalisation below then follow from the folders.
+    m.init_from = ""
+    m.adapt = ConfigDict({
+        "conv": "cycle",  # conv_in and conv_out of another number of channels: "cycle", "mean", "fresh"; see pretrained/parts.py
+        "new": (r"^unet\.(position|pooled_text|aligned|refine)\.",)})  # path regexes: what no checkpoint has
+    m.dtype = "bfloat16"  # computation; parameters are float32
+    # What the backward pass computes again, to save memory: "none", "products" (all but convolutions and dense layers) or "blocks" (all).
+    m.remat = "none"
+    m.target_size = 128
+    m.concatenate_image = True  # append the image to x_t; False is the paper's cross-attention alone
+    m.aligned_features = True  # add the encoder's token grid at every level
+    m.pooled_text = False  # add the mean prompt token to the time embedding
+    m.unet = ConfigDict({  # Stable Diffusion's; variant C: (False, True, True, False), W: window=16, E: patch=2 and refine=64
+        "channels": (320, 640, 1280, 1280), "layers_per_block": 2, "attention_levels": (True, True, True, False),
+        "context_dim": 768, "heads": 8, "head_dim": 64, "window": 0, "patch": 2, "groups": 32, "position": False, "refine": 64})
+    m.image_encoder = ConfigDict({"image_size": 256, "patch": 16, "dim": 768, "depth": 12, "heads": 12})
+    m.image_mean = m.image_std = (0.5, 0.5, 0.5)  # what the image encoder was trained to see
+    m.text_encoder = ConfigDict({"dim": 768, "depth": 12, "heads": 12})
+    m.prompt_ids = ConfigDict()  # of a published tokenizer, by task; none: words are hashed
+    m.autoencoder = ConfigDict()
+    return m
 
 
 def small(c: ConfigDict, scratch: bool = False) -> ConfigDict:
