@@ -20,10 +20,10 @@ from generalist.evaluation.data import open_data
 from generalist.evaluation.record import describe_source
 from generalist.evaluation.scores import Example, Scores, decode, decoders, finite_or_none, native_size
 from generalist.files import write_atomically
-from generalist.tasks import Depth, Instance, Restoration, Semantic, Task
+from generalist.tasks import Depth, Instance, Restoration, Scalar, Semantic, Task
 from generalist.tasks.base import to_levels
 
-FIGURES = ("rmse", "delta1", "miou", "miou_painter", "miou_distance", "boundary_f", "pq", "psnr", "ssim")  # of tables.QUANTITIES
+FIGURES = ("rmse", "delta1", "mae", "rms_error", "miou", "miou_painter", "miou_distance", "boundary_f", "pq", "psnr", "ssim")  # of tables.QUANTITIES
 BATCH = 8  # maps a call of the autoencoder
 RIGHT, WRONG = (226, 228, 232), (208, 32, 48)  # pixels of an error map of classes or instances
 _LOG_EVERY = 5.0  # seconds
@@ -189,9 +189,9 @@ def format_table(results: Mapping[str, Mapping]) -> str:
 
 
 def draw(runs: Mapping[str, Run]) -> Image.Image:
-    """The first example of depth, semantic, instances and one restoration: input, colour map, what is decoded, where it is wrong."""
+    """One example of depth, scalar, semantic, instances and restoration, where given: input, colour map, what is decoded, where it is wrong."""
     shown = {type(run.task): run for run in reversed(runs.values()) if run.first}  # one of a kind, the first of them
-    shown = [shown[kind] for kind in (Depth, Semantic, Instance, Restoration) if kind in shown]
+    shown = [shown[kind] for kind in (Depth, Scalar, Semantic, Instance, Restoration) if kind in shown]
     ways = list(shown[0].first)
     titles = ["input", "truth as colours", *(["after the autoencoder"] if "latent" in ways else [])]
     for way in ways:
@@ -207,9 +207,8 @@ def draw(runs: Mapping[str, Run]) -> Image.Image:
 
 def error(task: Task, prediction, label) -> np.ndarray:
     """Where a prediction differs from the label, uint8 (h, w, 3): heat for quantities, WRONG on RIGHT for classes and instances."""
-    if isinstance(task, Depth):
-        heat = panels.heat(np.abs(prediction.depth - label) / (task.max_depth / 10))
-        return np.where((label > 0)[..., None], heat, 0).astype(np.uint8)
+    if isinstance(task, Depth | Scalar):
+        return panels.value_error(task, prediction, label)
     if isinstance(task, Restoration):
         return panels.heat(np.abs(prediction.image.astype(np.float32) - label).mean(-1) / 64)
     if isinstance(task, Semantic):
@@ -232,11 +231,8 @@ def _keys(tasks: Sequence[Task]) -> tuple[list[panels.Bar], list[tuple[str, tupl
     """Colour bars and legend of the picture."""
     ramp, bars, legend = panels.heat(np.linspace(0.0, 1.0, 256)), [], []
     for task in tasks:
-        if isinstance(task, Depth):
-            low, high, unit = task.legend()
-            depths = np.linspace(max(low, 1e-6), high, 256, dtype=np.float32)
-            bars += [panels.Bar("depth", f"{low:g}", f"{high:g} {unit}", task.render(depths[None])[0]),
-                     panels.Bar("depth error", "0", f"{high / 10:g} {unit}", ramp)]
+        if isinstance(task, Depth | Scalar):
+            bars += panels.value_bars(task)
         if isinstance(task, Restoration):
             bars.append(panels.Bar("image error", "0", "64 of 255", ramp))
         if isinstance(task, Semantic | Instance) and not legend:

@@ -93,12 +93,7 @@ def _columns(task: Task) -> tuple[list[Column], list[Bar]]:
         Column("truth", lambda sample: task.render(sample.example["label"]))]
     ramp = np.linspace(0.0, 1.0, 256)
     if isinstance(task, Depth | Scalar):
-        low, high, unit = task.legend()
-        values = np.linspace(low, high, 256, dtype=np.float32)
-        values[0] += 1e-6  # depth 0 is unknown, black
-        bars = [Bar(task.name, f"{low:g}", f"{high:g} {unit}", task.render(values[None])[0]),
-                Bar("error", "0", f"{(high - low) / 10:g} {unit}", heat(ramp))]
-        return [*columns, Column("error", lambda sample: _value_error(task, sample, (high - low) / 10))], bars
+        return [*columns, Column("error", lambda sample: value_error(task, sample.prediction, sample.example["label"]))], value_bars(task)
     if isinstance(task, Restoration):
         bar = Bar("error, mean of the channels", "0", f"{_ERROR_LEVELS} of 255", heat(ramp))
         return [*columns, Column("error", _restoration_error)], [bar]
@@ -106,11 +101,21 @@ def _columns(task: Task) -> tuple[list[Column], list[Bar]]:
     return [*columns, confidence], [Bar("confidence", "0", "1", heat(ramp))]
 
 
-def _value_error(task: Depth | Scalar, sample: Sample, brightest: float) -> np.ndarray:
-    truth = sample.example["label"]
-    known = task.known(truth)
-    error = np.abs(task.label_of(sample.prediction) - np.where(known, truth, 0))
-    return np.where(known[..., None], heat(error / brightest), 0).astype(np.uint8)
+def value_error(task: Depth | Scalar, prediction: Any, label: np.ndarray) -> np.ndarray:
+    """How far a quantity is from the label, uint8 (h, w, 3): brightest from a tenth of its range on, black where the label is unknown."""
+    low, high, _ = task.legend()
+    known = task.known(label)
+    error = np.abs(task.label_of(prediction) - np.where(known, label, 0))
+    return np.where(known[..., None], heat(error / ((high - low) / 10)), 0).astype(np.uint8)
+
+
+def value_bars(task: Depth | Scalar) -> list[Bar]:
+    """Colour bars of a quantity and of `value_error`."""
+    low, high, unit = task.legend()
+    values = np.linspace(low, high, 256, dtype=np.float32)
+    values[0] += 1e-6  # depth 0 is unknown, black
+    return [Bar(task.name, f"{low:g}", f"{high:g} {unit}", task.render(values[None])[0]),
+            Bar(f"{task.name} error", "0", f"{(high - low) / 10:g} {unit}", heat(np.linspace(0.0, 1.0, 256)))]
 
 
 def _restoration_error(sample: Sample) -> np.ndarray:

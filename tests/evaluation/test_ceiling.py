@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 
 from generalist.configs import common
-from generalist.evaluation.ceiling import ceiling, measure, unmatched
+from generalist.evaluation.ceiling import ceiling, draw, error, format_table, measure, unmatched
 from generalist.input_pipeline.scenes import ScenesSource
 from generalist.metrics import ImageQuality
 from generalist.pretrained import load_autoencoder
 from generalist.pretrained.weights import SHIPPED_AUTOENCODER
-from generalist.tasks import SCENES_TASKS, Depth
+from generalist.tasks import SCENES_TASKS, Depth, Scalar
 
 SIZE, COUNT = 32, 3  # as in conftest.py
 FLOOR = 23.0  # dB; 23.16 measured on these 8 images (24.09 on 200), the rest is room for another machine's rounding
@@ -38,6 +38,24 @@ def test_two_depths_that_become_one_colour_worked_out_by_hand():
     assert figures["latent"]["rmse"] == pytest.approx(((0.5**2 + 2.0**2) / 2) ** 0.5, rel=1e-5)
     assert figures["latent"]["delta1"] == 0.5  # 5 / 4.5 is below 1.25, 7 / 5 is not
     assert figures["latent"]["colour_change"] == pytest.approx(255 * (0.05 + 0.2) / 2, rel=1e-5)
+
+
+def test_own_maps_of_a_quantity():
+    """Of 15 and 30 degrees in a range of 10..30, three levels can paint 20 and 30; a pixel without a label counts nowhere and is black."""
+    label = np.full((8, 8), 15.0, np.float32)
+    label[:, 4:] = 30.0
+    label[0, 0] = np.nan
+    task = Scalar(name="heat", prompt="heat", low=10.0, high=30.0, unit="C")
+    source = [{"image": np.zeros((8, 8, 3), np.uint8), "label": label, "key": "a"}]
+    run = measure({"heat": task}, {"heat": source}, 8, np.round, log=len)["heat"]
+    figures = run.figures()
+    assert figures["pixel"]["mae"] == pytest.approx(0.0, abs=1e-5)
+    assert figures["latent"]["mae"] == pytest.approx(5.0 * 31 / 63, rel=1e-5)
+    assert figures["latent"]["rms_error"] == pytest.approx(5.0 * (31 / 63) ** 0.5, rel=1e-5)
+    assert "| heat | RMS error" in format_table({"heat": {"sizes": {"8": figures}}})
+    wrong = error(task, run.first["latent"][1], label)
+    assert not wrong[0, 0].any() and len(np.unique(wrong.reshape(-1, 3), axis=0)) == 3  # unknown, far off, right
+    assert draw({"heat": run}).height > 8
 
 
 def test_files_and_settings(sources, tmp_path):
