@@ -10,7 +10,7 @@ from flax import nnx
 
 from generalist.models import parameters
 from generalist.models.layers import Rngs
-from generalist.models.unet import REMAT, ResnetBlock, TransformerBlock, UNet
+from generalist.models.unet import REMAT, Refine, ResnetBlock, TransformerBlock, UNet
 
 PLAIN = {"channels": (8, 16), "layers_per_block": 1, "attention_levels": (False, False), "context_dim": 8, "heads": 2,
          "groups": 4, "patch": 2}
@@ -65,6 +65,17 @@ def test_every_option_acts_once_its_weights_leave_zero(optional, inputs, option)
     opened = weights | {OPENING[option]: np.full_like(weights[OPENING[option]], 0.1)}
     assert not weights[OPENING[option]].any()
     assert np.abs(forward(opened, **inputs) - forward(weights, **inputs)).max() > 1e-3
+
+
+def test_refine_can_begin_with_the_image_itself(inputs):
+    """Around its layers there is a linear way: with those at zero and identities at both ends, the image comes out as it went in."""
+    refine = Refine(3, 12, 3, 4, rngs=Rngs(0), dtype=jnp.float32)
+    identity = np.zeros((3, 3, 12, 12), np.float32)
+    identity[1, 1] = np.eye(12)
+    refine.conv_in.kernel[...] = refine.conv_out.kernel[...] = jnp.asarray(identity)
+    for conv in refine.convs:
+        conv.kernel[...] = jnp.zeros_like(conv.kernel[...])
+    np.testing.assert_allclose(refine(inputs["x"], jnp.ones((2, 4))), inputs["x"], atol=1e-6)
 
 
 def test_time_and_tokens_matter(optional, inputs):
