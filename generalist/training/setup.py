@@ -19,6 +19,7 @@ from generalist import diffusion, models
 from generalist.diffusion.schedules import one_of
 from generalist.inference.generalist import load, make_schedule, model_settings, prompt_ids
 from generalist.input_pipeline import loader, open_sources
+from generalist.models import flops
 from generalist.models import parameters as parameters_lib
 from generalist.pretrained import parts, weights
 from generalist.tasks import Task, get_tasks
@@ -202,13 +203,11 @@ def report_damaged(sources: Mapping[str, Any], log: Callable[[str], None]) -> No
 
 
 class CompiledStep:
-    """The compiled step, with what the compiler says of it."""
+    """The compiled step, with the memory the compiler says it takes and the FLOP of one image."""
 
-    def __init__(self, compiled, batch_size: int, devices: int):
-        self._compiled = compiled
+    def __init__(self, compiled, flops_per_image: int):
+        self._compiled, self.flops_per_image = compiled, flops_per_image
         self.memory = compiled.memory_analysis()
-        cost = compiled.cost_analysis() or {}
-        self.flops_per_image = cost.get("flops", 0.0) * devices / batch_size
 
     def __call__(self, state, batch):
         return self._compiled(state, batch)
@@ -232,9 +231,11 @@ def lower_step(run: Run, state: State, config: ConfigDict, platform: str | None 
 def compile_step(run: Run, state: State, config: ConfigDict, log: Callable[[str], None]) -> CompiledStep:
     """Compiles the step before the loop and prints what it costs."""
     began = time.monotonic()
-    compiled = CompiledStep(lower_step(run, state, config).compile(), config.batch_size, run.mesh.size)
+    trained = {path.split(".")[0] for path in state.parameters}
+    cost = flops.training_step(model_settings(to_plain(config)), run.objective.prompts.shape[1], trained)
+    compiled = CompiledStep(lower_step(run, state, config).compile(), cost)
     memory = compiled.memory
-    log(f"step compiled in {time.monotonic() - began:.0f} s: {compiled.flops_per_image / 1e9:.2f} GFLOP an image, "
+    log(f"step compiled in {time.monotonic() - began:.0f} s: {cost / 1e9:,.2f} GFLOP an image, "
         f"{_gib(memory.argument_size_in_bytes)} state and batch + {_gib(memory.temp_size_in_bytes)} temporaries a device")
     limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
     if limit and memory.argument_size_in_bytes + memory.temp_size_in_bytes > limit:
