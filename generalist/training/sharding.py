@@ -90,13 +90,17 @@ def gather(values, shardings):
 
 def place(values, shardings):
     """Arrays in host memory, the same in every process -> global arrays; each device receives only its part."""
-    return jax.tree.map(lambda x, s: jax.make_array_from_callback(x.shape, s, lambda index: x[index]), values, shardings)
+    def one(x, split):
+        x = np.asarray(x)  # cut by NumPy: JAX would compile a program for each part
+        return jax.make_array_from_callback(x.shape, split, lambda index: x[index])
+
+    return jax.tree.map(one, values, shardings)
 
 
 def to_host(x: jax.Array) -> np.ndarray:
     """The whole array in host memory. Where its parts are on several processes, all must call it."""
     if not x.is_fully_addressable and not x.is_fully_replicated:
-        x = jax.jit(lambda x: x, out_shardings=replicated(x.sharding.mesh))(x)
+        x = jax.device_put(x, replicated(x.sharding.mesh))
     return np.asarray(x)
 
 
