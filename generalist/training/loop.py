@@ -41,7 +41,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path, log=prin
         checkpointer.forget_after(first_step)
         if first_step:
             log(f"resuming {workdir} at step {first_step} of {config.total_steps}")
-        writer = Writer(workdir, first_step)
+        writer = Writer(workdir, first_step, config.total_steps)
 
         if first_step < config.total_steps:
             batches, sources = setup.batches(config, run, first_step)

@@ -1,49 +1,54 @@
-"""Scalars to `metrics.jsonl` and to TensorBoard event files, without TensorFlow."""
+"""Scalars to `metrics.jsonl` and to TensorBoard event files."""
 
 import json
 import pathlib
 from collections.abc import Mapping
 
-import tensorboardX
-
 from generalist.files import write_atomically
 from generalist.training import distributed
+from generalist.training.events import EventFile
 
 
 class Writer:
-    """Appends scalars, on process 0. A resumed run first drops the lines of steps it will do again."""
+    """Appends scalars, on process 0. A resumed run first drops the lines of what it will do again: later steps, and the final evaluation.
 
-    def __init__(self, workdir: pathlib.Path, first_step: int):
+    Args:
+      workdir: of the run.
+      first_step, total_steps: where it goes on, and where it ends.
+    """
+
+    def __init__(self, workdir: pathlib.Path, first_step: int, total_steps: int):
         self._file = None
         if not distributed.is_first():
             return
         self._path = pathlib.Path(workdir) / "metrics.jsonl"
-        self._drop_after(first_step)
+        self._drop_what_follows(first_step, total_steps)
         self._file = open(self._path, "a", buffering=1)
-        self._board = tensorboardX.SummaryWriter(str(workdir), purge_step=first_step or None)
+        self._events = EventFile(workdir, first_step + 1 if first_step else 0)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """One line of JSON, one TensorBoard point a scalar."""
         if self._file is None:
             return
         self._file.write(json.dumps({"step": step, **scalars}) + "\n")
-        for name, value in scalars.items():
-            self._board.add_scalar(name, value, step)
+        self._events.write(step, scalars)
 
     def close(self) -> None:
-        """Flushes both."""
+        """Closes both."""
         if self._file is not None:
             self._file.close()
-            self._board.close()
+            self._events.close()
 
-    def _drop_after(self, step: int) -> None:
+    def _drop_what_follows(self, first_step: int, total_steps: int) -> None:
         if not self._path.exists():
             return
         kept = []
-        for line in self._path.read_text().splitlines():
+        for text in self._path.read_text().splitlines():
             try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line)
+                line = json.loads(text)
             except json.JSONDecodeError:  # the line a kill cut in half
                 continue
-        write_atomically(self._path, "".join(line + "\n" for line in kept).encode())
+            final = line["step"] == total_steps and any(name.startswith("eval/") for name in line)
+            if line["step"] <= first_step and not final:
+                kept.append(text)
+        write_atomically(self._path, "".join(text + "\n" for text in kept).encode())

@@ -3,8 +3,6 @@
 import json
 
 import pytest
-from tensorboardX.proto.event_pb2 import Event
-
 from generalist.training.writer import Writer
 
 
@@ -13,7 +11,7 @@ def lines(workdir):
 
 
 def write(workdir, first_step, *steps):
-    writer = Writer(workdir, first_step)
+    writer = Writer(workdir, first_step, 100)
     for step in steps:
         writer.write(step, {"loss": step / 2})
     writer.close()
@@ -47,25 +45,23 @@ def test_a_kill_while_dropping_loses_nothing(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("os.replace", killed)
         with pytest.raises(KeyboardInterrupt):
-            Writer(tmp_path, 2)
+            Writer(tmp_path, 2, 100)
     assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3]
 
 
 def test_lines_are_on_disk_before_the_writer_is_closed(tmp_path):
-    writer = Writer(tmp_path, 0)
+    writer = Writer(tmp_path, 0, 100)
     writer.write(7, {"loss": 1.0})
     assert lines(tmp_path) == [{"step": 7, "loss": 1.0}]
     writer.close()
 
 
-def test_tensorboard_gets_the_same_numbers(tmp_path):
-    """An event file is records of (length uint64, its crc, event, its crc)."""
-    write(tmp_path, 0, 4)
-    (file,) = tmp_path.glob("events.out.tfevents.*")
-    data, values = file.read_bytes(), {}
-    while data:
-        length = int.from_bytes(data[:8], "little")
-        event = Event.FromString(data[12:12 + length])
-        values |= {(v.tag, event.step): v.simple_value for v in event.summary.value}
-        data = data[16 + length:]
-    assert values == {("loss", 4): 2.0}
+def test_a_finished_run_started_again_writes_its_final_evaluation_once(tmp_path):
+    for first_step in (0, 4):
+        writer = Writer(tmp_path, first_step, total_steps=4)
+        if not first_step:
+            writer.write(2, {"eval/psnr": 1.0})  # of an evaluation on the way, which is not repeated
+            writer.write(4, {"loss": 0.5})
+        writer.write(4, {"eval/psnr": 2.0})
+        writer.close()
+    assert lines(tmp_path) == [{"step": 2, "eval/psnr": 1.0}, {"step": 4, "loss": 0.5}, {"step": 4, "eval/psnr": 2.0}]
