@@ -8,6 +8,7 @@ import importlib.util
 import os
 import pathlib
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -73,7 +74,8 @@ def _of_environment(environment: Mapping[str, str]) -> Launch:
 def start(launch: Launch) -> None:
     """Connects the processes; nothing for one alone. Before anything asks JAX for a device.
 
-    Raises ValueError, saying what the launcher was, if the others do not appear within START_SECONDS.
+    Raises ValueError, saying what the launcher was, if they cannot connect. If the others do not appear within START_SECONDS, it says
+    so and ends the process with code 2: JAX would abort it with a stack trace.
     """
     if launch.alone:
         return
@@ -81,13 +83,27 @@ def start(launch: Launch) -> None:
         raise ValueError("this Open MPI (5 or newer) does not tell where process 0 is: add --coordinator=HOST:PORT of the first host")
     # On CPUs programs of several processes may wait for each other in another order: one at a time.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
+    patience = threading.Timer(START_SECONDS, _give_up, [launch])
+    patience.start()
     try:
         jax.distributed.initialize(
             launch.coordinator, launch.count if launch.coordinator else None, launch.index if launch.coordinator else None,
-            initialization_timeout=START_SECONDS, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+            initialization_timeout=2 * START_SECONDS, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
     except (RuntimeError, OSError, ValueError) as error:
-        raise ValueError(f"the processes did not find each other ({launch.why}): {str(error).splitlines()[0]}. "
-                         "Is the coordinator's host and port reachable? --process_count=1 starts alone") from error
+        raise ValueError(_not_found(launch, str(error).splitlines()[0])) from error
+    finally:
+        patience.cancel()
+
+
+def _not_found(launch: Launch, why: str) -> str:
+    return (f"the processes did not find each other ({launch.why}): {why}. Were all started, and is the coordinator's host and port "
+            "reachable from each? --process_count=1 starts alone")
+
+
+def _give_up(launch: Launch) -> None:
+    count, index = ("?" if value is None else value for value in (launch.count, launch.index))
+    print(f"error: {_not_found(launch, f'not all {count} appeared to this one, {index}, within {START_SECONDS} s')}", file=sys.stderr, flush=True)
+    os._exit(2)
 
 
 def describe(launch: Launch) -> str:
@@ -131,9 +147,10 @@ def wait(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
-def leave(code: int) -> None:
+def leave(code: int, message: str = "") -> None:
     """Ends this process at once when it is one of several: the others notice and stop, where an orderly end would wait for them."""
-    if jax.process_count() > 1:
+    if jax.distributed.is_initialized():
+        print(message, end="", file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 import sys
+import traceback
 from collections.abc import Sequence
 
 from absl import flags, logging
@@ -42,6 +43,9 @@ def main(argv: Sequence[str]) -> int:
         code = 2 if isinstance(error, (UsageError, ValueError, ImportError)) else 1
         distributed.leave(code)
         return code
+    except Exception:
+        distributed.leave(1, traceback.format_exc())
+        raise
     return 0
 
 

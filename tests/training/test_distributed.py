@@ -1,5 +1,10 @@
 """Which launcher is believed, and what several processes need; what they do together is in tests/integration/test_multi_process.py."""
 
+import os
+import random
+import subprocess
+import sys
+
 import pytest
 
 from generalist.training import distributed
@@ -75,3 +80,45 @@ def test_an_open_mpi_that_does_not_tell_the_first_host_asks_for_it(monkeypatch):
 def test_one_process_agrees_with_itself():
     assert (distributed.agree(True), distributed.agree(False), distributed.is_first()) == (True, False, True)
     assert distributed.leave(1) is None  # the process goes on: only one of several ends here
+
+
+TOGETHER = """
+import os
+from generalist.training import distributed
+launch = distributed.find(os.environ)
+distributed.start(launch)
+print(distributed.describe(launch), distributed.agree(distributed.is_first()), distributed.agree(False))
+"""
+
+
+def slurm(number: int, index: int) -> dict[str, str]:
+    """What srun sets, of it what is read."""
+    return {"SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS": "2", "SLURM_PROCID": str(index), "SLURM_LOCALID": str(index),
+            "SLURM_JOB_ID": str(number), "SLURM_STEP_NODELIST": "localhost", "SLURM_STEP_NUM_NODES": "1"}
+
+
+def open_mpi(number: int, index: int) -> dict[str, str]:
+    """What mpirun 4 sets, of it what is read."""
+    return {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": str(index), "OMPI_COMM_WORLD_LOCAL_RANK": str(index),
+            "OMPI_MCA_orte_hnp_uri": f"{number * 2**12}.0;tcp://127.0.0.1:34911"}
+
+
+@pytest.mark.parametrize(("launcher", "why"), [(slurm, "SLURM: SLURM_STEP_NUM_TASKS"), (open_mpi, "Open MPI: OMPI_COMM_WORLD_SIZE")])
+def test_what_a_launcher_sets_is_all_that_two_processes_need(launcher, why):
+    number = random.randrange(10**6)  # of the job: its port follows from it
+    processes = [subprocess.Popen([sys.executable, "-c", TOGETHER], env=os.environ | launcher(number, i), text=True,
+                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for i in range(2)]
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    for i, output in enumerate(outputs):
+        assert f"processes: 2, this is {i} ({why}) True False" in output
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_process_that_never_appears_ends_the_others_with_a_message(index):
+    program = ("from generalist.training import distributed; distributed.START_SECONDS = 1; "
+               f"distributed.start(distributed.find({{}}, 'localhost:{random.randrange(20_000, 30_000)}', {index}, 2))")
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 2
+    assert f"not all 2 appeared to this one, {index}, within 1 s. Were all started, and is the coordinator's host" in result.stderr
+    assert "stack trace" not in result.stderr

@@ -1,5 +1,6 @@
 """What the command line sets up before JAX starts."""
 
+import random
 import subprocess
 import sys
 
@@ -46,3 +47,21 @@ def test_what_stops_a_run_is_one_message_and_an_exit_code(error, code, said, mon
     message = capsys.readouterr().err
     assert message.startswith("error: ") and said in message
     assert "BFC" not in message and "Traceback (" not in message
+
+
+def test_an_unforeseen_error_in_one_of_several_processes_ends_it_at_once_for_the_others_to_see():
+    """An orderly end would wait for them, and they for it."""
+    program = f"""
+import atexit, sys
+import jax
+from generalist.training import launch
+def run(values, workdir):
+    jax.distributed.initialize("localhost:{random.randrange(20_000, 30_000)}", 1, 0)
+    atexit.register(print, "an orderly end")
+    raise KeyError("unforeseen")
+launch.run = run
+sys.exit(launch.main(["main.py", "--config=configs/multitask.py:scenes"]))
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 1 and "an orderly end" not in result.stdout
+    assert result.stderr.rstrip().endswith("KeyError: 'unforeseen'") and result.stderr.count("Traceback") == 1
