@@ -33,6 +33,7 @@ setup(
         "orbax-checkpoint>=0.11.20",
         "pillow>=11",
         "safetensors>=0.5",
+        "tensorboardX>=2.6",
         "tensorflow-datasets>=4.9.9",
     ],
     extras_require={
@@ -45,7 +46,7 @@ setup(
         # What the tests compare with; nothing of it is imported by the package.
         "test": [
             "diffusers>=0.35", "h5py>=3.12", "ipykernel>=6.29", "nbclient>=0.10", "nbformat>=5.10", "pytest>=8", "pytest-xdist>=3.6",
-            "scikit-image>=0.25", "scipy>=1.14", "tensorboardX>=2.6", "tokenizers>=0.20", "torch>=2.8", "torchmetrics>=1.7", "transformers>=5.0"],
+            "scikit-image>=0.25", "scipy>=1.14", "tokenizers>=0.20", "torch>=2.8", "torchmetrics>=1.7", "transformers>=5.0"],
     },
     entry_points={"console_scripts": ["generalist=generalist.cli:main"]},
 )

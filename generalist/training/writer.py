@@ -1,12 +1,13 @@
-"""Scalars to `metrics.jsonl` and to TensorBoard event files."""
+"""Scalars to `metrics.jsonl` and to TensorBoard event files, without TensorFlow."""
 
 import json
 import pathlib
 from collections.abc import Mapping
 
+import tensorboardX
+
 from generalist.files import write_atomically
 from generalist.training import distributed
-from generalist.training.events import EventFile
 
 
 class Writer:
@@ -24,20 +25,22 @@ class Writer:
         self._path = pathlib.Path(workdir) / "metrics.jsonl"
         self._drop_what_follows(first_step, total_steps)
         self._file = open(self._path, "a", buffering=1)
-        self._events = EventFile(workdir, first_step + 1 if first_step else 0)
+        # TensorBoard drops the points of earlier files from purge_step on.
+        self._board = tensorboardX.SummaryWriter(str(workdir), purge_step=first_step + 1 if first_step else None)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """One line of JSON, one TensorBoard point a scalar."""
         if self._file is None:
             return
         self._file.write(json.dumps({"step": step, **scalars}) + "\n")
-        self._events.write(step, scalars)
+        for name, value in scalars.items():
+            self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Closes both."""
+        """Flushes and closes both."""
         if self._file is not None:
             self._file.close()
-            self._events.close()
+            self._board.close()
 
     def _drop_what_follows(self, first_step: int, total_steps: int) -> None:
         if not self._path.exists():

@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from tensorboardX.proto.event_pb2 import Event
+
 from generalist.training.writer import Writer
 
 
@@ -65,3 +67,28 @@ def test_a_finished_run_started_again_writes_its_final_evaluation_once(tmp_path)
         writer.write(4, {"eval/psnr": 2.0})
         writer.close()
     assert lines(tmp_path) == [{"step": 2, "eval/psnr": 1.0}, {"step": 4, "loss": 0.5}, {"step": 4, "eval/psnr": 2.0}]
+
+
+def events(file):
+    """The events of a file: records of (length uint64, its crc, event, its crc)."""
+    data = file.read_bytes()
+    while data:
+        length = int.from_bytes(data[:8], "little")
+        yield Event.FromString(data[12:12 + length])
+        data = data[16 + length:]
+
+
+def test_tensorboard_gets_the_same_numbers(tmp_path):
+    write(tmp_path, 0, 4)
+    (file,) = tmp_path.glob("events.out.tfevents.*")
+    assert {(v.tag, event.step): v.simple_value for event in events(file) for v in event.summary.value} == {("loss", 4): 2.0}
+
+
+def test_tensorboard_keeps_the_step_that_a_run_goes_on_from(tmp_path):
+    write(tmp_path, 0, 3)
+    (first,) = tmp_path.glob("events.out.tfevents.*")
+    first = first.rename(tmp_path / "first")  # both may be of one second and would have one name
+    write(tmp_path, 3, 4)
+    (second,) = tmp_path.glob("events.out.tfevents.*")
+    assert [event.step for event in events(second) if event.HasField("session_log")] == [4]  # TensorBoard drops the first file's points from there on
+    assert all(not event.HasField("session_log") for event in events(first))
