@@ -28,7 +28,7 @@ setup(
         "ml_dtypes>=0.5",
         "ml_collections>=1.0",
         "numpy>=2.0",
-        "opencv-python-headless>=4.10",
+        "opencv-python-headless>=4.11",
         "optax>=0.2.6",
         "orbax-checkpoint>=0.11.20",
         "pillow>=11",

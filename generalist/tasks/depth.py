@@ -40,7 +40,7 @@ class Depth(base.Task):
                              f"in {depth.min()}..{depth.max()}.")
         # Painter counts less than 1e-4 of the range (1 mm of 10 m) as missing.
         valid = depth >= 1e-4 * self.max_depth
-        depth, valid = base.resize_valid(np.minimum(depth, self.max_depth), valid, base.to_size(size))
+        depth, valid = base.resize_valid(np.where(valid, np.minimum(depth, self.max_depth), 0.0), valid, base.to_size(size))
         grey = (depth * (2.0 / self.max_depth) - 1.0).astype(np.float32)
         return base.Target(np.repeat(grey[..., None], 3, axis=-1), valid.astype(np.float32)[..., None])
 

@@ -88,10 +88,9 @@ class Instance(base.Task):
         """int (h, w) ids -> Target, resized by nearest neighbour; every pixel counts."""
         label = base.check_map(self.name, label, "iu", "an integer map of instance ids")
         base.check_range(self.name, label, 0, np.inf, "instance ids, 0 = background")
-        ids, index = np.unique(label, return_inverse=True)
-        index = index.reshape(label.shape)
-        colours = np.where(ids[:, None] > 0, self.colour(*centres_of_mass(index)), 0)
-        rgb = base.from_levels(colours)[base.resize_nearest(index, base.to_size(size))]
+        ids, *centres = centres_of_mass(label)
+        colours = base.from_levels(np.where(ids[:, None] > 0, self.colour(*centres), 0))
+        rgb = np.take(colours, np.searchsorted(ids, base.resize_nearest(label, base.to_size(size))), axis=0)
         return base.Target(rgb, np.ones((*rgb.shape[:2], 1), np.float32))
 
     def colour(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -163,14 +162,17 @@ def as_panoptic(instances: np.ndarray) -> tuple[np.ndarray, list[dict]]:
     return instances, [{"id": int(i), "category_id": 1, "iscrowd": 0, "area": int(n)} for i, n in zip(ids, areas)]
 
 
-def centres_of_mass(index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Segment indices 0..n-1, int (h, w) -> (x, y), each float64 (n,): centres as shares of width and height.
+def centres_of_mass(label: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """int (h, w) -> the ids in it, ascending, and their centres (x, y), each float64 (n,), as shares of width and height.
 
     A centre is the mean position of the segment's pixels in pixels of a 1024 x 1024 canvas, over 1024: Painter's
     numbers where labels have that size, and independent of the size of the label otherwise.
     """
-    height, width = index.shape
-    count = np.bincount(index.ravel())
-    x = np.bincount(index.ravel(), np.tile(np.arange(width), height)) / count
-    y = np.bincount(index.ravel(), np.repeat(np.arange(height), width)) / count
-    return (x + 0.5) / width - 0.5 / _CANVAS, (y + 0.5) / height - 0.5 / _CANVAS
+    height, width = label.shape
+    runs = base.find_runs(label)
+    ids, index = np.unique(runs.values, return_inverse=True)
+    row, column = np.divmod(runs.starts, width)
+    count = np.bincount(index, runs.lengths)
+    x = np.bincount(index, runs.lengths * (column + (runs.lengths - 1) / 2)) / count
+    y = np.bincount(index, runs.lengths * row) / count
+    return ids, (x + 0.5) / width - 0.5 / _CANVAS, (y + 0.5) / height - 0.5 / _CANVAS

@@ -42,8 +42,9 @@ class Scalar(base.Task):
         valid = self.known(values)
         values = np.where(valid, values, np.float32(self.low))
         base.check_range(self.name, values, self.low, self.high, "the task's range, nan = unknown")
-        values, valid = base.resize_valid((values - self.low) / (self.high - self.low), valid, base.to_size(size))
-        return base.Target(np.repeat((2 * values - 1).astype(np.float32)[..., None], 3, axis=-1), valid.astype(np.float32)[..., None])
+        above, valid = base.resize_valid(values - np.float32(self.low), valid, base.to_size(size))
+        grey = (above * (2 / (self.high - self.low)) - 1).astype(np.float32)
+        return base.Target(np.repeat(grey[..., None], 3, axis=-1), valid.astype(np.float32)[..., None])
 
     def decode(self, rgb: np.ndarray, size: base.Size | None = None) -> ScalarPrediction:
         """float (h, w, 3) in [-1, 1] -> values at `size`: mean of the clipped channels, then bilinear."""

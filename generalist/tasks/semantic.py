@@ -74,7 +74,7 @@ class Semantic(base.Task):
         base.check_range(self.name, label, -1, self.num_classes - 1, "class indices, -1 = void")
         label = base.resize_nearest(label, base.to_size(size)).astype(np.int32)
         colours = base.from_levels(np.concatenate([self.palette, np.zeros((1, 3), np.float32)]))
-        return base.Target(colours[label], (label >= 0).astype(np.float32)[..., None])
+        return base.Target(np.take(colours, label, axis=0), (label >= 0).astype(np.float32)[..., None])
 
     def decode(self, rgb: np.ndarray, size: base.Size | None = None) -> SemanticPrediction:
         """float (h, w, 3) in [-1, 1] -> classes at `size`.

@@ -47,6 +47,15 @@ def test_file_pil_and_array_give_the_same(tiny_model, tmp_path):
         np.testing.assert_array_equal(tiny_model.predict(image, "depth").depth, expected)
 
 
+def test_the_model_sees_images_shrunk_as_those_of_training(tiny_model, monkeypatch):
+    from generalist.input_pipeline.loader import fit
+
+    seen = []
+    monkeypatch.setattr(tiny_model, "_sample", lambda parameters, images, *_, **__: seen.append(np.asarray(images)) or np.zeros((1, 32, 32, 3)))
+    tiny_model.predict_rgb(LARGE[None], "depth")
+    np.testing.assert_array_equal(seen[0][0], fit(LARGE, 32))
+
+
 def test_restoration_tiles_what_is_larger_than_the_model(tiny_model, monkeypatch):
     monkeypatch.setattr(tiny_model, "predict_rgb", lambda images, task, *_: np.stack(images) / np.float32(127.5) - 1)
     assert (tiny_model.predict(LARGE, "denoise").image == LARGE).all()  # a painter that changes nothing

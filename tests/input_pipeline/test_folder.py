@@ -92,7 +92,7 @@ def test_a_wrong_label_names_file_value_and_what_is_allowed(tmp_path, definition
 
 @pytest.mark.parametrize(("array", "said"), [
     (np.zeros((2, 2, 1)), r"float64 array of shape \(2, 2, 1\). It must hold numbers of shape"), (np.array([["x"]]), "array of shape"),
-    (np.array([[np.inf]]), "value inf"), (np.array([[None]]), "cannot be read")])
+    (np.full((2, 2), np.inf), "value inf"), (np.array([[None]]), "cannot be read")])
 def test_a_wrong_array_is_named(tmp_path, array, said):
     write(tmp_path / "train/images/a.png", np.zeros((2, 2, 3), np.uint8))
     write(tmp_path / "train/labels/a.npy", array)

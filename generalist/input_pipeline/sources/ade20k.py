@@ -33,8 +33,10 @@ class ADE20K(Source):
         split = self.SPLITS[self.split]
         return self.pair(self.files(f"images/{split}"), self.files(f"annotations/{split}"))
 
-    def read_label(self, path: File) -> np.ndarray:
-        label = read_map(path, np.uint8, "An ADE20K annotation")
-        if label.max() > NUM_CLASSES:
-            raise DataError(path, f"label id {label.max()}", f"Allowed are 0 (other) and 1..{NUM_CLASSES}.")
-        return label.astype(np.int32) - 1
+    def decode_label(self, label: File) -> np.ndarray:
+        return read_map(label, np.uint8, "An ADE20K annotation")
+
+    def to_label(self, stored: np.ndarray, path: File) -> np.ndarray:
+        if stored.max() > NUM_CLASSES:
+            raise DataError(path, f"label id {stored.max()}", f"Allowed are 0 (other) and 1..{NUM_CLASSES}.")
+        return stored.astype(np.int32) - 1

@@ -17,6 +17,10 @@ EVALUATION = ("val", "test")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 PNG_START = b"\x89PNG"
+AS_STORED = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
+# The bare bits for "a fraction of the size"; with AS_STORED the colours stay, whatever their names say.
+SHRINK = {1: 0, 2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 8: cv2.IMREAD_REDUCED_GRAYSCALE_8}
+NO_FRAME = (0xC4, 0xC8, 0xCC)  # of the JPEG markers C0..CF those that begin no frame
 
 
 class DataError(ValueError):
@@ -71,13 +75,27 @@ class Stored(NamedTuple):
 
 
 File = str | Stored  # what the functions below read: a path, or an image file's content
+Window = tuple[slice, slice]  # rows and columns
+EVERYTHING = (slice(None), slice(None))
+
+
+class Part(NamedTuple):
+    """What to read of an example, instead of all of it.
+
+    Attributes:
+      window: size (h, w) of the image -> the rows and columns to read.
+      enough: number of rows, and of columns, that the reader needs; with twice as many in the window a JPEG is decoded at half the size.
+    """
+
+    window: Callable[[tuple[int, int]], Window]
+    enough: int
 
 
 def decode(path: File, flags: int) -> np.ndarray:
     """Decodes one image file by OpenCV; channels in OpenCV's order (BGR)."""
     data = path.data if isinstance(path, Stored) else read_bytes(path)
     # Some decoders fill the lost part of a cut JPEG with grey and say nothing: look for its end marker.
-    cut = data.startswith(JPEG_START) and data.find(JPEG_END, data.rfind(JPEG_SCAN)) < 0
+    cut = data.startswith(JPEG_START) and not data.endswith(JPEG_END) and data.find(JPEG_END, data.rfind(JPEG_SCAN)) < 0
     try:
         pixels = None if cut else cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:  # a header that asks for more pixels than OpenCV allows
@@ -88,15 +106,48 @@ def decode(path: File, flags: int) -> np.ndarray:
     return pixels
 
 
-def read_image(path: File) -> np.ndarray:
+def read_image(path: File, shrink: int = 1) -> np.ndarray:
     """Reads an image as uint8 (h, w, 3) RGB in 0..255; DataError for one of 16 bits, which would lose half of them.
 
-    An EXIF orientation is ignored: the labels of these data sets lie on the stored pixel grid.
+    An EXIF orientation is ignored: the labels of these data sets lie on the stored pixel grid. With `shrink` 2, 4 or 8 a JPEG
+    has that fraction of its rows and columns, rounded up: pixel (i, j) is the mean of a square of so many pixels a side.
     """
-    pixels = decode(path, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION)
+    pixels = decode(path, AS_STORED | SHRINK[shrink])
     if pixels.dtype != np.uint8:
         raise DataError(path, f"{pixels.dtype.itemsize * 8}-bit image", "An image must have 8 bits a channel.")
-    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+    return pixels
+
+
+def read_part(image: File | np.ndarray, part: Part | None) -> tuple[np.ndarray, Window, tuple[int, int]]:
+    """Reads a part of an image, or all of it for None: (pixels uint8, its window in the stored image, size (h, w) of that).
+
+    A JPEG whose window has at least 2, 4 or 8 times the pixels that are enough, along both axes, is decoded at that fraction of its
+    size. Its window is then cut to whole squares of so many pixels, so that it shows exactly what the label's window shows.
+    """
+    if isinstance(image, str):
+        image = Stored(image, read_bytes(image))
+    size = jpeg_size(image.data) if part and isinstance(image, Stored) else None
+    if size is None:
+        pixels = image if isinstance(image, np.ndarray) else read_image(image)
+        window = part.window(pixels.shape[:2]) if part else EVERYTHING
+        return pixels[window], window, pixels.shape[:2]
+    window = part.window(size)
+    side = min(axis.stop - axis.start for axis in window)
+    shrink = max(n for n in SHRINK if n == 1 or side // n >= part.enough)
+    pixels = read_image(image, shrink)
+    small = tuple(slice(axis.start // shrink, axis.start // shrink + (axis.stop - axis.start) // shrink) for axis in window)
+    return pixels[small], tuple(slice(axis.start * shrink, axis.stop * shrink) for axis in small), size
+
+
+def jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """(h, w) as the header of a JPEG file says, before anything is decoded; None for any other file."""
+    at = 2
+    while data.startswith(JPEG_START) and at + 9 <= len(data) and data[at] == 0xFF:
+        marker, length = data[at + 1], int.from_bytes(data[at + 2:at + 4])
+        if 0xC0 <= marker <= 0xCF and marker not in NO_FRAME:
+            return int.from_bytes(data[at + 5:at + 7]), int.from_bytes(data[at + 7:at + 9])
+        at += 1 if marker == 0xFF else 2 + length  # any number of bytes FF may stand before a marker
+    return None
 
 
 def read_map(path: File, dtype: type, what: str) -> np.ndarray:
@@ -109,11 +160,11 @@ def read_map(path: File, dtype: type, what: str) -> np.ndarray:
     return pixels
 
 
-def require_same_size(image: np.ndarray, image_path: File, label: np.ndarray, label_path: File) -> None:
+def require_same_size(size: tuple[int, int], image: File, label_size: tuple[int, int], label: File) -> None:
     """DataError unless both lie on one pixel grid."""
-    if image.shape[:2] != label.shape[:2]:
-        (h, w), (label_h, label_w) = image.shape[:2], label.shape[:2]
-        raise DataError(label_path, f"is {label_w}x{label_h} (width x height), but its image {image_path} is {w}x{h}",
+    if size != label_size:
+        (h, w), (label_h, label_w) = size, label_size
+        raise DataError(label, f"is {label_w}x{label_h} (width x height), but its image {image} is {w}x{h}",
                         "Image and label must have the same size.")
 
 
@@ -151,7 +202,8 @@ class Source:
     """Random access to one split of one data set: picklable, deterministic, read on demand.
 
     `source[i]` is {"image": uint8 (h, w, 3) RGB, "label": the form of the task, "key": str}.
-    A subclass states the class attributes, fills `items` in `index()` and reads one in `read()`.
+    `source.get(i, part)` reads only a part of it. A subclass states the class attributes, fills `items` in `index()`, finds an example in
+    `locate()`, and reads its label in `decode_label()` and `to_label()`.
 
     Args:
       data_dir: local path or gs:// of the folder that holds the data set's folder.
@@ -203,25 +255,30 @@ class Source:
         """Lists the examples: (key, image path, label path) each."""
         raise NotImplementedError
 
-    def read_label(self, path: File) -> np.ndarray:
-        """Reads one label; that of a restoration task is the clean image."""
-        return read_image(path)
+    def decode_label(self, label: File | np.ndarray) -> np.ndarray:
+        """The label as it is stored, (h, w, ...); that of a restoration task is the clean image."""
+        return label if isinstance(label, np.ndarray) else read_image(label)
 
-    def read(self, index: int) -> dict:
-        """Reads example `index` or raises DataError."""
+    def to_label(self, stored: np.ndarray, path: File) -> np.ndarray:
+        """What `decode_label` returns, or a part of it -> the form of the task; DataError for values out of range."""
+        return stored
+
+    def read(self, index: int, part: Part | None = None) -> dict:
+        """Reads example `index`, or a part of it, or raises DataError."""
         if self.prepared is None:
-            return self.read_files(index)
+            return self.example(*self.locate(index), part=part)
         row = self.items[index]
         record = self.prepared[row]
         try:
-            return self.read_record(record, f"{self.root} ({self.split}, row {row})")
+            located = self.locate_in(record, f"{self.root} ({self.split}, row {row})")
         except KeyError as error:
             allowed = f"They have {', '.join(sorted(record))}: is it another data set's folder?"
             raise LayoutError(self.root, f"its examples have no feature {error}", allowed) from error
+        return self.example(*located, part=part)
 
-    def read_files(self, index: int) -> dict:
-        """Reads example `index` from the original files."""
-        return self.example(*self.items[index])
+    def locate(self, index: int) -> tuple:
+        """Of example `index` what `example` takes: its key, image and label in the original files."""
+        return self.items[index]
 
     def record(self, index: int) -> dict[str, Any]:
         """What `generalist data prepare` stores of example `index`: image files as they are, values that JSON files hold."""
@@ -232,27 +289,36 @@ class Source:
         """{task: the examples it is trained on} for the tasks that leave out some of this split."""
         return {}
 
-    def read_record(self, record: dict[str, Any], where: str) -> dict:
-        """The example of a record; `where` it lies is for errors. Some of the TFDS catalogue have no key: the row at its end stands in."""
+    def locate_in(self, record: dict[str, Any], where: str) -> tuple:
+        """`locate` in a record; `where` it lies is for errors. Some of the TFDS catalogue have no key: the row at its end stands in."""
         label, key = record[self.LABEL], text_of(record, "key", "image/filename") or where.rpartition(" ")[2].strip(")")
-        return self.example(key, Stored(f"{where}, image", record["image"]),
-                            Stored(f"{where}, {self.LABEL}", label) if isinstance(label, bytes) else label)
+        return (key, Stored(f"{where}, image", record["image"]),
+                Stored(f"{where}, {self.LABEL}", label) if isinstance(label, bytes) else label)
 
-    def example(self, key: str, image: File, label: File) -> dict:
-        """Decodes an example."""
-        pixels, truth = read_image(image), self.read_label(label)
-        require_same_size(pixels, image, truth, label)
-        return {"image": pixels, "label": truth, "key": key}
+    def read_record(self, record: dict[str, Any], where: str) -> dict:
+        """The example of a record."""
+        return self.example(*self.locate_in(record, where))
+
+    def example(self, key: str, image: File | np.ndarray, label: File | np.ndarray, part: Part | None = None) -> dict:
+        """Decodes an example, or a part of it."""
+        pixels, window, size = read_part(image, part)
+        stored = self.decode_label(label)
+        require_same_size(size, image, stored.shape[:2], label)
+        return {"image": pixels, "label": self.to_label(stored[window], label), "key": key}
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, index: int) -> dict:
+        return self.get(index)
+
+    def get(self, index: int, part: Part | None = None) -> dict:
+        """`source[index]`, or only a part of it."""
         count = len(self)
         first = range(count)[index]  # negative indices and IndexError as a list has them
         for step in range(count):
             try:
-                return self.read((first + step) % count)
+                return self.read((first + step) % count, part)
             except DataError as error:
                 self._skip(error)
         problem = f"none of the {count} examples of {self.split} can be read"

@@ -10,9 +10,9 @@ from etils import epath
 import numpy as np
 
 from generalist.input_pipeline.sources.base import (
-    DataError, File, LayoutError, Source, Stored, decode, png_or_jpeg, read_image, require_same_size,
-    text_of)
+    DataError, File, LayoutError, Part, Source, Stored, decode, png_or_jpeg, read_part, require_same_size, text_of)
 from generalist.tasks import COCO_CATEGORIES
+from generalist.tasks.base import find_runs
 
 NUM_CATEGORIES = 133  # 80 things and 53 stuff
 OBJECTS = "panoptic_objects"  # the feature of the segments in the prepared form, as in the TFDS catalogue
@@ -88,33 +88,31 @@ def pack(data: dict) -> Annotations:
         areas=column(segments, "area", np.int32))
 
 
-def read_ids(path: File) -> np.ndarray:
-    """Segment ids int32 (h, w) of a panoptic PNG: R + 256 G + 65536 B; 0 = void."""
-    bgr = decode(path, cv2.IMREAD_UNCHANGED)
-    if bgr.dtype != np.uint8 or bgr.shape[2:] != (3,):
-        raise DataError(path, f"{bgr.dtype} image of shape {bgr.shape}", "A panoptic PNG must be 8-bit RGB.")
-    blue, green, red = (bgr[..., channel].astype(np.int32) for channel in range(3))
-    return red + 256 * green + 65536 * blue
+def to_ids(bgr: np.ndarray) -> np.ndarray:
+    """Pixels of a panoptic PNG, uint8 (h, w, 3) in OpenCV's order -> segment ids int32 (h, w): R + 256 G + 65536 B; 0 = void."""
+    four = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGBA)
+    return four.view("<u4")[..., 0].astype(np.int32) & 0xFFFFFF
 
 
-def segment_rows(id_map: np.ndarray, ids: np.ndarray, path: File) -> np.ndarray:
-    """For each pixel the row of its segment in `ids`, -1 = void: int32 (h, w).
+def paint(id_map: np.ndarray, segments: Segments, values: np.ndarray, void: int, path: File, whole: bool) -> np.ndarray:
+    """For each pixel the value of its segment, `void` where it has none: int32 (h, w).
 
-    An id that only one of PNG and JSON has is a DataError, as in the official evaluation.
+    An id that only one of PNG and JSON has is a DataError, as in the official evaluation; in a part of an image (not `whole`) segments
+    of the JSON may be absent.
     """
-    order = np.argsort(np.append(ids, 0))  # the void id 0 becomes the row len(ids)
-    known = np.append(ids, 0)[order]
-    position = np.minimum(np.searchsorted(known, id_map), len(known) - 1)
-    strange = known[position] != id_map
+    ids = np.append(segments.ids, 0)  # the void id 0 becomes the row behind the last
+    order = np.argsort(ids)
+    runs = find_runs(id_map)
+    rows = order[np.minimum(np.searchsorted(ids[order], runs.values), len(ids) - 1)]
+    strange = ids[rows] != runs.values
     if strange.any():
-        raise DataError(path, f"segment id {id_map[strange][0]} is not in the JSON",
-                        f"Allowed are 0 (void) and {ids.tolist()}.")
-    rows = order[position]
-    empty = np.bincount(rows.ravel(), minlength=len(known))[:len(ids)] == 0
-    if empty.any():
-        raise DataError(path, f"no pixel has the segment id {ids[empty][0]} of the JSON",
+        raise DataError(path, f"segment id {runs.values[strange][0]} is not in the JSON",
+                        f"Allowed are 0 (void) and {segments.ids.tolist()}.")
+    empty = np.bincount(rows, minlength=len(ids))[:-1] == 0
+    if whole and empty.any():
+        raise DataError(path, f"no pixel has the segment id {segments.ids[empty][0]} of the JSON",
                         "PNG and JSON must hold the same ids.")
-    return np.where(rows == len(ids), -1, rows).astype(np.int32)
+    return np.repeat(np.append(values, void).astype(np.int32)[rows], runs.lengths).reshape(id_map.shape)
 
 
 class COCO(Source):
@@ -152,9 +150,9 @@ class COCO(Source):
         everything = len(self.annotations.files) if self.prepared is None else len(self.prepared)
         super()._report_count(split, everything if count else 0)
 
-    def read_files(self, index: int) -> dict:
+    def locate(self, index: int) -> tuple:
         key, image_path, label_path = self._paths(index)
-        return self._example(key, image_path, label_path, self._segments(index, label_path))
+        return key, image_path, label_path, self._segments(index, label_path)
 
     def record(self, index: int) -> dict[str, Any]:
         key, image_path, label_path = self._paths(index)
@@ -165,11 +163,11 @@ class COCO(Source):
         objects = {"id": ids, "label": classes, "is_crowd": crowd, "area": areas}
         return {"key": key, "image": png_or_jpeg(image_path), self.LABEL: png_or_jpeg(label_path), OBJECTS: objects}
 
-    def read_record(self, record: dict[str, Any], where: str) -> dict:
+    def locate_in(self, record: dict[str, Any], where: str) -> tuple:
         key = text_of(record, "key", "image/filename").removesuffix(".jpg")
         kinds = {"id": np.int32, "label": np.int32, "is_crowd": bool, "area": np.int32}
         segments = Segments(*(np.array(record[OBJECTS][name], kind) for name, kind in kinds.items()))
-        return self._example(key, Stored(f"{where}, image", record["image"]), Stored(f"{where}, {self.LABEL}", record[self.LABEL]), segments)
+        return key, Stored(f"{where}, image", record["image"]), Stored(f"{where}, {self.LABEL}", record[self.LABEL]), segments
 
     def subsets(self) -> dict[str, list[int]]:
         return {"instance": np.flatnonzero(self.annotations.with_things()).tolist()} if self.split == "train" else {}
@@ -190,21 +188,28 @@ class COCO(Source):
         classes = np.searchsorted(data.category_ids, categories).astype(np.int32)
         return Segments(ids, classes, data.crowd[rows], data.areas[rows])
 
-    def _example(self, key: str, image_path: File, label_path: File, segments: Segments) -> dict:
-        image, id_map = read_image(image_path), read_ids(label_path)
-        require_same_size(image, image_path, id_map, label_path)
-        return {"image": image, "label": self._label(id_map, segments, label_path), "key": key}
+    def decode_label(self, label: File) -> np.ndarray:
+        bgr = decode(label, cv2.IMREAD_UNCHANGED)
+        if bgr.dtype != np.uint8 or bgr.shape[2:] != (3,):
+            raise DataError(label, f"{bgr.dtype} image of shape {bgr.shape}", "A panoptic PNG must be 8-bit RGB.")
+        return bgr
 
-    def _label(self, id_map: np.ndarray, segments: Segments, path: File):
+    def example(self, key: str, image: File, label: File, segments: Segments, part: Part | None = None) -> dict:
+        pixels, window, size = read_part(image, part)
+        stored = self.decode_label(label)
+        require_same_size(size, image, stored.shape[:2], label)
+        return {"image": pixels, "label": self._label(to_ids(stored[window]), segments, label, part is None), "key": key}
+
+    def _label(self, id_map: np.ndarray, segments: Segments, path: File, whole: bool):
         ids, classes, crowd, areas = segments
-        rows = segment_rows(id_map, ids, path)
         if self.task == "coco_semantic":
-            return np.append(classes, np.int32(-1))[rows]  # row -1, void, reads the appended value
+            return paint(id_map, segments, classes, -1, path, whole)
         category_ids, is_thing = self._categories()
         if self.task == "instance":
             countable = is_thing[classes] & ~crowd
-            return np.append(np.where(countable, np.cumsum(countable), 0), 0).astype(np.int32)[rows]
+            return paint(id_map, segments, np.where(countable, np.cumsum(countable), 0), 0, path, whole)
         columns = zip(ids.tolist(), category_ids[classes].tolist(), crowd.astype(int).tolist(), areas.tolist())
+        id_map = paint(id_map, segments, ids, 0, path, whole)
         return id_map, [dict(zip(("id", "category_id", "iscrowd", "area"), values)) for values in columns]
 
     def _categories(self) -> tuple[np.ndarray, np.ndarray]:

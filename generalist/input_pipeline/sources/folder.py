@@ -51,32 +51,36 @@ class Folder(Source):
     def index(self) -> list[tuple[str, str, str]]:
         return self.pair(self.files(f"{self.split}/images"), self.files(f"{self.split}/labels"))
 
-    def read_label(self, path: File) -> np.ndarray:
-        return {"classes": self._classes, "scalar": self._scalar, "instances": self._instances, "image": read_image}[self._kind](path)
+    def decode_label(self, label: File) -> np.ndarray:
+        if self._kind == "scalar" and str(label).lower().endswith(".npy"):
+            return _load_array(label)
+        return read_image(label) if self._kind == "image" or self._coloured else _one_channel(label)
 
-    def _classes(self, path: File) -> np.ndarray:
-        values, void = [value for _, value in self._definition["classes"]], self._definition.get("void", ())
-        if isinstance(values[0], int):
-            stored, name = _one_channel(path), str
-            label = np.take(self._table, stored)  # faster than indexing
-        else:
-            values, void = list(map(_pack, values)), list(map(_pack, void))
-            stored, name = _pack(np.moveaxis(read_image(path).astype(np.int32), -1, 0)), _unpack
+    def to_label(self, stored: np.ndarray, path: File) -> np.ndarray:
+        convert = {"classes": self._classes, "scalar": self._scalar, "instances": lambda stored, path: stored.astype(np.int32)}
+        return convert[self._kind](stored, path) if self._kind in convert else stored
+
+    @property
+    def _coloured(self) -> bool:
+        return self._kind == "classes" and not isinstance(self._definition["classes"][0][1], int)
+
+    def _classes(self, stored: np.ndarray, path: File) -> np.ndarray:
+        values, void, name = [value for _, value in self._definition["classes"]], self._definition.get("void", ()), str
+        if self._coloured:
+            values, void, name = list(map(_pack, values)), list(map(_pack, void)), _unpack
+            stored = _pack(np.moveaxis(stored.astype(np.int32), -1, 0))
             label = _position(stored, values, void)
+        else:
+            label = self._look_up(stored)
         if label.min() < -1:
             strange = label < -1
-            raise DataError(path, f"{'id' if name is str else 'colour'} {name(int(stored[strange][0]))} is no class "
+            raise DataError(path, f"{'colour' if self._coloured else 'id'} {name(int(stored[strange][0]))} is no class "
                             f"({strange.mean():.1%} of the pixels are none)",
                             f"Allowed are {', '.join(map(name, values))}{_also(map(name, void))} for void. Add it to `classes` or to `void`.")
         return label
 
-    def _scalar(self, path: File) -> np.ndarray:
-        if str(path).lower().endswith(".npy"):
-            stored = _load_array(path)
-            values = self._measure(stored)
-        else:
-            stored = _one_channel(path)
-            values = np.take(self._table, stored)
+    def _scalar(self, stored: np.ndarray, path: File) -> np.ndarray:
+        values = self._look_up(stored) if stored.dtype in (np.uint8, np.uint16) else self._measure(stored)
         if np.isinf(values).any():
             wrong = stored[np.isinf(values)][0]
             void, scale = self._definition.get("void", ()), float(self._definition.get("scale", 1.0))
@@ -93,6 +97,10 @@ class Folder(Source):
         values = np.where((values >= low) & (values <= high) | np.isnan(values), values, np.inf)
         return np.where(np.isin(stored, list(self._definition.get("void", ()))), np.nan, values).astype(np.float32)
 
+    def _look_up(self, stored: np.ndarray) -> np.ndarray:
+        """What the numbers stand for; both ways are several times faster than indexing."""
+        return cv2.LUT(stored, self._table[:256]) if stored.dtype == np.uint8 else np.take(self._table, stored)
+
     @functools.cached_property
     def _table(self) -> np.ndarray:
         """What each 16-bit number stands for: far faster than to work it out for every pixel."""
@@ -100,9 +108,6 @@ class Folder(Source):
         if self._kind == "scalar":
             return self._measure(numbers)
         return _position(numbers, [value for _, value in self._definition["classes"]], list(self._definition.get("void", ())))
-
-    def _instances(self, path: File) -> np.ndarray:
-        return _one_channel(path).astype(np.int32)
 
 
 def _one_channel(path: File) -> np.ndarray:

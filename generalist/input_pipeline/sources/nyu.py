@@ -50,12 +50,11 @@ class NYUV2(Source):
             return self.pair(*self._folder(EXTRACTED))
         return self._labeled()
 
-    def read_files(self, index: int) -> dict:
+    def locate(self, index: int) -> tuple:
         if isinstance(self.items[index][1], str):
-            return super().read_files(index)
+            return super().locate(index)
         key, row = self.items[index]
-        image, depth = self._read_row(row)
-        return {"image": image, "label": depth.astype(np.float32) / 1000, "key": key}
+        return key, *self._read_row(row)
 
     def record(self, index: int) -> dict[str, Any]:
         if isinstance(self.items[index][1], str):
@@ -64,10 +63,12 @@ class NYUV2(Source):
         image, depth = self._read_row(row)
         return {"key": key, "image": png(image), self.LABEL: png(depth)}
 
-    def read_label(self, path: File | np.ndarray) -> np.ndarray:
-        if isinstance(path, np.ndarray):  # the TFDS catalogue has float16 metres
-            return path.astype(np.float32)
-        return read_map(path, np.uint16, "NYU depth (millimetres)").astype(np.float32) / 1000
+    def decode_label(self, label: File | np.ndarray) -> np.ndarray:
+        return label if isinstance(label, np.ndarray) else read_map(label, np.uint16, "NYU depth (millimetres)")
+
+    def to_label(self, stored: np.ndarray, path: File) -> np.ndarray:
+        metres = stored.astype(np.float32)
+        return metres if stored.dtype == np.float16 else metres / 1000  # the TFDS catalogue has float16 metres, the others millimetres
 
     def _folder(self, folder: str) -> tuple[dict[str, str], dict[str, str]]:
         return self.files(folder, "*/rgb_*", strip="rgb_"), self.files(folder, "*/sync_depth_*", strip="sync_depth_")

@@ -93,20 +93,20 @@ class SIDD(Source):
     def record(self, index: int) -> dict[str, Any]:
         if self.split != "val" and self._crops is None:
             return super().record(index)
-        example = self.read_files(index)
-        return {"key": example["key"], "image": png(example["image"]), self.LABEL: png(example["label"])}
+        key, image, label = self.locate(index)
+        return {"key": key, "image": png(image), self.LABEL: png(label)}
 
-    def read_files(self, index: int) -> dict:
+    def locate(self, index: int) -> tuple:
         if self.split == "val":
-            return self._read_block(*self.items[index])
-        crop, item = divmod(index, len(self.items))  # neighbours differ in their frame: one damaged frame is one step
-        example = super().read_files(item)
+            key, scene, block = self.items[index]
+            return key, *(np.ascontiguousarray(load_blocks(*mat)[scene, block]) for mat in self._mat)
         if self._crops is None:
-            return example
+            return super().locate(index)
+        crop, item = divmod(index, len(self.items))  # neighbours differ in their frame: one damaged frame is one step
+        key, noisy, clean = super().locate(item)
+        example = self.example(key, noisy, clean)
         window = crop_window(example["image"].shape[:2], index)
-        # Copies, so that the full frames are freed.
-        return {"image": example["image"][window].copy(), "label": example["label"][window].copy(),
-                "key": f"{example['key']}_{crop}"}
+        return f"{key}_{crop}", *(example[name][window].copy() for name in ("image", "label"))  # copies, so that the full frames are freed
 
     def _blocks(self) -> list[tuple[str, int, int]]:
         self._mat = tuple((self._mat_path(name), name) for name in (NOISY_BLOCKS, CLEAN_BLOCKS))
@@ -122,10 +122,6 @@ class SIDD(Source):
             if path.exists():
                 return str(path)
         raise LayoutError(candidates[0], "no such file", self.expected_layout())
-
-    def _read_block(self, key: str, scene: int, block: int) -> dict:
-        noisy, clean = (load_blocks(*mat)[scene, block] for mat in self._mat)
-        return {"image": np.ascontiguousarray(noisy), "label": np.ascontiguousarray(clean), "key": key}
 
 
 def crop_window(size: tuple[int, int], index: int) -> tuple[slice, slice]:
