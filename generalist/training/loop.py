@@ -12,7 +12,7 @@ from generalist.training import distributed, setup, sharding
 from generalist.training.checkpoint import Checkpointer
 from generalist.training.interruption import EXIT_PREEMPTED, Interruption
 from generalist.training.meters import Meters
-from generalist.training.workdir import check_workdir, export, write_facts
+from generalist.training.workdir import check_workdir, export, write_facts, write_parameters
 from generalist.training.writer import Writer
 
 
@@ -34,6 +34,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path, log=prin
         run = setup.prepare(config, log, parts)
         del parts  # a copy of the weights
         write_facts(workdir, config)  # only now: a config that cannot start leaves no folder behind
+        write_parameters(workdir, {"trained": run.state.parameters, "frozen": run.state.frozen})
         log(f"workdir {workdir.absolute()}")
         checkpointer = Checkpointer(workdir / "checkpoints", config.checkpoint.keep)
         state = checkpointer.restore(run.state, config.seed, log) or run.state

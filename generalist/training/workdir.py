@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 
 import jax
+from clu import parameter_overview
 from ml_collections import ConfigDict
 
 from generalist import __version__
@@ -39,6 +40,14 @@ def write_facts(path: pathlib.Path, config: ConfigDict) -> None:
         write_atomically(path / weights.CONFIG, json.dumps(to_plain(config), indent=1).encode())
         write_atomically(path / "run.json", json.dumps(_facts(), indent=1).encode())
     distributed.wait("workdir")
+
+
+def write_parameters(path: pathlib.Path, groups: Mapping[str, Mapping[str, jax.Array]]) -> None:
+    """Writes `parameters.txt`: path, shape, dtype, size and sharding of every parameter, a table a group ("trained", "frozen")."""
+    if distributed.is_first():
+        tables = (f"{name}\n{parameter_overview.get_parameter_overview(group, include_stats='sharding', max_lines=None)}\n"
+                  for name, group in groups.items())
+        write_atomically(path / "parameters.txt", "\n".join(tables).encode())
 
 
 def export(workdir: pathlib.Path, config: ConfigDict, parameters: Mapping[str, jax.Array], step: int) -> None:

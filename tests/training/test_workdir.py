@@ -2,13 +2,14 @@
 
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from generalist.pretrained.weights import load_weights
 from generalist.training.checkpoint import CheckpointError
-from generalist.training.workdir import WorkdirError, check_workdir, export, flatten, to_plain, write_facts
+from generalist.training.workdir import WorkdirError, check_workdir, export, flatten, to_plain, write_facts, write_parameters
 
 
 def test_a_new_workdir_holds_config_and_facts(tiny_config, tmp_path):
@@ -57,6 +58,16 @@ def test_a_damaged_config_is_named(tiny_config, tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match="config.json cannot be read"):
         check_workdir(tmp_path, tiny_config)
+
+
+def test_every_parameter_is_listed_with_its_sharding(tmp_path):
+    mesh = jax.make_mesh((1, 1), ("data", "fsdp"))
+    kernel = jax.device_put(jnp.zeros((3, 8)), jax.NamedSharding(mesh, jax.P(None, "fsdp")))
+    write_parameters(tmp_path, {"trained": {"unet.kernel": kernel}, "frozen": {"text_encoder.bias": jnp.zeros(5, jnp.bfloat16)}})
+    trained, frozen = (tmp_path / "parameters.txt").read_text().split("frozen")
+    cells = lambda table, name: [cell.strip() for line in table.splitlines() if name in line for cell in line.strip("| ").split("|")]
+    assert cells(trained, "unet.kernel") == ["unet.kernel", "(3, 8)", "float32", "24", "(None, 'fsdp')"] and "Total: 24" in trained
+    assert cells(frozen, "text_encoder.bias")[:4] == ["text_encoder.bias", "(5,)", "bfloat16", "5"] and "Total: 5" in frozen
 
 
 def test_an_export_is_a_model_folder(tiny_config, tmp_path):
