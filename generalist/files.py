@@ -5,7 +5,10 @@ import pathlib
 
 
 def write_atomically(path: pathlib.Path, content: bytes) -> None:
-    """Writes a file so that a reader, or a kill at any moment, sees the old one or the new one, never a half."""
+    """Writes a file so that a reader, or a kill at any moment, sees the old one or the new one, never a half.
+
+    Raises OSError naming the file, also where the system names none: a full disk.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -14,5 +17,7 @@ def write_atomically(path: pathlib.Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)

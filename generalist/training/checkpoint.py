@@ -4,6 +4,7 @@ One save holds parameters, EMA, optimizer and step; the position in the data and
 Two nets catch what storage damages: a checksum of every array's values, the same however they are split, and of every file.
 """
 
+import contextlib
 import json
 import pathlib
 import zlib
@@ -27,7 +28,7 @@ class CheckpointError(RuntimeError):
 
 
 class Checkpointer:
-    """Saves asynchronously, restores the newest checkpoint that is whole.
+    """Saves asynchronously, restores the newest checkpoint that is whole. A context: what ends it, the save under way is finished.
 
     Args:
       folder: `<workdir>/checkpoints`.
@@ -40,6 +41,16 @@ class Checkpointer:
             self.folder, options=ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True))
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._saving: tuple[int, Future] | None = None
+
+    def __enter__(self) -> "Checkpointer":
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        if kind is None:
+            self.close()
+        elif jax.process_count() == 1:  # of several, each would wait for the one that failed
+            with contextlib.suppress(CheckpointError):  # the error that ends the run is the one to show
+                self.close()
 
     def save(self, state: State, seed: int) -> None:
         """Starts a save of `state`, after the one before is done. CheckpointError if either fails."""

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import difflib
+import errno
 import os
 import pathlib
 import re
@@ -50,9 +51,11 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _explain(error: Exception) -> str:
-    """The message of an error; of JAX's, which are long, what matters."""
+    """The message of an error, with what to do; of JAX's, which are long, what matters."""
     from jax.errors import JaxRuntimeError
 
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"{error}. Make room: the same command continues from the last checkpoint"
     if not isinstance(error, JaxRuntimeError):
         return str(error)
     first = str(error).splitlines()[0]

@@ -1,5 +1,6 @@
 """The training loop, in the order in which things happen."""
 
+import contextlib
 import hashlib
 import pathlib
 import time
@@ -28,7 +29,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path, log=prin
       SystemExit: 143 after SIGTERM, with everything saved.
     """
     started, log = time.monotonic(), distributed.on_first(log)
-    with Interruption() as stop:
+    with Interruption() as stop, contextlib.ExitStack() as stack:
         config, parts = setup.resolve(config)
         workdir = check_workdir(workdir, config)
         run = setup.prepare(config, log, parts)
@@ -36,7 +37,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path, log=prin
         write_facts(workdir, config)  # only now: a config that cannot start leaves no folder behind
         write_parameters(workdir, {"trained": run.state.parameters, "frozen": run.state.frozen})
         log(f"workdir {workdir.absolute()}")
-        checkpointer = Checkpointer(workdir / "checkpoints", config.checkpoint.keep)
+        checkpointer = stack.enter_context(Checkpointer(workdir / "checkpoints", config.checkpoint.keep))
         state = checkpointer.restore(run.state, config.seed, log) or run.state
         first_step = int(state.step)
         checkpointer.forget_after(first_step)
@@ -79,7 +80,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path, log=prin
                         checkpointer.save(state, config.seed)
                         export(workdir, config, {**state.frozen, **state.ema}, step)
                 if stopping:
-                    checkpointer.close()
+                    checkpointer.wait()
                     log(f"SIGTERM: saved step {step} in {workdir}; the same command resumes it")
                     raise SystemExit(EXIT_PREEMPTED)
                 if evaluating:
@@ -90,7 +91,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path, log=prin
                         stop.hold()
             setup.report_damaged(sources, log)
 
-        checkpointer.close()
+        checkpointer.wait()
         stop.release(f"step {config.total_steps} is saved in {workdir}")
         results = setup.evaluate(config, workdir, config.eval.final_examples, log)
         writer.write(config.total_steps, _prefixed(results))

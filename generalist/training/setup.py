@@ -3,9 +3,10 @@
 import functools
 import hashlib
 import pathlib
+import re
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax
@@ -192,7 +193,21 @@ def batches(config: ConfigDict, run: Run, first_step: int):
         image_size=config.data.image_size, target_size=config.model.target_size, first_step=first_step,
         rows=run.rows, augment=config.data.augment.to_dict(), threads=config.data.threads, prefetch=config.data.prefetch,
         workers=config.data.workers)
-    return batches, sources
+    return _watched(batches), sources
+
+
+def _watched(batches: Iterator[Mapping]) -> Iterator[Mapping]:
+    """What kills a reading process, which is too little memory mostly, is one message."""
+    try:
+        yield from batches
+    except RuntimeError as error:
+        found = re.search(r"Worker process was terminated unexpectedly with exit code (-?\d+)", str(error))
+        if not found:
+            raise
+        raise ChildProcessError(
+            f"a process that reads data died (exit code {found.group(1)}; -9: killed, by the system where memory ran out). The same command goes on "
+            "from the last checkpoint; --config.data.workers and --config.data.prefetch say how much is read ahead, workers=0 reads in "
+            "threads") from error
 
 
 def report_damaged(sources: Mapping[str, Any], log: Callable[[str], None]) -> None:

@@ -31,7 +31,8 @@ def test_freed_memory_is_reused_without_page_faults():
 
 
 @pytest.mark.parametrize(("error", "code", "said"), [
-    (OSError(28, "No space left on device"), 1, "[Errno 28] No space left on device"),
+    (OSError(28, "No space left on device", "run.json"), 1, "No space left on device: 'run.json'. Make room: the same command continues"),
+    (OSError(13, "Permission denied", "runs"), 1, "[Errno 13] Permission denied: 'runs'\n"),
     (CheckpointError("checkpoint of step 3 failed"), 1, "checkpoint of step 3 failed"),
     (FloatingPointError("loss nan at step 3"), 1, "loss nan at step 3"),
     (ValueError("batch_size 3"), 2, "batch_size 3"),

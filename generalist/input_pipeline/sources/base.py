@@ -361,6 +361,8 @@ class Source:
 
     def _skip(self, error: DataError) -> None:
         path, problem, _ = error.args
+        if not epath.Path(self.root).exists():  # not one file after the other
+            raise LayoutError(self.root, "the folder is no longer there", "Mount or restore it: the same command goes on.") from error
         if self.on_error == "raise" or isinstance(error, LayoutError):
             raise error
         if path not in self.damaged:

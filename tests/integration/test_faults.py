@@ -1,0 +1,121 @@
+"""Promise: whatever breaks in the middle of a run, it stops with a message that names it, and its checkpoints are good."""
+
+import multiprocessing
+import os
+import pathlib
+import resource
+import signal
+import textwrap
+import threading
+import time
+
+import cv2
+import numpy as np
+import pytest
+
+from generalist.training import launch
+
+CONFIG = """
+from generalist.configs import common
+
+
+def get_config(arg=""):
+    c = common.small(common.own({"dehaze": {"kind": "image", "folder": "dehaze"}}), scratch=True)
+    c.total_steps, c.batch_size, c.data.threads, c.data.prefetch = 100_000, 4, 1, 1
+    c.data.image_size = c.model.target_size = 32
+    c.model.unet.update({"channels": (8,), "attention_levels": (False,), "context_dim": 16, "groups": 4, "refine": 0, "position": False})
+    c.model.aligned_features = c.model.pooled_text = False
+    c.model.image_encoder.update({"image_size": 32, "dim": 8, "depth": 1, "heads": 2})
+    c.model.text_encoder.update({"dim": 8, "depth": 1, "heads": 2})
+    c.optimizer.warmup_steps, c.optimizer.muon = 1, ()
+    c.checkpoint.every_steps, c.log.every_steps, c.eval.panels = 5, 1, 0
+    return c
+"""
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Eight pairs of noise, and a config that would train on them for days."""
+    (tmp_path / "endless.py").write_text(textwrap.dedent(CONFIG))
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for half in ("images", "labels"):
+            folder = tmp_path / "data/dehaze" / split / half
+            folder.mkdir(parents=True)
+            for index in range(8):
+                cv2.imwrite(str(folder / f"{index}.png"), rng.integers(0, 256, (32, 32, 3), np.uint8))
+    return tmp_path / "data"
+
+
+def break_after(workdir: pathlib.Path, steps: int, fault) -> threading.Thread:
+    """Calls `fault` when the run has logged so many steps."""
+    def watch():
+        lines = workdir / "metrics.jsonl"
+        while not (lines.exists() and len(lines.read_text().splitlines()) >= steps):
+            time.sleep(0.01)
+        fault()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.fixture
+def train(data, capsys):
+    """Runs main.py's code with flags, breaks something after `steps` steps; (exit code, what was printed as the error)."""
+    def run(*flags, steps=1, fault=lambda: None):
+        root = data.parent
+        broken = break_after(root / "run", steps, fault)
+        code = launch.main(["main.py", f"--config={root}/endless.py", f"--workdir={root}/run", f"--config.data_dir={data}", *flags])
+        broken.join()
+        return code, capsys.readouterr().err
+
+    return run
+
+
+def checkpoints(workdir) -> list[int]:
+    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit())
+
+
+def test_a_data_directory_that_vanishes_stops_the_run(data, train):
+    code, error = train(fault=lambda: data.rename(data.with_name("unmounted")))
+    assert code == 2
+    assert f"error: {data / 'dehaze'}: " in error and "no longer there" in error
+
+
+def test_an_example_damaged_in_mid_run_is_named(data, train):
+    damaged = data / "dehaze/train/labels/3.png"
+    code, error = train(fault=lambda: os.truncate(damaged, 60))
+    assert code == 2
+    assert f"{damaged}: cannot be decoded (60 bytes" in error and "--config.data.on_error=skip" in error
+
+
+def test_a_reading_process_that_is_killed_stops_the_run(train):
+    def kill():
+        for child in multiprocessing.active_children():
+            os.kill(child.pid, signal.SIGKILL)
+
+    code, error = train("--config.data.workers=1", fault=kill)
+    assert code == 1
+    assert "a process that reads data died (exit code -9" in error and "--config.data.workers" in error
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_the_checkpoints_before_it_stay(data, train):
+    code, error = train("--config.optimizer.lr=1e30", "--config.checkpoint.every_steps=1")
+    assert code == 1
+    assert "at step" in error and "tasks in the batch: dehaze" in error
+    step = int(error.split("at step ")[1].split(";")[0])
+    assert checkpoints(data.parent / "run")[-1] == step - 1  # the save that was under way is finished
+
+
+def test_a_full_disk_stops_the_run_and_says_so(data, train):
+    """Files of at most 64 KiB, as where a quota is reached: the arrays do not fit."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, limits[1]))
+    try:
+        code, error = train()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert code == 1
+    assert "File too large" in error and "make room" in error.lower()
+    assert "model.safetensors" in error or "checkpoint of step 5" in error  # whichever is written first
