@@ -81,14 +81,11 @@ class Leg:
         """The steps that were printed so far."""
         return [int(found.group(1)) for line in list(self.lines) if (found := re.match(r"0: step (\d+)/", line))]
 
-    def first_step(self) -> int:
-        """The step that this start went on from."""
-        return next((int(found.group(1)) for line in self.lines if (found := re.search(r"resuming .* at step (\d+)", line))), 0)
-
     def where(self) -> str:
-        """How far it came."""
+        """From which step on it ran, and how far it came."""
+        first = next((f"from step {found.group(1)}" for line in self.lines if (found := re.search(r"resuming .* at step (\d+)", line))), "")
         steps = self.steps()
-        return f"after step {steps[-1]}" if steps else "before its first step"
+        return f"{first or 'from step 0'}, after step {steps[-1]}" if steps else f"{first} before its first step".strip()
 
     def disturb(self, kill: Kill) -> bool:
         """Waits for the moment and kills; False if the run came to its end before."""
@@ -129,15 +126,13 @@ def run(name: str, folder: pathlib.Path, steps: int, kills: list[Kill], layouts:
         leg = Leg(folder / name, processes, devices, steps)
         if number == len(kills) or not leg.disturb(kills[number]):
             break
-        kill, number = kills[number], number + 1
-        print(f"{name} {number}: {processes} x {devices} devices from step {leg.first_step()}: {kill.signal.name} to process "
-              f"{kill.process % processes} {leg.where()}; ", end="", flush=True)
-        killed = time.monotonic()
-        print(f"exit codes {leg.finish()} after {time.monotonic() - killed:.1f} s", flush=True)
+        kill, killed, number = kills[number], time.monotonic(), number + 1
+        codes = leg.finish()
+        print(f"{name} {number}: {processes} x {devices} devices, {kill.signal.name} to process {kill.process % processes} {leg.where()}; "
+              f"exit codes {codes} after {time.monotonic() - killed:.1f} s", flush=True)
     if any(leg.finish()):
         raise RuntimeError("the last start failed:\n" + "".join(leg.lines))
-    print(f"{name}: {processes} x {devices} devices from step {leg.first_step()} to the end, {number} kills, "
-          f"{time.monotonic() - began:.0f} s in all", flush=True)
+    print(f"{name}: {processes} x {devices} devices {leg.where()}, the end; {number} kills, {time.monotonic() - began:.0f} s in all", flush=True)
     return next(line.split()[-1] for line in leg.lines if "sha256 of parameters, EMA and step" in line)
 
 
