@@ -1,5 +1,6 @@
 """Layers shared by the UNet and the encoders. Parameters are float32, computation is in `dtype`."""
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -53,12 +54,62 @@ def conv(
         rngs=rngs, kernel_init=zeros if zero_init else lecun_normal)
 
 
-class GroupNorm(nnx.Module):
-    """Group normalisation over (h, w, channels of the group), optionally followed by SiLU.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def group_norm(x, scale, bias, groups: int, epsilon: float, silu: bool):
+    """Group normalisation over (h, w, channels of the group), then SiLU if asked.
 
-    Computed in the folded form: one pass for the per-channel sums, then one multiply-add; the
-    statistics are float32. Equals Wu & He (2018) with population variance.
+    In the folded form: one pass for the per-channel sums, then one multiply-add; all in float32. The backward pass
+    keeps x alone, in its own dtype, and the statistics of the groups: autodiff would keep float32 copies of what lies between.
+
+    Args:
+        x: (b, h, w, c). scale, bias: (c,) float32.
+        groups: a divisor of c. epsilon: added to the variance.
+        silu: whether silu(y) = y sigmoid(y) follows.
+
+    Returns:
+        (b, h, w, c) in the dtype of x. Equals Wu & He (2018) with population variance.
     """
+    return _group_norm_forward(x, scale, bias, groups, epsilon, silu)[0]
+
+
+def _group_norm_forward(x, scale, bias, groups, epsilon, silu):
+    b, h, w, c = x.shape
+    x32 = x.astype(jnp.float32)
+    sums = jnp.stack([x32.sum((1, 2)), jnp.square(x32).sum((1, 2))])  # (2, b, c)
+    mean, square = sums.reshape(2, b, groups, c // groups).sum(-1) / (h * w * c // groups)
+    rstd = jax.lax.rsqrt(jnp.maximum(square - jnp.square(mean), 0.0) + epsilon)
+    factor = _per_channel(rstd, c) * scale
+    y = x32 * factor + (bias - _per_channel(mean, c) * factor)
+    return (jax.nn.silu(y) if silu else y).astype(x.dtype), (x, scale, bias, mean, rstd)
+
+
+def _group_norm_backward(groups, epsilon, silu, saved, g):
+    """With x' = (x - mean) rstd and y = scale x' + bias: dx = rstd (scale dy - mean(scale dy) - x' mean(scale dy x'))."""
+    x, scale, bias, mean, rstd = saved
+    (b, h, w, c), x32, dy = x.shape, x.astype(jnp.float32), g.astype(jnp.float32)
+    mean, rstd = _per_channel(mean, c), _per_channel(rstd, c)
+    factor = rstd * scale
+    if silu:
+        y = x32 * factor + (bias - mean * factor)
+        sigmoid = jax.nn.sigmoid(y)
+        dy = dy * sigmoid * (1.0 + y * (1.0 - sigmoid))
+    dbias, dscale = dy.sum((1, 2)), (dy * (x32 - mean)).sum((1, 2)) * rstd[:, 0, 0]  # of every image, (b, c)
+    group_mean = lambda s: _per_channel(s.reshape(b, groups, c // groups).sum(-1), c) / (h * w * c // groups)
+    slope = jnp.square(rstd) * group_mean(scale * dscale)
+    dx = factor * dy - slope * x32 + (slope * mean - rstd * group_mean(scale * dbias))
+    return dx.astype(x.dtype), dscale.sum(0), dbias.sum(0)
+
+
+def _per_channel(s, c: int):
+    """(b, groups) -> (b, 1, 1, c)."""
+    return jnp.repeat(s, c // s.shape[-1], axis=-1)[:, None, None]
+
+
+group_norm.defvjp(_group_norm_forward, _group_norm_backward)
+
+
+class GroupNorm(nnx.Module):
+    """`group_norm` with its parameters, computed in float32 and rounded to `dtype`."""
 
     def __init__(self, channels: int, *, groups: int = 32, epsilon: float = 1e-5, dtype=jnp.float32):
         if channels % groups:
@@ -69,16 +120,7 @@ class GroupNorm(nnx.Module):
 
     def __call__(self, x, *, silu: bool = False):
         """x (b, h, w, c) -> (b, h, w, c)."""
-        b, h, w, c = x.shape
-        x32 = x.astype(jnp.float32)
-        sums = jnp.stack([x32.sum((1, 2)), jnp.square(x32).sum((1, 2))])  # (2, b, c)
-        sums = sums.reshape(2, b, self.groups, c // self.groups).sum(-1) / (h * w * c // self.groups)
-        mean, var = sums[0], jnp.maximum(sums[1] - jnp.square(sums[0]), 0.0)
-        per_channel = lambda s: jnp.repeat(s, c // self.groups, axis=-1)
-        scale = per_channel(jax.lax.rsqrt(var + self.epsilon)) * self.scale[...]
-        shift = self.bias[...] - per_channel(mean) * scale
-        y = x32 * scale[:, None, None] + shift[:, None, None]
-        return (jax.nn.silu(y) if silu else y).astype(self.dtype)
+        return group_norm(x.astype(self.dtype), self.scale[...], self.bias[...], self.groups, self.epsilon, silu)
 
 
 def timestep_embedding(timesteps, dim: int, max_period: float = 10_000.0):

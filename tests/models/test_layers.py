@@ -1,5 +1,6 @@
 """The shared layers against torch, NumPy, diffusers and hand examples."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -40,6 +41,42 @@ def test_group_norm_computes_statistics_in_float32():
     assert y.dtype == jnp.bfloat16
     assert abs(float(y.astype(jnp.float32).mean())) < 0.01
     assert float(y.astype(jnp.float32).std()) == pytest.approx(1.0, abs=0.01)
+
+
+def gradients(x, scale, bias, weights, silu):
+    """Of sum(y * weights) by x, scale and bias, three groups; in float32."""
+    loss = lambda x, *affine: (layers.group_norm(x, *affine, 3, 1e-5, silu).astype(jnp.float32) * weights).sum()
+    return [np.asarray(g, np.float32) for g in jax.grad(loss, (0, 1, 2))(x, scale, bias)]
+
+
+def torch_gradients(x, scale, bias, weights, silu):
+    """The same by torch's autograd in float64."""
+    x, scale, bias = (torch.tensor(np.asarray(a, np.float64)).requires_grad_() for a in (x, scale, bias))
+    y = torch.nn.functional.group_norm(x.permute(0, 3, 1, 2), 3, scale, bias, 1e-5)
+    y = torch.nn.functional.silu(y) if silu else y
+    (y * torch.tensor(weights).double().permute(0, 3, 1, 2)).sum().backward()
+    return [a.grad.numpy() for a in (x, scale, bias)]
+
+
+@pytest.mark.parametrize("silu", [False, True])
+@pytest.mark.parametrize(("offset", "dtype", "tolerance"), [(0, jnp.float32, 2e-5), (10, jnp.float32, 1e-3), (1, jnp.bfloat16, 2e-2)])
+def test_group_norm_gradients_equal_torch(silu, offset, dtype, tolerance):
+    """Sums of 70 products of size 1; in bfloat16 the gradient of x (about 1) is rounded to 2^-9, the others are float32."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(offset + rng.standard_normal((2, 5, 7, 12)), dtype)
+    arguments = x, *rng.standard_normal((2, 12), np.float32), rng.standard_normal((2, 5, 7, 12), np.float32), silu
+    weights = np.asarray(jnp.asarray(arguments[3], dtype), np.float32)  # the rounded ones are what comes back in bfloat16
+    arguments = (*arguments[:3], weights, silu)
+    for ours, theirs in zip(gradients(*arguments), torch_gradients(*arguments), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=tolerance)
+
+
+def test_group_norm_keeps_its_input_and_nothing_else_of_that_size():
+    """What the backward pass needs: x in its own dtype, else two figures a group and the parameters."""
+    x = jnp.ones((2, 8, 8, 12), jnp.bfloat16)
+    _, vjp = jax.vjp(lambda x, *affine: layers.group_norm(x, *affine, 3, 1e-5, True), x, jnp.ones(12), jnp.zeros(12))
+    assert sorted((a.shape, str(a.dtype)) for a in jax.tree.leaves(vjp) if hasattr(a, "shape")) == [
+        ((2, 3), "float32"), ((2, 3), "float32"), ((2, 8, 8, 12), "bfloat16"), ((12,), "float32"), ((12,), "float32")]
 
 
 def test_group_norm_names_the_channels_it_cannot_split():
