@@ -1,12 +1,17 @@
 """Exact softmax attention that never stores a score tensor above a size limit."""
 
+import functools
+import logging
 import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 # Scores are float32; above this many bytes they are computed a block of queries at a time.
 SCORE_LIMIT_BYTES = 256 * 2**20
+# From so many queries on, cuDNN's flash attention is taken on CUDA; scores of fewer are small.
+FLASH_QUERIES = 1024
 
 
 def attention(q, k, v, *, bias=None, scale: float | None = None, score_limit: int = SCORE_LIMIT_BYTES):
@@ -25,10 +30,72 @@ def attention(q, k, v, *, bias=None, scale: float | None = None, score_limit: in
     Returns:
         (b, n, heads, d) in the dtype of `q`. Scores and softmax are float32.
     """
+    scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale
+    plain = functools.partial(_plain, bias=bias, scale=scale, score_limit=score_limit)
+    if prefers_flash(q.shape[1], k.shape[1], q.shape[-1], q.dtype, biased=bias is not None) and flash_works(q.shape[-1], np.dtype(q.dtype)):
+        # What is lowered for another platform on a machine with a GPU takes the plain form.
+        return jax.lax.platform_dependent(q, k, v, cuda=functools.partial(_flash, scale=scale), default=plain)
+    return plain(q, k, v)
+
+
+def prefers_flash(queries: int, keys: int, d: int, dtype, *, biased: bool) -> bool:
+    """Whether cuDNN's flash attention is worth its call and takes these: 16 bits, heads a multiple of 8 up to 256 wide, no bias.
+
+    Its gradient refuses odd lengths in JAX 0.10, bias or not.
+    """
+    even = queries % 2 == keys % 2 == 0
+    return queries >= FLASH_QUERIES and even and d % 8 == 0 and d <= 256 and dtype in (jnp.bfloat16, jnp.float16) and not biased
+
+
+@functools.cache
+def flash_works(d: int, dtype: np.dtype) -> bool:
+    """Whether cuDNN's flash attention runs on this machine's GPU and agrees with the plain form; tried once, says why not."""
+    try:
+        device = jax.local_devices(backend="cuda")[0]
+    except RuntimeError:  # no such GPU
+        return False
+    reason = flash_fault(_flash, d, dtype, device)
+    if reason:
+        _report(reason)
+    return not reason
+
+
+def flash_fault(flash, d: int, dtype: np.dtype, device: jax.Device) -> str:
+    """Runs flash(q, k, v, scale=...) and its gradient on a small input -> why it is not to be used; empty if it is."""
+    rng = np.random.default_rng(0)
+    with jax.ensure_compile_time_eval():  # a step may be in the middle of being traced
+        q, k, v, g = (jax.device_put(rng.standard_normal((1, n, 2, d), np.float32).astype(dtype), device)
+                      for n in (FLASH_QUERIES, 334, 334, FLASH_QUERIES))
+
+        @functools.partial(jax.jit, static_argnums=0)
+        def both(function, *qkv):
+            out, vjp = jax.vjp(functools.partial(function, scale=d**-0.5), *qkv)
+            return [x.astype(jnp.float32) for x in (out, *vjp(g))]
+
+        try:
+            theirs = both(flash, q, k, v)
+        except Exception as error:  # whatever JAX, XLA and cuDNN raise
+            return f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        ours = both(_plain, q, k, v)
+        far = max(float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b)) for a, b in zip(theirs, ours))
+    return "" if far < 0.05 else f"its results are {far:.0%} off"  # 16 bits leave less than 1 %
+
+
+@functools.cache
+def _report(reason: str) -> None:
+    """Once for each reason, though there are several head sizes."""
+    logging.getLogger(__name__).warning("cuDNN's flash attention is not used, XLA's attention in its place: %s", reason)
+
+
+def _flash(q, k, v, *, scale: float):
+    return jax.nn.dot_product_attention(q, k, v, scale=scale, implementation="cudnn")
+
+
+def _plain(q, k, v, *, bias=None, scale: float, score_limit: int = SCORE_LIMIT_BYTES):
     q, k, v = (x.transpose(0, 2, 1, 3) for x in (q, k, v))  # BHND: fastest on CPU by far
     b, heads, n, _ = q.shape
     bytes_a_query = 4 * b * heads * k.shape[2]
-    q = q * (1.0 / math.sqrt(q.shape[-1]) if scale is None else scale)
+    q = q * scale
     if n * bytes_a_query <= score_limit or bias is not None:  # text, with a bias, is short
         out = _attend(q, k, v, bias)
     else:

@@ -1,6 +1,7 @@
-"""Attention: exact, whatever the limit on the scores, and never a larger array than the limit."""
+"""Attention: exact, whatever the limit on the scores, and never a larger array than the limit; when cuDNN's is taken instead."""
 
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from generalist.models import attention as attention_lib
 from generalist.models.attention import attention
 
 B, N, M, HEADS, D = 2, 50, 24, 2, 4  # 50 is no multiple of any block below
@@ -71,3 +73,79 @@ def test_bfloat16_goes_in_and_out_but_scores_are_float32():
     assert jaxpr.out_avals[0].dtype == jnp.bfloat16
     scores = [v.aval for e in jaxpr.jaxpr.eqns for v in e.outvars if v.aval.shape == (1, 2, 8, 8) and e.primitive.name == "dot_general"]
     assert [x.dtype for x in scores] == [jnp.float32]
+
+
+@pytest.mark.parametrize(("queries", "keys", "d", "dtype", "biased", "expected"), [
+    (1024, 1024, 40, jnp.bfloat16, False, True),
+    (16384, 264, 40, jnp.bfloat16, False, True),
+    (4096, 4096, 80, jnp.float16, False, True),
+    (1024, 1024, 160, jnp.bfloat16, False, True),
+    (1022, 1024, 40, jnp.bfloat16, False, False),  # short
+    (1024, 333, 40, jnp.bfloat16, False, False),  # odd
+    (1025, 264, 40, jnp.bfloat16, False, False),
+    (1024, 1024, 40, jnp.float32, False, False),
+    (1024, 1024, 44, jnp.bfloat16, False, False),  # no multiple of 8
+    (1024, 1024, 264, jnp.bfloat16, False, False),  # wider than 256
+    (1024, 1024, 40, jnp.bfloat16, True, False)])
+def test_flash_attention_is_for_long_sixteen_bit_sequences(queries, keys, d, dtype, biased, expected):
+    assert attention_lib.prefers_flash(queries, keys, d, jnp.dtype(dtype), biased=biased) is expected
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """flash -> attention() on a machine whose "GPU" (a CPU device) has it, sequences of 32 being long."""
+    caches = attention_lib.flash_works, attention_lib._report
+
+    def install(flash):
+        monkeypatch.setattr(attention_lib, "_flash", flash)
+        monkeypatch.setattr(attention_lib, "FLASH_QUERIES", 32)
+        cpu = jax.local_devices()
+        monkeypatch.setattr(jax, "local_devices", lambda backend=None: cpu)
+        return lambda *qkv: attention(*qkv)  # a new one, that no cache of jit knows
+
+    for cached in caches:
+        cached.cache_clear()
+    yield install
+    for cached in caches:
+        cached.cache_clear()
+
+
+def long_inputs(d=8):
+    return [jnp.asarray(np.random.default_rng(0).standard_normal((1, 32, 2, d)), jnp.bfloat16)] * 3
+
+
+def broken(q, k, v, *, scale):
+    raise NotImplementedError("cuDNN is not detected.\nA second line.")
+
+
+def unscaled(q, k, v, *, scale):
+    return jax.nn.dot_product_attention(q, k, v, scale=1.0)
+
+
+def marked(q, k, v, *, scale):
+    """Right, and to be found in the lowered program: it alone has a cube root, of 1."""
+    return jax.nn.dot_product_attention(q, k, v, scale=scale) * jnp.cbrt(jnp.ones((), q.dtype) * (q[0, 0, 0, 0] == q[0, 0, 0, 0]))
+
+
+@pytest.mark.parametrize(("flash", "reason"), [(broken, "NotImplementedError: cuDNN is not detected."), (unscaled, r"its results are \d+% off")])
+def test_a_flash_attention_that_does_not_work_is_reported_once_and_not_used(gpu, caplog, flash, reason):
+    expected = jax.jit(lambda *qkv: attention(*qkv))(*long_inputs())  # before there is a GPU
+    with_gpu = gpu(flash)
+    np.testing.assert_array_equal(jax.jit(with_gpu)(*long_inputs()), expected)
+    with_gpu(*long_inputs())
+    if flash is broken:
+        with_gpu(*long_inputs(16))  # for other heads the same reason
+    assert len(caplog.messages) == 1
+    assert re.fullmatch(f"cuDNN's flash attention is not used, XLA's attention in its place: {reason}", caplog.messages[0])
+
+
+def test_a_flash_attention_that_works_is_for_cuda_alone(gpu, caplog):
+    """The program lowered for CUDA has it, the one for this machine's CPU has the plain form; so have the gradients."""
+    expected = jax.jit(lambda *qkv: attention(*qkv))(*long_inputs())
+    function = gpu(marked)
+    gradient = jax.grad(lambda *qkv: function(*qkv).astype(jnp.float32).sum(), (0, 1, 2))
+    for traced in (jax.jit(function).trace(*long_inputs()), jax.jit(gradient).trace(*long_inputs())):
+        text = {platform: traced.lower(lowering_platforms=(platform,)).as_text() for platform in ("cuda", "cpu")}
+        assert "cbrt" in text["cuda"] and "cbrt" not in text["cpu"]
+    np.testing.assert_array_equal(jax.jit(function)(*long_inputs()), expected)
+    assert not caplog.messages
