@@ -1,19 +1,24 @@
 """Examples a second and core of the input pipeline, beside a torch DataLoader that does the same work the usual way.
 
     python benchmarks/input_pipeline.py
+    python benchmarks/input_pipeline.py --size 1600 1200 --pairs 8
 
 Both read the same files (scenes rendered at 640 x 480, saved as JPEG, with 16-bit PNGs of heights and 8-bit PNGs of classes), cut a
 random window, mirror, change colours, encode the label and make batches. The usual way is PIL and NumPy, step by step as torchvision
-does it; ours is OpenCV on the cut pixels. Runs alternate, each in its own process on the given cores; the median of the rounds counts.
-Needs torch, of the [test] extra.
+does it; "draft" is the same with PIL's own way to decode a JPEG at a fraction of its size, where the window leaves enough pixels. Ours is
+OpenCV, on no more pixels than the window needs. Runs alternate, each in its own process on the given cores; the median of the rounds
+counts. Then it prints where our time goes, and how far each way's images are from the exact area mean of the window. Needs torch, of the
+[test] extra.
 """
 
 import argparse
+import cProfile
 import itertools
 import math
 import multiprocessing
 import os
 import pathlib
+import pstats
 import statistics
 import subprocess
 import sys
@@ -23,9 +28,11 @@ import time
 import cv2
 import numpy as np
 
-from generalist.input_pipeline.loader import training_batches
+from generalist.input_pipeline.loader import fit, training_batches
 from generalist.input_pipeline.scenes import ScenesSource
+from generalist.input_pipeline.sources.base import Part, read_image, read_part
 from generalist.input_pipeline.sources.folder import Folder
+from generalist.input_pipeline.transforms import random_window
 from generalist.tasks import SCENES_TASKS, get_tasks
 
 BATCH, IMAGE_SIZE, TARGET_SIZE = 8, 256, 128
@@ -36,14 +43,18 @@ DEFINITIONS = {
     "classes": {"kind": "classes", "folder": "classes", "void": (255,),
                 "classes": tuple((name, index) for index, name in enumerate(SCENES_TASKS["semantic"].classes))}}
 RUNS = {  # name -> (arm, cores, threads, workers)
-    "ours, in process, 1 thread": ("ours", 1, 1, 0), "torch, in process": ("torch", 1, 0, 0),
+    "ours, in process, 1 thread": ("ours", 1, 1, 0), "torch, in process": ("torch", 1, 0, 0), "torch and draft, in process": ("draft", 1, 0, 0),
     "ours, 1 worker": ("ours", 1, 1, 1), "torch, 1 worker": ("torch", 1, 0, 1),
-    "ours, 2 threads": ("ours", 2, 2, 0), "ours, 2 workers": ("ours", 2, 1, 2), "torch, 2 workers": ("torch", 2, 0, 2)}
+    "ours, 2 threads": ("ours", 2, 2, 0), "ours, 2 workers": ("ours", 2, 1, 2), "torch, 2 workers": ("torch", 2, 0, 2),
+    "torch and draft, 2 workers": ("draft", 2, 0, 2)}
+STAGES = {  # what it is called -> the functions that do it
+    "image: read, decode, cut": ("read_part",), "image: resize": ("fit",), "image: colours": ("brightness", "contrast", "saturation", "hue"),
+    "label: read, decode": ("decode_label",), "label: look up": ("to_label",), "label: encode": ("encode",), "mirror both": ("<flip>",)}
 
 
-def make_files(root: pathlib.Path, count: int) -> None:
-    """Writes `count` pairs of each task."""
-    sources = {"height": ScenesSource("depth", "train", count, (480, 640)), "classes": ScenesSource("semantic", "train", count, (480, 640))}
+def make_files(root: pathlib.Path, count: int, size: tuple[int, int]) -> None:
+    """Writes `count` pairs of each task, of `size` (w, h)."""
+    sources = {"height": ScenesSource("depth", "train", count, size[::-1]), "classes": ScenesSource("semantic", "train", count, size[::-1])}
     for task, source in sources.items():
         for half in ("images", "labels"):
             (root / task / "train" / half).mkdir(parents=True)
@@ -55,7 +66,7 @@ def make_files(root: pathlib.Path, count: int) -> None:
         for path in (root / task / "train").glob("*/*"):  # many names for each file: shuffling a handful of examples takes grain milliseconds
             for copy in range(count, LISTED, count):
                 os.link(path, path.with_stem(str(int(path.stem) + copy)))
-    print(f"{2 * count} pairs at 640 x 480 in {root}")
+    print(f"{2 * count} pairs at {size[0]} x {size[1]} in {root}")
 
 
 def ours(root: str, threads: int, workers: int):
@@ -69,7 +80,8 @@ def ours(root: str, threads: int, workers: int):
 class UsualDataset:
     """The same examples by PIL and NumPy, for a torch DataLoader."""
 
-    def __init__(self, root: str):
+    def __init__(self, root: str, draft: bool):
+        self.draft = draft
         names = sorted(path.stem for path in pathlib.Path(root, "height/train/images").iterdir())
         self.items = [(task, f"{root}/{task}/train/images/{name}.jpg", f"{root}/{task}/train/labels/{name}.png")
                       for name in names for task in DEFINITIONS]
@@ -84,10 +96,10 @@ class UsualDataset:
 
         task, image_path, label_path = self.items[index]
         rng = np.random.default_rng()
-        image, label = Image.open(image_path).convert("RGB"), Image.open(label_path)
+        image, label = Image.open(image_path), Image.open(label_path)
         box = self._box(image.size, rng)
         nearest = Image.Resampling.NEAREST
-        image = image.crop(box).resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC)
+        image = self._read(image, box).resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC)
         if task == "height":  # PIL cannot resize 16 bits but as floats
             label = Image.fromarray(np.asarray(label).astype(np.float32))
         label = label.crop(box).resize((TARGET_SIZE, TARGET_SIZE), Image.Resampling.BOX if task == "height" else nearest)
@@ -98,6 +110,13 @@ class UsualDataset:
         target, mask = self._encode(task, np.asarray(label))
         return {"image": torch.from_numpy(np.array(image)), "target": torch.from_numpy(target), "mask": torch.from_numpy(mask),
                 "task": list(DEFINITIONS).index(task)}
+
+    def _read(self, image, box):
+        left, top, right, bottom = box
+        shrink = max(n for n in (1, 2, 4, 8) if n == 1 or self.draft and min(right - left, bottom - top) >= n * IMAGE_SIZE)
+        if shrink > 1:
+            image.draft("RGB", (image.width // shrink, image.height // shrink))
+        return image.convert("RGB").crop([edge // shrink for edge in box])
 
     @staticmethod
     def _box(size, rng):
@@ -135,11 +154,11 @@ class UsualDataset:
         return (colours / 127.5 - 1).astype(np.float32), mask.astype(np.float32)[..., None]
 
 
-def usual(root: str, workers: int):
+def usual(root: str, workers: int, draft: bool):
     """Endless batches of a torch DataLoader."""
     import torch
 
-    loader = torch.utils.data.DataLoader(UsualDataset(root), BATCH, shuffle=True, num_workers=workers, drop_last=True,
+    loader = torch.utils.data.DataLoader(UsualDataset(root, draft), BATCH, shuffle=True, num_workers=workers, drop_last=True,
                                          persistent_workers=workers > 0)
     return itertools.chain.from_iterable(itertools.repeat(loader))
 
@@ -149,7 +168,7 @@ def measure(root: str, run: str, batches: int) -> None:
     arm, cores, threads, workers = RUNS[run]
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     cv2.setNumThreads(1)
-    made = iter(ours(root, threads, workers) if arm == "ours" else usual(root, workers))
+    made = iter(ours(root, threads, workers) if arm == "ours" else usual(root, workers, arm == "draft"))
     for _ in range(4):
         next(made)
     wall, cpu = time.perf_counter(), time.process_time()
@@ -161,18 +180,76 @@ def measure(root: str, run: str, batches: int) -> None:
     os._exit(0)  # waits for no reader
 
 
+def where_the_time_goes(root: str, batches: int) -> None:
+    """Profiles our pipeline in this thread and prints the milliseconds of an example by stage."""
+    made = ours(root, 0, 0)
+    next(made)
+    profile = cProfile.Profile(time.process_time)
+    profile.enable()
+    for _ in range(batches):
+        next(made)
+    profile.disable()
+    stats = pstats.Stats(profile)
+    spent = {stage: 0.0 for stage in STAGES}
+    for (_, _, function), (_, _, _, cumulative, _) in stats.stats.items():
+        for stage, functions in STAGES.items():
+            spent[stage] += cumulative if function in functions else 0.0
+    spent["all else: order, randomness, batches"] = stats.total_tt - sum(spent.values())
+    print("\nours, by stage (profiled, which adds a little)")
+    for stage, seconds in spent.items():
+        print(f"{stage:38} {1000 * seconds / batches / BATCH:6.2f} ms {seconds / stats.total_tt:6.1%}")
+
+
+def how_exact(root: str, windows: int) -> None:
+    """Prints how far the network's images are from the exact area mean of the fully decoded window, in levels of 0..255."""
+    from PIL import Image
+
+    rng, found = np.random.default_rng(0), {}
+    paths = sorted(map(str, pathlib.Path(root).glob("*/train/images/*.jpg")))
+    for path in paths[:: max(len(paths) // windows, 1)]:
+        whole = read_image(path)
+        window = random_window(whole.shape[:2], AUGMENT["scale"], AUGMENT["ratio"], rng)
+        for side in (IMAGE_SIZE, IMAGE_SIZE // 4):
+            pixels, shown, _ = read_part(path, Part(lambda size: window, side))
+            exact = cv2.resize(whole[shown].astype(np.float32), (side, side), interpolation=cv2.INTER_AREA)
+            usual_way = np.asarray(Image.fromarray(whole[shown]).resize((side, side), Image.Resampling.BICUBIC))
+            for name, image in (("ours", fit(pixels, side)), ("PIL bicubic", usual_way)):
+                difference = np.abs(image - exact)
+                found.setdefault((name, side), []).append((difference.mean(), difference.max()))
+    print("\nimages against a full decode and the exact area mean, levels of 0..255")
+    for (name, side), values in sorted(found.items()):
+        mean, largest = np.mean(values, 0)[0], np.max(values, 0)[1]
+        print(f"{name:12} at {side:3}: mean difference {mean:.2f}, largest {largest:.0f} of {len(values)} windows")
+
+
+def print_table(found: dict[str, list[tuple[float, float]]]) -> None:
+    """The medians, and ours as multiples of torch's."""
+    print(f"\n{'run':28} {'cores':>5} {'examples/s/core':>16} {'lowest..highest':>16} {'a CPU second':>13}")
+    for run, values in found.items():
+        _, cores, _, workers = RUNS[run]
+        wall = [rate / cores for rate, _ in values]
+        cpu = f"{statistics.median(rate for _, rate in values):.0f}" if not workers else "-"
+        print(f"{run:28} {cores:5} {statistics.median(wall):16.1f} {min(wall):7.1f}..{max(wall):.1f} {cpu:>13}")
+    rate = {run: statistics.median(wall for wall, _ in values) / RUNS[run][1] for run, values in found.items()}
+    for one, other in (("ours, in process, 1 thread", "torch, in process"), ("ours, 1 worker", "torch, 1 worker"),
+                       ("ours, 2 workers", "torch, 2 workers"), ("ours, 2 threads", "torch, 2 workers"),
+                       ("ours, in process, 1 thread", "torch and draft, in process"), ("ours, 2 workers", "torch and draft, 2 workers")):
+        print(f"{one} / {other}: {rate[one] / rate[other]:.2f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=24, help="files of each of the two tasks")
     parser.add_argument("--batches", type=int, default=40, help="timed in each run, of 8 examples")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--size", type=int, nargs=2, default=(640, 480), metavar=("W", "H"), help="of the files, pixels")
     parser.add_argument("--measure", nargs=2, metavar=("DIR", "RUN"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
         measure(*args.measure, args.batches)
         return
     with tempfile.TemporaryDirectory() as root:
-        make_files(pathlib.Path(root), args.pairs)
+        make_files(pathlib.Path(root), args.pairs, tuple(args.size))
         found = {run: [] for run in RUNS}
         for number in range(args.rounds):
             for run in RUNS:
@@ -181,12 +258,10 @@ def main() -> None:
                                         env=os.environ | {"PYTHONWARNINGS": "ignore"}).stdout  # of the workers that were stopped
                 found[run].append(tuple(map(float, output.split())))
                 print(f"round {number + 1} of {args.rounds}: {run}: {found[run][-1][0]:.0f} examples/s", flush=True)
-    print(f"\n{'run':28} {'cores':>5} {'examples/s/core':>16} {'lowest..highest':>16} {'a CPU second':>13}")
-    for run, values in found.items():
-        _, cores, _, workers = RUNS[run]
-        wall = [rate / cores for rate, _ in values]
-        cpu = f"{statistics.median(rate for _, rate in values):.0f}" if not workers else "-"
-        print(f"{run:28} {cores:5} {statistics.median(wall):16.1f} {min(wall):7.1f}..{max(wall):.1f} {cpu:>13}")
+        print_table(found)
+        cv2.setNumThreads(1)
+        where_the_time_goes(root, args.batches)
+        how_exact(root, 48)
 
 
 if __name__ == "__main__":

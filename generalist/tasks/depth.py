@@ -34,7 +34,7 @@ class Depth(base.Task):
 
     def encode(self, label: np.ndarray, size: base.Size) -> base.Target:
         """float (h, w) metres -> grey Target; unknown pixels are black, masked, and never blend into others."""
-        depth = base.check_map(self.name, label, "f", "a float map of metres").astype(np.float32)
+        depth = base.check_map(self.name, label, "f", "a float map of metres").astype(np.float32, copy=False)
         if not np.all(depth >= 0) or np.isinf(depth).any():
             raise ValueError(f"Task '{self.name}': depth must be finite and >= 0 metres (0 = unknown), got values "
                              f"in {depth.min()}..{depth.max()}.")

@@ -38,11 +38,12 @@ class Scalar(base.Task):
 
     def encode(self, label: np.ndarray, size: base.Size) -> base.Target:
         """float (h, w), nan = unknown -> grey Target; unknown pixels are black, masked, and never blend into others."""
-        values = base.check_map(self.name, label, "f", f"a float map in {self.unit or 'its unit'}").astype(np.float32)
+        values = base.check_map(self.name, label, "f", f"a float map in {self.unit or 'its unit'}").astype(np.float32, copy=False)
         valid = self.known(values)
         values = np.where(valid, values, np.float32(self.low))
         base.check_range(self.name, values, self.low, self.high, "the task's range, nan = unknown")
-        above, valid = base.resize_valid(values - np.float32(self.low), valid, base.to_size(size))
+        values -= np.float32(self.low)
+        above, valid = base.resize_valid(values, valid, base.to_size(size))
         grey = (above * (2 / (self.high - self.low)) - 1).astype(np.float32)
         return base.Target(np.repeat(grey[..., None], 3, axis=-1), valid.astype(np.float32)[..., None])
 
