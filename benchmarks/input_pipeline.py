@@ -30,7 +30,7 @@ import numpy as np
 
 from generalist.input_pipeline.loader import fit, training_batches
 from generalist.input_pipeline.scenes import ScenesSource
-from generalist.input_pipeline.sources.base import Part, read_image, read_part
+from generalist.input_pipeline.sources.files import Part, read_image, read_part
 from generalist.input_pipeline.sources.folder import Folder
 from generalist.input_pipeline.transforms import random_window
 from generalist.tasks import SCENES_TASKS, get_tasks

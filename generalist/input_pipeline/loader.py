@@ -7,7 +7,8 @@ from absl import flags
 import grain
 import numpy as np
 
-from generalist.input_pipeline.sources.base import Part, Source
+from generalist.input_pipeline.sources.base import Source
+from generalist.input_pipeline.sources.files import Part
 from generalist.input_pipeline.transforms import CropAndFlip, Jitter
 from generalist.tasks import Restoration, Task
 from generalist.tasks.base import resize_image, to_size

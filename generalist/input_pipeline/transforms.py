@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 import cv2
 import numpy as np
 
-from generalist.input_pipeline.sources.base import Part
+from generalist.input_pipeline.sources.files import Part
 
 _TRIES = 10  # windows drawn before the largest one that fits is taken
 

@@ -211,7 +211,7 @@ def _watched(batches: Iterator[Mapping]) -> Iterator[Mapping]:
 
 
 def report_damaged(sources: Mapping[str, Any], log: Callable[[str], None]) -> None:
-    """Says how many files this process left out of training, where `data.on_error` is "skip"; readers in workers name theirs themselves."""
+    """Says how many files this process and its workers left out of training, where `data.on_error` is "skip"."""
     counts = {name: len(source.damaged) for name, source in sources.items() if getattr(source, "damaged", None)}
     if counts:
         log(f"damaged files left out of training: {', '.join(f'{name} {count}' for name, count in counts.items())}; each was named above")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from generalist.input_pipeline import open_sources
-from generalist.input_pipeline.sources.base import DataError, LayoutError
+from generalist.input_pipeline.sources.files import DataError, LayoutError
 from generalist.input_pipeline.sources.folder import Folder
 
 IDS = {"kind": "classes", "classes": (("soil", 3), ("wheat", 7), ("weed", 0)), "void": (255,)}

@@ -11,7 +11,7 @@ import pytest
 from generalist.input_pipeline import transforms
 from generalist.input_pipeline.loader import fit
 from generalist.input_pipeline.sources import open_source
-from generalist.input_pipeline.sources.base import Part, Stored, jpeg_size, read_image, read_part
+from generalist.input_pipeline.sources.files import Part, Stored, jpeg_size, read_image, read_part
 from generalist.input_pipeline.sources.folder import Folder
 
 HEIGHT, WIDTH = 603, 1001  # neither a multiple of 8

@@ -1,6 +1,7 @@
 """The readers of the official data sets, on tiny files in exactly their formats."""
 
 import concurrent.futures
+import gc
 import json
 import multiprocessing
 import os
@@ -567,6 +568,32 @@ def test_skip_takes_the_next_readable_example_counts_and_reports_once(lol, capsy
     printed = capsys.readouterr().err
     assert printed.count(f"lol: skipped {low(lol, 3)}: cannot be decoded") == 1
     assert printed.count(str(low(lol, 4))) == 1
+
+
+def _read_all(source):
+    for index in range(len(source)):
+        source[index]
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_files_that_workers_skip_are_counted_and_named_once_for_all(lol, capfd, start):
+    for number in (1, 3):
+        low(lol, number).write_bytes(b"broken")
+    source = open_source("lol", "light", "test", lol, on_error="skip")
+    assert source[0]["key"] == "2"
+    workers = [multiprocessing.get_context(start).Process(target=_read_all, args=(source,)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+        worker.join()  # one after the other: the second knows what the first said
+    _read_all(source)
+    assert source.skipped == 2 and list(source.damaged) == [str(low(lol, 1)), str(low(lol, 3))]
+    assert "cannot be decoded (6 bytes" in source.damaged[str(low(lol, 3))]
+    assert capfd.readouterr().err.count("skipped") == 2
+    path = source._left_out._path
+    assert os.path.exists(path)
+    del source, workers, worker
+    gc.collect()
+    assert not os.path.exists(path)
 
 
 def test_skip_ends_when_nothing_can_be_read(lol):

@@ -6,7 +6,8 @@ from typing import Iterable
 from etils import epath
 
 from generalist.input_pipeline.sources.ade20k import ADE20K
-from generalist.input_pipeline.sources.base import DataError, LayoutError, Source, choose, find_root
+from generalist.input_pipeline.sources.base import Source, choose, find_root
+from generalist.input_pipeline.sources.files import DataError, LayoutError
 from generalist.input_pipeline.sources.coco import COCO
 from generalist.input_pipeline.sources.lol import LOL
 from generalist.input_pipeline.sources.nyu import NYUV2

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from generalist.input_pipeline.sources.base import DataError, File, Source, read_map
+from generalist.input_pipeline.sources.base import Source
+from generalist.input_pipeline.sources.files import DataError, File, read_map
 
 NUM_CLASSES = 150
 

@@ -9,8 +9,9 @@ import cv2
 from etils import epath
 import numpy as np
 
-from generalist.input_pipeline.sources.base import (
-    DataError, File, LayoutError, Part, Source, Stored, decode, png_or_jpeg, read_part, require_same_size, text_of)
+from generalist.input_pipeline.sources.base import Source, text_of
+from generalist.input_pipeline.sources.files import (
+    DataError, File, LayoutError, Part, Stored, decode, png_or_jpeg, read_part, require_same_size)
 from generalist.tasks import COCO_CATEGORIES
 from generalist.tasks.base import find_runs
 

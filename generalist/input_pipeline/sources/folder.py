@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 import cv2
 import numpy as np
 
-from generalist.input_pipeline.sources.base import (
-    IMAGE_SUFFIXES, DataError, File, Source, decode, read_bytes, read_image, to_stderr)
+from generalist.input_pipeline.sources.base import Source, to_stderr
+from generalist.input_pipeline.sources.files import IMAGE_SUFFIXES, DataError, File, decode, read_bytes, read_image
 
 LABELS = {  # kind -> what its label files hold
     "classes": "8- or 16-bit PNGs with one channel of ids, or RGB PNGs of class colours",

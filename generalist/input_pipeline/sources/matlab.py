@@ -6,7 +6,7 @@ from typing import Any
 
 from etils import epath
 
-from generalist.input_pipeline.sources.base import LayoutError
+from generalist.input_pipeline.sources.files import LayoutError
 
 
 def scipy_io():

@@ -5,7 +5,8 @@ from typing import Any
 from etils import epath
 import numpy as np
 
-from generalist.input_pipeline.sources.base import DataError, File, LayoutError, Source, png, read_map
+from generalist.input_pipeline.sources.base import Source
+from generalist.input_pipeline.sources.files import DataError, File, LayoutError, png, read_map
 from generalist.input_pipeline.sources.matlab import open_hdf5, scipy_io
 
 EXTRACTED, LABELED, SPLITS_MAT = "official_splits/test", "nyu_depth_v2_labeled.mat", "splits.mat"

@@ -7,7 +7,8 @@ from typing import Any
 from etils import epath
 import numpy as np
 
-from generalist.input_pipeline.sources.base import LayoutError, Source, png
+from generalist.input_pipeline.sources.base import Source
+from generalist.input_pipeline.sources.files import LayoutError, png
 from generalist.input_pipeline.sources.matlab import scipy_io
 
 PRE_CUT, FRAMES = "train/input", "SIDD_Medium_Srgb/Data"

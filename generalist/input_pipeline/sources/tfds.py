@@ -11,7 +11,8 @@ from typing import Any
 
 from etils import epath
 
-from generalist.input_pipeline.sources.base import EVALUATION, DataError, LayoutError, Source
+from generalist.input_pipeline.sources.base import EVALUATION, Source
+from generalist.input_pipeline.sources.files import DataError, LayoutError
 
 VERSION = "1.0.0"  # of the prepared form
 INFO = "dataset_info.json"
