@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import os
+import pathlib
 import platform
 import shutil
 import statistics
@@ -33,6 +34,12 @@ def arm(script: str, arguments: Sequence, environment: Mapping[str, str], limit:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         return {"error": f"exit code {done.returncode}: {next((x for x in reversed(lines) if 'Error' in x), lines[-1] if lines else '')[:200]}"}
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def caches(device: str, folder: pathlib.Path) -> dict[str, str]:
+    """The environment of the arms of one benchmark, whose compiled programs are kept in `folder` from run to run."""
+    return {"JAX_PLATFORMS": device, "JAX_COMPILATION_CACHE_DIR": str(folder / "jax"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"), "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.95"}
 
 
 def rounds(names: Sequence[str], runs: int, measure: Callable[[str], dict], describe: Callable[[dict], str]) -> dict[str, list[dict]]:

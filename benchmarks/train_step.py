@@ -120,11 +120,9 @@ def compare(args, variant: str, batch: int, folder: pathlib.Path) -> bool:
         if "error" in made:
             raise SystemExit(f"{variant}: {made['error']}")
     arms = [arm for arm in args.arms if arm.startswith("ours") or variant != "W"]
-    environment = {  # caches for this comparison alone
-        "JAX_PLATFORMS": args.device, "JAX_COMPILATION_CACHE_DIR": str(folder / "jax"), "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.95"}
     options = ["--size", args.size, "--variants", variant, "--batch", batch, "--steps", args.steps, "--device", args.device, "--dtype", args.dtype,
                "--compile-mode", args.compile_mode, "--folder", here]
+    environment = side_by_side.caches(args.device, folder)
     found = side_by_side.rounds(arms, args.runs, lambda arm: side_by_side.arm(__file__, ["--measure", arm, *options], environment, args.limit),
                                 lambda result: f"{variant}, batch {batch}: {batch / result['seconds']:.2f} images/s")
     cost = training_flops(args.size, variant)

@@ -110,8 +110,7 @@ class Generalist:
         whole = [name for name in names if name not in tiled]
         painted = {name: self._paint_tiled(image, name, steps, draws, seed, tile) for name in tiled}
         if whole:
-            batch = np.repeat(self._fit(image)[None], len(whole) * draws, 0)
-            rgb = self.predict_rgb(batch, np.repeat(whole, draws).tolist(), steps, seed)
+            rgb = self.predict_rgb(self._fit(image)[None], np.repeat(whole, draws).tolist(), steps, seed)
             painted.update(zip(whole, np.split(rgb, len(whole))))
         return painted
 
@@ -127,7 +126,7 @@ class Generalist:
 
         Args:
           images: uint8 (b, h, w, 3), any size; resized to the size the model was trained with.
-          task: name of a task, or one for each image.
+          task: name of a task, or one for each image; with one image, any number of them, for which it is encoded once.
           steps: denoising steps; None takes the config's.
           seed: of the noise, where the sampler starts from or adds any.
 
@@ -136,23 +135,23 @@ class Generalist:
         """
         images = np.stack([self._fit(image) for image in images])
         names = [task] * len(images) if isinstance(task, str) else task
-        padded = next((n for n in BATCHES if n >= len(images)), BATCHES[-1])
+        padded = next((n for n in BATCHES if n >= len(names)), BATCHES[-1])
         padded += -padded % self._devices
-        parts = [slice(i, i + padded) for i in range(0, len(images), padded)]
+        parts = [slice(i, i + padded) for i in range(0, len(names), padded)]
         return np.concatenate([
-            self._predict_part(images[part], names[part], padded, steps, seed + i) for i, part in enumerate(parts)])
+            self._predict_part(images if len(images) == 1 else images[part], names[part], padded, steps, seed + i) for i, part in enumerate(parts)])
 
     def _predict_part(self, images, names, padded, steps, seed):
         steps = self._diffusion["steps"] if steps is None else steps
         sampler = self._diffusion["sampler"]
         if sampler == "one_step" and steps > 1:
             sampler = "ddim"
-        missing = padded - len(images)
-        filled = np.concatenate([images, np.repeat(images[-1:], missing, 0)])
-        prompts = np.concatenate([self.prompt(name) for name in [*names, *names[-1:] * missing]])
-        rgb = self._sample(self.parameters, self._put(filled), self._put(prompts), np.uint32(seed),
+        if len(images) > 1 or self._devices > 1:
+            images = np.concatenate([images, np.repeat(images[-1:], padded - len(images), 0)])
+        prompts = np.concatenate([self.prompt(name) for name in [*names, *names[-1:] * (padded - len(names))]])
+        rgb = self._sample(self.parameters, self._put(images), self._put(prompts), np.uint32(seed),
                            steps=steps, sampler=sampler, start=self._diffusion["start"])
-        return np.asarray(rgb)[:len(images)]
+        return np.asarray(rgb)[:len(names)]
 
     def _fit(self, image):
         return resize_image(image, (self.image_size, self.image_size))  # as the images of training were
@@ -169,7 +168,7 @@ class Generalist:
 def make_sampler(config: Mapping, graphdef) -> Callable[..., jax.Array]:
     """Builds `sample(parameters, images, text, seed, *, steps, sampler, start)` for a config and the graph definition of its model.
 
-    images uint8 (b, S, S, 3), text (b, n, d) prompt tokens -> RGB float32 (b, s, s, 3), s the model's target size.
+    images uint8 (b, S, S, 3), or one for all, text (b, n, d) prompt tokens -> RGB float32 (b, s, s, 3), s the model's target size.
     """
     settings, schedule = config["diffusion"], make_schedule(config)
 
@@ -184,7 +183,7 @@ def make_sampler(config: Mapping, graphdef) -> Callable[..., jax.Array]:
             denoise = lambda x_t, t: _guide(model.denoise(x_t, t, hidden), model.denoise(x_t, t, condition), guidance)
         first, noise = jax.random.split(jax.random.key(seed))
         x0 = diffusion.sample(
-            denoise, diffusion.start(first, (len(image), *model.diffused_shape), start), schedule, settings["prediction"],
+            denoise, diffusion.start(first, (len(text), *model.diffused_shape), start), schedule, settings["prediction"],
             sampler, steps, eta=settings["eta"], key=noise, clip=None if model.autoencoder else 1.0)
         return model.to_rgb(x0)
 

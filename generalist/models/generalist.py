@@ -75,13 +75,15 @@ class GeneralistModel(nnx.Module):
         """Image and prompt tokens -> condition.
 
         Args:
-            image: (b, S, S, 3) float32 in [-1, 1], any S; resized to what the parts need.
+            image: (b, S, S, 3) float32 in [-1, 1], any S; resized to what the parts need. Or (1, S, S, 3), encoded once for all prompts.
             text: (b, n, d) prompt tokens of `encode_text`.
-            keep_image, keep_text: (b,) 0 or 1; 0 hides that condition (classifier-free guidance).
+            keep_image, keep_text: 0 or 1 for each of them; 0 hides that condition (classifier-free guidance).
         """
         keep = lambda x, k: x if k is None else x * k.reshape(-1, *[1] * (x.ndim - 1)).astype(x.dtype)
         image, text = keep(image, keep_image), keep(text, keep_text)
         tokens = self.image_encoder(self._normalise(resize(image, self.image_size)))
+        if len(image) < len(text):
+            tokens, image = (jnp.repeat(x, len(text), axis=0) for x in (tokens, image))
         context = [keep(self.image_projection(tokens), keep_image),
                               text if self.text_projection is None else keep(self.text_projection(text), keep_text)]
         features = None

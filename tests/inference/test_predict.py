@@ -40,6 +40,17 @@ def test_each_image_of_a_batch_follows_its_own_task(tiny_model):
     assert np.abs(mixed[0] - mixed[1]).max() > 1e-2
 
 
+def test_several_tasks_of_one_image_encode_it_once(tiny_model, monkeypatch):
+    names = ["depth", "light", "semantic"]
+    expected = tiny_model.predict_rgb(np.stack([SMALL] * 3), names)
+    seen, sample = [], tiny_model._sample
+    monkeypatch.setattr(tiny_model, "_sample", lambda values, images, text, *rest, **kw: (
+        seen.append((len(images), len(text))), sample(values, images, text, *rest, **kw))[1])
+    np.testing.assert_allclose(tiny_model.predict_rgb(SMALL[None], names), expected, atol=1e-3)
+    tiny_model.predict(SMALL, names)
+    assert seen == [(1, 4), (1, 4)]  # prompts are padded, so that few programs are compiled
+
+
 def test_file_pil_and_array_give_the_same(tiny_model, tmp_path):
     Image.fromarray(SMALL).save(tmp_path / "x.png")
     expected = tiny_model.predict(SMALL, "depth").depth

@@ -1,0 +1,238 @@
+"""Sampling beside diffusers' UNet in the same loop, and what is shared between steps and tasks: PYTHONPATH=. python benchmarks/sampling.py
+
+    python benchmarks/sampling.py --size full --variant E --batch 8 --repeat 10   # on a GPU, in bfloat16
+
+First table, DDIM in 1, 4 and 20 steps from noise by one UNet with the same weights, inputs and batch: "ours", and "ours-no-cache", which computes
+keys and values of the condition in every step; "eager", diffusers as it comes; "tuned", with torch.compile and channels_last. Each arm
+is a process of its own, in turns. The pictures are compared: the exit code is 1 if they differ beyond rounding, or an arm fails.
+Second table, our whole model: several tasks of one image, one after the other, in one batch, and in one batch with the image encoded once.
+"""
+
+import argparse
+import functools
+import json
+import pathlib
+import statistics
+import sys
+import tempfile
+import time
+
+import numpy as np
+import side_by_side
+import unets
+
+ARMS = ("ours", "ours-no-cache", "eager", "tuned")
+STEPS = (1, 4, 20)
+AGREE = {"float32": 1e-3, "bfloat16": 5e-2}
+
+
+def coefficients(steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """alpha and sigma at the steps' times and at the clean image, float32 (steps + 1,) each."""
+    from generalist import diffusion
+    from generalist.diffusion.samplers import time_grid
+
+    alpha, sigma = diffusion.CosineSchedule().alpha_sigma(time_grid(steps))
+    return np.append(np.asarray(alpha), np.float32(1)), np.append(np.asarray(sigma), np.float32(0))
+
+
+def timed(call, repeat: int) -> dict:
+    """Seconds and processor seconds of a call, once it is warm."""
+    call()
+    began, used = time.perf_counter(), time.process_time()
+    for _ in range(repeat):
+        call()
+    return {"seconds": (time.perf_counter() - began) / repeat, "used": (time.process_time() - used) / repeat}
+
+
+def measure_ours(args, cache: bool) -> dict:
+    """Our sampler by numbers of steps."""
+    import jax
+    import jax.numpy as jnp
+
+    from generalist import diffusion
+    from generalist.models import parameters
+
+    graphdef, values = unets.ours(args.size, args.variant, args.folder, args.dtype)
+    data = jax.device_put(unets.inputs(args.size, args.batch))
+
+    @functools.partial(jax.jit, static_argnames="steps")
+    def sample(values, x, tokens, steps):
+        model = parameters.merge(graphdef, values)
+        kept = model.context(tokens)
+
+        def denoise(x, t):
+            context = kept if cache else model.context(jax.lax.optimization_barrier((tokens, t))[0])  # else the compiler moves it out of the loop
+            return model(x, 999.0 * t, context)
+
+        return diffusion.sample(denoise, x, diffusion.CosineSchedule(), "x0", "ddim", steps)
+
+    found = {}
+    for steps in STEPS:
+        call = lambda steps=steps: np.asarray(sample(values, data["x"], data["tokens"], steps))
+        np.save(args.folder / f"ours{'' if cache else '-no-cache'}_{steps}.npy", call())
+        found[str(steps)] = timed(call, args.repeat)
+    return found
+
+
+def measure_peer(args, tune: bool) -> dict:
+    """The same loop around diffusers' UNet."""
+    import torch
+
+    model = unets.peer(args.size, args.variant, args.folder).eval().to(args.device)
+    tensors = {name: torch.from_numpy(value).to(args.device) for name, value in unets.inputs(args.size, args.batch).items()}
+    tensors["x"] = tensors["x"].permute(0, 3, 1, 2).contiguous()
+    if tune:
+        model, tensors = unets.tuned(model, tensors)
+
+    @torch.inference_mode()
+    def sample(steps, alpha, sigma):
+        x = tensors["x"]
+        with torch.autocast(args.device, torch.bfloat16, enabled=args.dtype == "bfloat16"):
+            for step in range(steps):
+                t = torch.full((args.batch,), 999.0 * (steps - step) / steps, device=args.device)
+                x0 = model(x, t, tensors["tokens"]).float().clamp(-1, 1)
+                x = alpha[step + 1] * x0 + sigma[step + 1] * (x - alpha[step] * x0) / sigma[step]
+        return x.permute(0, 2, 3, 1).cpu().numpy()
+
+    found = {}
+    for steps in STEPS:
+        alpha, sigma = (values.tolist() for values in np.load(args.folder / f"coefficients_{steps}.npy"))
+        call = lambda steps=steps, alpha=alpha, sigma=sigma: sample(steps, alpha, sigma)
+        np.save(args.folder / f"{'tuned' if tune else 'eager'}_{steps}.npy", call())
+        found[str(steps)] = timed(call, args.repeat)
+    return found
+
+
+def measure_tasks(args) -> dict:
+    """One step of the whole model for several tasks of one image: seconds, one after the other, in one batch, and encoded once."""
+    import jax
+    import jax.numpy as jnp
+
+    from generalist import models
+    from generalist.configs import common
+    from generalist.inference.generalist import model_settings
+    from generalist.models import parameters
+
+    config = common.get_config("scenes,small,scratch" if args.size == "small" else "paper")
+    config.model.dtype = args.dtype
+    settings = model_settings(config.to_dict())
+    graphdef, values = parameters.split(models.build(settings, 0))
+    side = settings["image_encoder"]["image_size"]
+    rng = np.random.default_rng(0)
+    image = jnp.asarray(rng.uniform(-1, 1, (1, side, side, 3)), jnp.float32)
+    text = jnp.asarray(rng.standard_normal((args.tasks, 8, settings["text_encoder"]["dim"])), jnp.float32)
+
+    @jax.jit
+    def paint(values, image, text):
+        model = parameters.merge(graphdef, values)
+        condition = model.encode(image, text)
+        return model.denoise(jnp.zeros((len(text), *model.diffused_shape)), jnp.ones(len(text)), condition)
+
+    arms = {
+        "one after the other": lambda: np.concatenate([paint(values, image, text[i:i + 1]) for i in range(args.tasks)]),
+        "one batch, image encoded for each": lambda: np.asarray(paint(values, jnp.repeat(image, args.tasks, 0), text)),
+        "one batch, image encoded once": lambda: np.asarray(paint(values, image, text))}
+    pictures = [arm() for arm in arms.values()]
+    apart = max(float(np.abs(picture - pictures[0]).max()) for picture in pictures) / float(np.abs(pictures[0]).max())
+    if apart > AGREE[args.dtype]:
+        raise SystemExit(f"Error: the tasks' pictures differ by {apart:.1e} of the largest value")
+    return {name: timed(arm, args.repeat) for name, arm in arms.items()}
+
+
+def compare_steps(args, folder: pathlib.Path, environment: dict) -> bool:
+    """The table of steps; whether all arms painted the same."""
+    made = side_by_side.arm(__file__, ["--prepare", *options(args, folder)], {"JAX_PLATFORMS": "cpu"}, args.limit)
+    if "error" in made:
+        raise SystemExit(made["error"])
+    measure = lambda arm: side_by_side.arm(__file__, ["--measure", arm, *options(args, folder)], environment, args.limit)
+    found = side_by_side.rounds(args.arms, args.runs, measure, lambda result: ", ".join(
+        f"{steps} steps {args.batch / value['seconds']:.2f} images/s" for steps, value in result.items()))
+    good = {arm: runs for arm, runs in found.items() if not any("error" in run for run in runs)}
+    for arm in set(found) - set(good):
+        print(f"{arm}: failed: {found[arm][-1]['error']}", flush=True)
+    side_by_side.header("steps", "arm", "images/s: median (lowest..highest)", "images a CPU second", "x eager", "x tuned", "furthest from ours")
+    same = len(good) == len(found)
+    for steps in STEPS:
+        rate = {arm: [args.batch / run[str(steps)]["seconds"] for run in runs] for arm, runs in good.items()}
+        pictures = {arm: np.load(folder / f"{arm}_{steps}.npy") for arm in good}
+        for arm, runs in good.items():
+            against = [f"{statistics.median(rate[arm]) / statistics.median(rate[peer]):.2f}" if peer in rate else "-" for peer in ("eager", "tuned")]
+            apart = float(np.abs(pictures[arm] - pictures[next(iter(good))]).max())  # pictures are in [-1, 1]
+            same &= apart <= AGREE[args.dtype]
+            used = statistics.median(run[str(steps)]["used"] for run in runs)
+            side_by_side.row(steps, arm, side_by_side.spread(rate[arm]), f"{args.batch / used:.2f}" if args.device == "cpu" else "-", *against,
+                             f"{apart:.0e}")
+    return same
+
+
+def compare_tasks(args, folder: pathlib.Path, environment: dict) -> bool:
+    """The table of tasks; whether they were painted."""
+    measure = lambda _: side_by_side.arm(__file__, ["--measure", "tasks", *options(args, folder)], environment, args.limit)
+    (runs,) = side_by_side.rounds(["tasks"], args.runs, measure, lambda result: ", ".join(
+        f"{name} {1000 * value['seconds']:.1f} ms" for name, value in result.items())).values()
+    if "error" in runs[-1]:
+        print(f"tasks: failed: {runs[-1]['error']}")
+        return False
+    print()
+    side_by_side.header(f"{args.tasks} tasks of one image, 1 step", "ms: median (lowest..highest)", "CPU ms", "times as fast")
+    first = statistics.median(run[next(iter(runs[0]))]["seconds"] for run in runs)
+    for name in runs[0]:
+        seconds = [1000 * run[name]["seconds"] for run in runs]
+        used = statistics.median(1000 * run[name]["used"] for run in runs)
+        side_by_side.row(name, side_by_side.spread(seconds, 1), f"{used:.1f}", f"{1000 * first / statistics.median(seconds):.2f}")
+    return True
+
+
+def options(args, folder: pathlib.Path) -> list:
+    """The command line of an arm."""
+    return ["--size", args.size, "--variant", args.variant, "--batch", args.batch, "--repeat", args.repeat, "--tasks", args.tasks,
+            "--device", args.device, "--dtype", args.dtype, "--folder", folder]
+
+
+def parse() -> argparse.Namespace:
+    """The command line, with what follows from the device filled in."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=list(unets.SIZES), help="of the models (default: full on a GPU, else small)")
+    parser.add_argument("--variant", choices=[name for name in unets.VARIANTS if name != "W"], help="of the UNet (default: E on a GPU, else S)")
+    parser.add_argument("--arms", nargs="*", default=ARMS, choices=ARMS)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--tasks", type=int, default=6)
+    parser.add_argument("--repeat", type=int, default=3, help="calls timed in each run")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument("--dtype", choices=list(AGREE), help="of the computation (default: bfloat16 on a GPU, else float32)")
+    parser.add_argument("--limit", type=float, default=600, help="seconds after which a run counts as failed")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    parser.add_argument("--prepare", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=pathlib.Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    args.device = side_by_side.device(args.device)
+    on_gpu = args.device == "cuda"
+    args.size, args.variant = args.size or ("full" if on_gpu else "small"), args.variant or ("E" if on_gpu else "S")
+    args.dtype = args.dtype or ("bfloat16" if on_gpu else "float32")
+    return args
+
+
+def main() -> int:
+    args = parse()
+    if args.prepare:
+        for steps in STEPS:
+            np.save(args.folder / f"coefficients_{steps}.npy", coefficients(steps))
+        unets.prepare(args.size, args.variant, args.folder)
+        return 0
+    if args.measure:
+        measures = {"tasks": measure_tasks, "ours": functools.partial(measure_ours, cache=True), "ours-no-cache": functools.partial(
+            measure_ours, cache=False), "eager": functools.partial(measure_peer, tune=False), "tuned": functools.partial(measure_peer, tune=True)}
+        print(json.dumps(measures[args.measure](args)))
+        return 0
+    machine = side_by_side.machine(("jax", "torch", "diffusers"))
+    print(f"{machine}; {args.size} {args.variant}, batch {args.batch}, {args.dtype} on {args.device}, {args.runs} runs of {args.repeat} calls")
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        environment = side_by_side.caches(args.device, folder)
+        good = [compare_steps(args, folder, environment), compare_tasks(args, folder, environment)]
+    return 0 if all(good) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
