@@ -12,7 +12,8 @@ def add_arguments(sub: argparse.ArgumentParser) -> None:
     """The options of both actions."""
     actions = sub.add_subparsers(dest="action", required=True, metavar="ACTION")
     check = actions.add_parser("check", help="read the data sets and name what is missing, damaged, out of range or in two splits",
-                               description="The exit code is 0, or 1 if something is wrong, or 2 if nothing could start.")
+                               description="The exit code is 0; 1 if something is wrong with data that are there; 3 if they are well "
+                                           "but fewer than usual, or a data set that was named is missing; 2 if nothing could start.")
     check.add_argument("datasets", nargs="*", metavar="DATASET", help="nyu, ade20k, coco, sidd, rain13k, lol (default: all)")
     _add_data_dir(check)
     check.add_argument("--limit", type=int, default=0, metavar="N", help="examples a split, evenly spread (default: 0, all)")
@@ -53,7 +54,7 @@ def _prepare_data(args: argparse.Namespace) -> int:
 
 
 def _check_data(args: argparse.Namespace) -> int:
-    """The exit code is 1 if something is wrong with the data that are there, or one that was named is not."""
+    """The exit code is 1 if something is wrong with the data that are there, else 3 if some of what was asked for are not."""
     from generalist.input_pipeline.check import check, format_report
     from generalist.input_pipeline.sources import describe_missing
 
@@ -66,7 +67,9 @@ def _check_data(args: argparse.Namespace) -> int:
     print(format_report(found))
     if args.out:
         _draw_data(found.splits, args.data_dir, pathlib.Path(args.out))
-    return 1 if found.problems or (args.datasets and found.absent) else 0
+    if found.problems:
+        return 1
+    return 3 if found.incomplete or (args.datasets and found.absent) else 0
 
 
 def _draw_data(splits, data_dir: str, out: pathlib.Path) -> None:

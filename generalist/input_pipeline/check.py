@@ -9,7 +9,8 @@ import numpy as np
 
 from generalist.input_pipeline.reading import in_threads
 from generalist.input_pipeline.sources import (
-    SOURCES, WHOLE_TASK, DataError, MissingDataset, Source, choose, describe, find_prepared, missing, open_source)
+    SOURCES, WHOLE_TASK, DataError, LayoutError, MissingDataset, Source, choose, describe, find_prepared, missing, open_source)
+from generalist.input_pipeline.sources.files import NO_FILE, NO_FOLDER
 
 FAR = 20.0  # metres: NYU's sensor reaches about 10, so that more means another unit
 THUMBNAIL = 16  # side of the thumbnails that are compared, pixels
@@ -40,7 +41,8 @@ class Measured:
 
 @dataclasses.dataclass
 class SplitReport:
-    """One split: `found` examples of which `read` were looked at; sizes and values for people; all problems, a line each."""
+    """One split: `found` examples of which `read` were looked at; sizes and values for people; all problems, and parts with fewer
+    examples than usual, a line each."""
 
     dataset: str
     split: str
@@ -51,6 +53,7 @@ class SplitReport:
     sizes: str = ""
     values: str = ""
     problems: list[str] = dataclasses.field(default_factory=list)
+    incomplete: list[str] = dataclasses.field(default_factory=list)
     keys: list[str] = dataclasses.field(default_factory=list, repr=False)  # of `thumbnails`
     thumbnails: np.ndarray | None = dataclasses.field(default=None, repr=False)  # uint8 (n, side, side, 3)
 
@@ -68,6 +71,11 @@ class Report:
         """All that is wrong with the data that are there, one line each."""
         return [f"{split.dataset}/{split.split}: {line}" for split in self.splits for line in split.problems] + self.leaks
 
+    @property
+    def incomplete(self) -> list[str]:
+        """What of the splits that are there is fewer than usual, one line each: that may be meant so."""
+        return [f"incomplete: {split.dataset}/{split.split}: {line}" for split in self.splits for line in split.incomplete]
+
 
 def check(data_dir, names: Iterable[str] = (), limit: int = 0, threads: int = 8, log: Callable[[str], object] = print) -> Report:
     """Reads the training and the evaluation split of every data set below `data_dir`, whatever is wrong with it.
@@ -80,10 +88,15 @@ def check(data_dir, names: Iterable[str] = (), limit: int = 0, threads: int = 8,
       log: takes lines about the progress.
     """
     names = [choose("data set", name, SOURCES) for name in names or SOURCES]
-    absent = {dataset.name: dataset for dataset in missing(data_dir, names)}
-    report = Report([], list(absent.values()), [])
+    report = Report([], [], [])
     for name in names:
-        if name in absent and not absent[name].absent:
+        try:
+            absent = missing(data_dir, [name])
+        except LayoutError as error:  # metadata of a prepared form
+            report.splits.append(SplitReport(name, "-", problems=[one_line(error)]))
+            continue
+        report.absent += absent
+        if absent and not absent[0].absent:
             continue
         train, *held_out = [check_split(name, split, data_dir, limit, threads, log) for split in splits_of(name, data_dir)]
         report.splits += [train, *held_out]
@@ -105,12 +118,13 @@ def check_split(name: str, split: str, data_dir, limit: int, threads: int, log: 
     try:
         source = open_source(name, WHOLE_TASK.get(name), split, data_dir, on_error="skip", log=lambda line: None)
     except (DataError, ImportError) as error:
-        report.problems.append(one_line(error))
+        absent = isinstance(error, LayoutError) and error.args[1] in (NO_FILE, NO_FOLDER)
+        (report.incomplete if absent else report.problems).append(one_line(error))
         return report
     report.found, report.folder = len(source), source.root
     report.problems += [f"{path}: {problem}" for path, problem in source.damaged.items()]
-    report.problems += [f"{count} examples, usually {source.USUAL[part]}" for part, count in source.counts.items()
-                        if count < source.USUAL[part]]
+    report.incomplete += [f"{count} examples, usually {source.USUAL[part]}" for part, count in source.counts.items()
+                          if count < source.USUAL[part]]
     rows = spread(len(source), limit)
     measured = list(in_threads(lambda row: look(source, row), rows, threads, f"{name}/{split}", log))
     report.problems += dict.fromkeys(line for _, one in measured for line in one.problems)
@@ -233,4 +247,5 @@ def format_report(report: Report) -> str:
     for dataset in report.absent:
         text += ["", describe(dataset)]
     problems = report.problems
-    return "\n".join([*text, "", *problems, f"{len(problems)} problem(s)" if problems else "all that is there is well"])
+    last = f"{len(problems)} problem(s)" if problems else "all that is there is well"
+    return "\n".join([*text, "", *problems, *report.incomplete, last + (", but incomplete" if report.incomplete else "")])

@@ -60,7 +60,9 @@ def prepare(source: Source, out, shards: tuple[int, int] | None = None, threads:
     if absent:
         log(f"{name}: {len(absent)} shard(s) are still to be written, the first is {absent[0]}")
     else:
+        before = shard_lengths(folder, source.split)
         write_metadata(folder, source, codec, paths)
+        remove_old(folder, source, len(before), paths, log)
         log(f"{name}: prepared in {folder}")
     return folder
 
@@ -208,6 +210,25 @@ def same(one: Any, other: Any) -> bool:
     if isinstance(one, np.ndarray):
         return one.dtype == other.dtype and np.array_equal(one, other)
     return one == other
+
+
+def shard_lengths(folder: epath.Path, split: str) -> list[int]:
+    """Examples of each shard of a split, as the metadata say; [] where they have none."""
+    import tensorflow_datasets as tfds
+
+    return tfds.builder_from_directory(folder).info.splits[split].shard_lengths if split in split_counts(folder) else []
+
+
+def remove_old(folder: epath.Path, source: Source, before: int, paths: list[epath.Path], log: Callable[[str], object]) -> None:
+    """Removes the shards that the metadata named until now, `before` of them, and no longer do; names others, which nothing reads."""
+    named = {shard_name(source, index, before) for index in range(before)} - {path.name for path in paths}
+    old = sorted(path for path in folder.glob(f"{source.NAME}-{source.split}.array_record-*") if path not in paths)
+    for path in old:
+        if path.name in named:
+            path.unlink()
+            log(f"{path}: removed, it was replaced")
+        else:
+            log(f"{path}: no shard of this data set, and nothing reads it: delete it")
 
 
 def write_metadata(folder: epath.Path, source: Source, codec: Codec, paths: list[epath.Path]) -> None:

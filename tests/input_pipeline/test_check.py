@@ -65,6 +65,36 @@ def test_what_cannot_start_is_one_line_and_code_2(arguments, said, monkeypatch, 
     assert said in error and error.count("\n") == 1
 
 
+def test_what_is_well_but_not_all_there_is_told_from_damage_by_text_and_code(lol, capsys):
+    for half in ("low", "high"):
+        (lol / f"lol/our485/{half}/5.png").unlink()
+    assert cli.main(["data", "check", "lol", "--data-dir", str(lol)]) == 3
+    printed = capsys.readouterr().out
+    assert "train         5        6     5      0" in printed
+    assert printed.endswith("\nincomplete: lol/train: 5 examples, usually 6\nall that is there is well, but incomplete\n")
+    (lol / "lol/our485").rename(lol / "lol/elsewhere")
+    assert cli.main(["data", "check", "lol", "--data-dir", str(lol)]) == 3
+    assert f"incomplete: lol/train: {lol}/lol/our485/low: no such folder" in capsys.readouterr().out
+    (lol / "lol/elsewhere").rename(lol / "lol/our485")
+    (lol / "lol/our485/low/0.png").write_bytes(b"broken")
+    assert cli.main(["data", "check", "lol", "--data-dir", str(lol)]) == 1
+    assert "1 problem(s), but incomplete" in capsys.readouterr().out
+
+
+def test_a_named_data_set_that_is_not_there_is_code_3(lol):
+    assert cli.main(["data", "check", "lol", "nyu", "--data-dir", str(lol)]) == 3
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"splits": [{"name": "train"}]}', '{"splits": 3}'])
+def test_damaged_metadata_of_a_prepared_form_are_a_finding(lol, capsys, content):
+    (lol / "nyu/1.0.0").mkdir(parents=True)
+    (lol / "nyu/1.0.0/dataset_info.json").write_text(content)
+    assert cli.main(["data", "check", "nyu", "lol", "--data-dir", str(lol)]) == 1
+    printed = capsys.readouterr().out
+    assert f"nyu/-: {lol}/nyu/1.0.0/dataset_info.json: cannot be read" in printed and "delete it and run that again" in printed
+    assert "lol       train         6        6     6      0" in printed and "1 problem(s)" in printed
+
+
 def test_damage_is_named_and_counted_and_the_rest_is_read(lol, capsys):
     folder = lol / "lol/our485"
     (folder / "low/0.png").write_bytes((folder / "low/0.png").read_bytes()[:-30])
@@ -73,10 +103,10 @@ def test_damage_is_named_and_counted_and_the_rest_is_read(lol, capsys):
     (folder / "low/3.png").write_bytes((folder / "high/3.png").read_bytes())
     assert cli.main(["data", "check", "lol", "--data-dir", str(lol)]) == 1
     printed = capsys.readouterr().out
-    assert "lol       train         5        6     3      5" in printed
+    assert "lol       train         5        6     3      4" in printed
     for said in (f"lol/train: {folder}/low/0.png: cannot be decoded", f"{folder}/low/1.png: has no label",
                  f"{folder}/high/2.png: is 24x20 (width x height), but its image", "3: the degraded and the clean image are the same",
-                 "lol/train: 5 examples, usually 6", "5 problem(s)"):
+                 "incomplete: lol/train: 5 examples, usually 6", "4 problem(s), but incomplete"):
         assert said in printed
 
 
@@ -116,9 +146,10 @@ def test_values_of_depth(tmp_path):
     train, test = check(tmp_path, ["nyu"]).splits
     assert (train.found, test.found, test.read, test.sizes) == (0, 4, 3, "2x2")
     assert test.values == "0.00..25.00 m, 41.7% missing"  # (1/4 + 1 + 0) / 3
-    assert test.problems[0] == "4 examples, usually 654"
-    assert test.problems[1:3] == ["b/1: no pixel has a depth", "c/1: depth up to 25.0 m: is it in millimetres?"]
-    assert "d/sync_depth_1.png: 8-bit image with 1 channel(s). NYU depth (millimetres) must be a 16-bit PNG" in test.problems[3]
+    assert test.incomplete == ["4 examples, usually 654"] and train.problems == []
+    assert train.incomplete == [f"{tmp_path}/nyu/sync: no such folder"]
+    assert test.problems[:2] == ["b/1: no pixel has a depth", "c/1: depth up to 25.0 m: is it in millimetres?"]
+    assert "d/sync_depth_1.png: 8-bit image with 1 channel(s). NYU depth (millimetres) must be a 16-bit PNG" in test.problems[2]
 
 
 def test_a_missing_library_is_a_line_and_not_the_end(tmp_path, monkeypatch):
@@ -135,7 +166,7 @@ def test_label_ids_of_ade20k(tmp_path):
         save(tmp_path / f"ade20k/annotations/validation/{name}.png", np.array(label, np.uint8))
     split = check(tmp_path, ["ade20k"]).splits[1]
     assert (split.read, split.values) == (1, "3 classes, 25.0% void")
-    assert "annotations/validation/b.png: label id 151. Allowed are 0 (other) and 1..150." in split.problems[1]
+    assert "annotations/validation/b.png: label id 151. Allowed are 0 (other) and 1..150." in split.problems[0]
 
 
 def test_areas_of_coco(tmp_path):
@@ -149,7 +180,7 @@ def test_areas_of_coco(tmp_path):
         "images": [{"id": 1, "file_name": "1.jpg"}], "categories": COCO_CATEGORIES,
         "annotations": [{"image_id": 1, "file_name": "1.png", "segments_info": segments}]}))
     split = check(tmp_path, ["coco"]).splits[1]
-    assert split.problems[1:] == ["1: segment 7 has 1 pixels, its area in the JSON is 3"]
+    assert split.problems == ["1: segment 7 has 1 pixels, its area in the JSON is 3"]
     assert split.values == "1 classes, 25.0% void"
 
 

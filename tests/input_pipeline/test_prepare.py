@@ -192,6 +192,23 @@ def test_the_command_goes_on_where_it_was_interrupted_and_machines_share_the_wor
     assert prepares.same(open_source("lol", None, "train", tmp_path / "out")[0], open_original("lol", "train", tmp_path)[0])
 
 
+def test_shards_of_another_number_do_not_stay_beside_the_new_ones(tmp_path, small_shards):
+    save_lol(tmp_path)
+    folder, said = tmp_path / "out/lol/1.0.0", []
+    prepare(open_original("lol", "train", tmp_path), tmp_path / "out", **QUIET)
+    foreign = folder / "lol-train.array_record-00007-of-00009"  # which no metadata ever named
+    foreign.write_bytes(b"x")
+    for half in ("low", "high"):
+        for number in (2, 3, 4):
+            (tmp_path / f"lol/our485/{half}/{number}.png").unlink()
+    prepare(open_original("lol", "train", tmp_path), tmp_path / "out", log=said.append)
+    assert sorted(path.name for path in folder.glob("*array_record*")) == ["lol-train.array_record-00000-of-00001", foreign.name]
+    assert [line for line in said if "removed" in line] == [
+        f"{folder}/lol-train.array_record-0000{index}-of-00003: removed, it was replaced" for index in range(3)]
+    assert f"{foreign}: no shard of this data set, and nothing reads it: delete it" in said
+    assert [example["key"] for example in open_source("lol", None, "train", tmp_path / "out")] == ["0", "1"]
+
+
 def test_a_full_disk_names_the_shard_and_loses_no_finished_one(tmp_path, small_shards):
     for half in ("low", "high"):
         for number in range(4):
@@ -260,7 +277,7 @@ def test_a_prepared_set_reads_in_spawned_processes_and_names_damage(tmp_path, sm
     shard.write_bytes(b"x" * 100)
     prepares.open_records.cache_clear()
     split = check(tmp_path / "out", ["lol"], **QUIET).splits[0]
-    assert split.read == 4 and "lol/1.0.0 (train, row 4): cannot be read" in split.problems[1]
+    assert split.read == 4 and "lol/1.0.0 (train, row 4): cannot be read" in split.problems[0]
     (tmp_path / "out/lol/1.0.0/dataset_info.json").write_text("{")
     with pytest.raises(LayoutError, match=r"dataset_info\.json: cannot be read \(JSONDecodeError"):
         open_source("lol", None, "train", tmp_path / "out")

@@ -13,7 +13,7 @@ from etils import epath
 import numpy as np
 
 from generalist.input_pipeline.sources.files import (
-    IMAGE_SUFFIXES, DataError, File, LayoutError, Part, Stored, png_or_jpeg, read_image, read_part, require_same_size)
+    IMAGE_SUFFIXES, NO_FOLDER, DataError, File, LayoutError, Part, Stored, png_or_jpeg, read_image, read_part, require_same_size)
 from generalist.input_pipeline.sources.left_out import LeftOut
 
 EVALUATION = ("val", "test")
@@ -201,7 +201,7 @@ class Source:
                     raise LayoutError(path, f"has the same name as {found[key]}", "Keep one of them.")
                 found[key] = path
         if not found:
-            state = f"holds no image {pattern}" if base.exists() else "no such folder"
+            state = f"holds no image {pattern}" if base.exists() else NO_FOLDER
             raise LayoutError(base, state, self.expected_layout())
         return found
 

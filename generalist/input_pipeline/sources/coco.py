@@ -11,7 +11,7 @@ import numpy as np
 
 from generalist.input_pipeline.sources.base import Source, text_of
 from generalist.input_pipeline.sources.files import (
-    DataError, File, LayoutError, Part, Stored, decode, png_or_jpeg, read_part, require_same_size)
+    NO_FILE, DataError, File, LayoutError, Part, Stored, decode, png_or_jpeg, read_part, require_same_size)
 from generalist.tasks import COCO_CATEGORIES
 from generalist.tasks.base import find_runs
 
@@ -59,7 +59,7 @@ def read_annotations(path: str) -> Annotations:
         with epath.Path(path).open("rb") as file:
             annotations = pack(json.load(file))
     except FileNotFoundError as error:
-        raise LayoutError(path, "no such file", COCO.expected_layout()) from error
+        raise LayoutError(path, NO_FILE, COCO.expected_layout()) from error
     except (ValueError, KeyError, TypeError) as error:
         raise LayoutError(path, f"cannot be read ({type(error).__name__}: {error})", allowed) from error
     if len(annotations.category_ids) != NUM_CATEGORIES:

@@ -13,6 +13,7 @@ PNG_START = b"\x89PNG"
 AS_STORED = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
 # The bare bits for "a fraction of the size"; with AS_STORED the colours stay, whatever their names say.
 SHRINK = {1: 0, 2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 8: cv2.IMREAD_REDUCED_GRAYSCALE_8}
+NO_FILE, NO_FOLDER = "no such file", "no such folder"  # the problem where something whole is not there
 NO_FRAME = (0xC4, 0xC8, 0xCC)  # of the JPEG markers C0..CF those that begin no frame
 
 
@@ -40,7 +41,7 @@ def read_bytes(path: str) -> bytes:
     try:
         data = epath.Path(path).read_bytes()
     except OSError as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
+        reason = NO_FILE if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
         raise DataError(path, reason, "Every example needs its image and its label.") from error
     if not data:
         raise DataError(path, "the file is empty (0 bytes)", "It must be a PNG or JPEG image.")

@@ -6,7 +6,7 @@ from etils import epath
 import numpy as np
 
 from generalist.input_pipeline.sources.base import Source
-from generalist.input_pipeline.sources.files import DataError, File, LayoutError, png, read_map
+from generalist.input_pipeline.sources.files import NO_FILE, DataError, File, LayoutError, png, read_map
 from generalist.input_pipeline.sources.matlab import open_hdf5, scipy_io
 
 EXTRACTED, LABELED, SPLITS_MAT = "official_splits/test", "nyu_depth_v2_labeled.mat", "splits.mat"
@@ -93,7 +93,7 @@ class NYUV2(Source):
         """(key, row) of the split's images in the .mat; the keys are those of the extracted files, counted from 0."""
         self._mat = f"{self.root}/{LABELED}"
         if not epath.Path(self._mat).exists():
-            raise LayoutError(self._mat, "no such file", self.expected_layout())
+            raise LayoutError(self._mat, NO_FILE, self.expected_layout())
         file = open_hdf5(self._mat)
         lacking = {"images", "rawDepths", "sceneTypes"} - set(file)
         if lacking:
@@ -138,7 +138,7 @@ def read_indices(path: str, variable: str, count: int) -> np.ndarray:
         with epath.Path(path).open("rb") as file:
             indices = io.loadmat(file)[variable].ravel().astype(int)
     except FileNotFoundError as error:
-        raise LayoutError(path, "no such file", NYUV2.expected_layout()) from error
+        raise LayoutError(path, NO_FILE, NYUV2.expected_layout()) from error
     except Exception as error:  # scipy raises many kinds
         allowed = f"It must be a version 5 .mat file with {variable}."
         raise LayoutError(path, f"cannot be read ({type(error).__name__}: {error})", allowed) from error

@@ -8,7 +8,7 @@ from etils import epath
 import numpy as np
 
 from generalist.input_pipeline.sources.base import Source
-from generalist.input_pipeline.sources.files import LayoutError, png
+from generalist.input_pipeline.sources.files import NO_FILE, LayoutError, png
 from generalist.input_pipeline.sources.matlab import scipy_io
 
 PRE_CUT, FRAMES = "train/input", "SIDD_Medium_Srgb/Data"
@@ -122,7 +122,7 @@ class SIDD(Source):
         for path in candidates:
             if path.exists():
                 return str(path)
-        raise LayoutError(candidates[0], "no such file", self.expected_layout())
+        raise LayoutError(candidates[0], NO_FILE, self.expected_layout())
 
 
 def crop_window(size: tuple[int, int], index: int) -> tuple[slice, slice]:

@@ -16,6 +16,7 @@ from generalist.input_pipeline.sources.files import DataError, LayoutError
 
 VERSION = "1.0.0"  # of the prepared form
 INFO = "dataset_info.json"
+DAMAGED_INFO = "It must be the dataset_info.json of TFDS. If `generalist data prepare` wrote it, delete it and run that again."
 EVALUATION_NAMES = ("validation", "val", "test")  # of the evaluation split, in the TFDS catalogue
 
 
@@ -109,4 +110,4 @@ def split_counts(folder: epath.Path) -> dict[str, int]:
         splits = json.loads(path.read_text())["splits"]
         return {split["name"]: sum(map(int, split["shardLengths"])) for split in splits}
     except (ValueError, KeyError, TypeError) as error:
-        raise LayoutError(path, f"cannot be read ({type(error).__name__}: {error})", "It must be the dataset_info.json of TFDS.") from error
+        raise LayoutError(path, f"cannot be read ({type(error).__name__}: {error})", DAMAGED_INFO) from error
