@@ -20,6 +20,7 @@ setup(
     package_data={"generalist": ["pretrained/scenes/*", "pretrained/scenes_autoencoder/*", "tasks/*.json"]},
     install_requires=[
         "absl-py>=2.1",
+        "array_record>=0.8.3",  # the first that reads gs://
         "clu>=0.0.12",
         "etils[epath]>=1.9",
         "flax>=0.12,<0.14",

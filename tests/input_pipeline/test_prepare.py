@@ -20,7 +20,7 @@ from generalist import cli
 from generalist.input_pipeline import prepare as prepares
 from generalist.input_pipeline.check import check
 from generalist.input_pipeline.prepare import open_original, prepare
-from generalist.input_pipeline.sources import LayoutError, missing, open_source
+from generalist.input_pipeline.sources import DataError, LayoutError, missing, open_source
 from generalist.tasks import COCO_CATEGORIES
 
 RNG = np.random.default_rng(0)
@@ -295,8 +295,25 @@ def test_shards_go_to_a_bucket_whole_and_are_kept_there(tmp_path, small_shards, 
         (local / path.rpartition("/")[2]).write_bytes(bucket.cat(path))
     copy, original = open_source("lol", None, "train", tmp_path / "copy"), open_source("lol", None, "train", tmp_path)
     assert all(prepares.same(copy[index], original[index]) for index in range(5))
-    with pytest.raises(LayoutError, match="gs://bucket/out/lol/1.0.0: lies in a bucket. .*mount the bucket or copy"):
-        open_source("lol", None, "train", "gs://bucket/out")[0]
+
+
+def test_prepared_shards_are_read_from_the_bucket(tmp_path, small_shards, served_bucket):
+    save_nyu(tmp_path)
+    prepare(open_original("nyu", "train", tmp_path), "gs://bucket/out", **QUIET)
+    remote, original = open_source("nyu", None, "train", "gs://bucket/out"), open_source("nyu", None, "train", tmp_path)
+    assert remote.root == "gs://bucket/out/nyu/1.0.0" and len(remote) == 5
+    assert all(prepares.same(remote[index], original[index]) for index in (4, 0, 2))
+    asked = {path for path in served_bucket.asked if "array_record" in path}
+    assert asked == {f"/storage/v1/b/bucket/o/out/nyu/1.0.0/nyu-train.array_record-0000{index}-of-00003" for index in (0, 1, 2)}
+    served_bucket.rm("/bucket/out/nyu/1.0.0/nyu-train.array_record-00001-of-00003")
+    prepares.open_records.cache_clear()
+    with pytest.raises(DataError, match=r"gs://bucket/out/nyu/1.0.0 \(train, row 3\): cannot be read"):
+        open_source("nyu", None, "train", "gs://bucket/out")[3]
+
+
+def test_a_bucket_that_array_record_cannot_read_is_named(tmp_path, small_shards):
+    with pytest.raises(LayoutError, match="s3://bucket/lol: is no folder that ArrayRecord reads. Give one of this machine or gs://"):
+        prepares.open_records("s3://bucket/lol", "train", 1)
 
 
 # The TFDS catalogue's own forms, by builders with exactly its features.

@@ -67,8 +67,8 @@ def open_records(folder: str, split: str, process: int):
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise ImportError("prepared data sets are read by TFDS: pip install tensorflow-datasets") from error
-    if "://" in folder:
-        raise LayoutError(folder, "lies in a bucket", "ArrayRecord reads files of this machine: mount the bucket or copy the folder.")
+    if "://" in folder and not folder.startswith("gs://"):
+        raise LayoutError(folder, "is no folder that ArrayRecord reads", "Give one of this machine or gs://, mount it, or copy it.")
     try:
         builder = tfds.builder_from_directory(folder)
         images = [name for name, feature in builder.info.features.items() if isinstance(feature, tfds.features.Image)]
