@@ -131,7 +131,7 @@ class COCO(Source):
     EVAL_SPLIT = "val"
     FOLDERS = ("coco",)
     WHERE = "cocodataset.org, 2017 train and val images, and the panoptic train/val annotations of 2017"
-    LICENCE = "annotations: CC BY 4.0; each image has its own Flickr licence, named in the JSON"
+    LICENCE = "annotations: CC BY 4.0; each image has its own licence, named in the JSON, and Flickr's terms"
     LAYOUT = """\
   coco/{train2017,val2017}/<n>.jpg
   coco/annotations/panoptic_{train2017,val2017}.json

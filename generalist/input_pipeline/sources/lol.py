@@ -12,7 +12,7 @@ class LOL(Source):
     EVAL_SPLIT = "test"
     FOLDERS = ("light_enhance", "LOLdataset", "lol")
     WHERE = "daooshee.github.io, LOL dataset of Deep Retinex Decomposition (BMVC 2018)"
-    LICENCE = "none stated; research use"
+    LICENCE = "none found; taken as research use (not verified)"
     LAYOUT = """\
   light_enhance/our485/{low,high}/<n>.png           light_enhance may be called LOLdataset
   light_enhance/eval15/{low,high}/<n>.png"""
