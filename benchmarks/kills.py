@@ -35,11 +35,11 @@ ROOT = pathlib.Path(__file__).parents[1]
 COMMAND = [sys.executable, ROOT / "main.py", "--config=configs/multitask.py:scenes,scratch"]
 FLAGS = {
     "batch_size": 8, "data.image_size": 32, "model.target_size": 32, "data.scenes_size": 32, "model.unet.channels": "(8,)",
-    "model.unet.attention_levels": "(False,)", "model.unet.groups": 4, "model.unet.context_dim": 16, "model.unet.refine": 8,
+    "model.unet.attention_levels": "(False,)", "model.unet.groups": 4, "model.unet.context_dim": 16, "model.unet.refine": 0,
     "model.aligned_features": False, "model.pooled_text": False, "model.unet.position": False, "diffusion.prototype_weight": 0.0,
     "model.image_encoder.image_size": 32, "model.image_encoder.dim": 8, "model.image_encoder.depth": 1, "model.image_encoder.heads": 2,
     "model.text_encoder.dim": 8, "model.text_encoder.depth": 1, "optimizer.muon": "()", "optimizer.warmup_steps": 4,
-    "sharding.fsdp": 2, "sharding.min_size": 64, "checkpoint.every_steps": 5, "eval.every_steps": 25, "eval.examples": 2,
+    "sharding.fsdp": 2, "sharding.min_size": 500, "checkpoint.every_steps": 5, "eval.every_steps": 25, "eval.examples": 2,
     "eval.final_examples": 2, "eval.batch_size": 2, "eval.panels": 0, "eval.tasks": "('denoise',)", "log.every_steps": 1}
 PATIENCE = 600  # seconds in which a run must end after a kill: JAX's heartbeat takes 100
 TOLERANCE = 2e-3  # of a parameter, after another order of sums: Adam divides gradients near zero by themselves
@@ -161,7 +161,7 @@ def main() -> int:
     """Prints the kills and the verdicts; 1 if a run ended otherwise."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0, help="of the moments, processes and signals")
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--out", type=pathlib.Path, help="folder of the runs, which is kept; default a temporary one")
     args = parser.parse_args()

@@ -18,6 +18,7 @@ import generalist
 
 PACKAGE = pathlib.Path(generalist.__file__).parent
 FLAGS = ("config", "workdir", "mode", "topology", "coordinator", "process_id", "process_count")
+STATUS = "(UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED|FAILED_PRECONDITION|RESOURCE_EXHAUSTED): "
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # malloc.h
 
 
@@ -41,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
         if os.environ.get("GENERALIST_TRACEBACK"):
             raise
         print(f"error: {_explain(error)}\n(GENERALIST_TRACEBACK=1 shows where it happened)", file=sys.stderr)
-        code = 2 if isinstance(error, (UsageError, ValueError, ImportError)) else 1
+        code = 2 if isinstance(error, (UsageError, ValueError, ImportError)) and not _of_jax(error) else 1
         distributed.leave(code)
         return code
     except Exception:
@@ -52,17 +53,22 @@ def main(argv: Sequence[str]) -> int:
 
 def _explain(error: Exception) -> str:
     """The message of an error, with what to do; of JAX's, which are long, what matters."""
-    from jax.errors import JaxRuntimeError
-
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return f"{error}. Make room: the same command continues from the last checkpoint"
-    if not isinstance(error, JaxRuntimeError):
+    if not _of_jax(error):
         return str(error)
     first = str(error).splitlines()[0]
     if "RESOURCE_EXHAUSTED" in first:
         return (f"a device's memory is too small: {first}. Try --config.model.remat=blocks, --config.sharding.fsdp=N (over N devices), "
                 "--config.optimizer.accumulate=N (a batch in N parts) or a smaller --config.batch_size")
     return f"{first}. If another process of this run died, its own message says why; the same command on all hosts resumes"
+
+
+def _of_jax(error: Exception) -> bool:
+    """Whether it comes from JAX's runtime; what a failed array holds is raised as ValueError, which begins with a status."""
+    from jax.errors import JaxRuntimeError
+
+    return isinstance(error, JaxRuntimeError) or bool(type(error) is ValueError and re.match(STATUS, str(error)))
 
 
 def parse(argv: list[str]) -> flags.FlagValues:

@@ -36,6 +36,7 @@ def test_freed_memory_is_reused_without_page_faults():
     (CheckpointError("checkpoint of step 3 failed"), 1, "checkpoint of step 3 failed"),
     (FloatingPointError("loss nan at step 3"), 1, "loss nan at step 3"),
     (ValueError("batch_size 3"), 2, "batch_size 3"),
+    (ValueError("UNKNOWN: Gloo all-reduce failed: Connection reset by peer"), 1, "by peer. If another process of this run died"),
     (JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nBFC Allocator"), 1, "Try --config.model.remat=blocks"),
     (JaxRuntimeError("UNKNOWN: Connection closed by peer\nmore"), 1, "UNKNOWN: Connection closed by peer. If another process of this run died")])
 def test_what_stops_a_run_is_one_message_and_an_exit_code(error, code, said, monkeypatch, capsys):
