@@ -28,7 +28,7 @@ import time
 import cv2
 import numpy as np
 
-from generalist.input_pipeline.loader import fit, training_batches
+from generalist.input_pipeline.loader import FINER, fit, training_batches
 from generalist.input_pipeline.scenes import ScenesSource
 from generalist.input_pipeline.sources.files import Part, read_image, read_part
 from generalist.input_pipeline.sources.folder import Folder
@@ -210,7 +210,7 @@ def how_exact(root: str, windows: int) -> None:
         whole = read_image(path)
         window = random_window(whole.shape[:2], AUGMENT["scale"], AUGMENT["ratio"], rng)
         for side in (IMAGE_SIZE, IMAGE_SIZE // 4):
-            pixels, shown, _ = read_part(path, Part(lambda size: window, side))
+            pixels, shown, _ = read_part(path, Part(lambda size: window, math.ceil(FINER * side)))
             exact = cv2.resize(whole[shown].astype(np.float32), (side, side), interpolation=cv2.INTER_AREA)
             usual_way = np.asarray(Image.fromarray(whole[shown]).resize((side, side), Image.Resampling.BICUBIC))
             for name, image in (("ours", fit(pixels, side)), ("PIL bicubic", usual_way)):

@@ -1,6 +1,7 @@
 """Sources and tasks -> batches whose content is a pure function of (seed, step)."""
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from absl import flags
@@ -14,6 +15,10 @@ from generalist.tasks import Restoration, Task
 from generalist.tasks.base import resize_image, to_size
 
 Batch = dict[str, np.ndarray]
+
+# Sides of a decoded window over those of the network's image, at least. With less, a JPEG decoded at a fraction of its size and then shrunk
+# is further from the mean of the area than one that bicubic shrinks.
+FINER = 1.5
 
 
 class Encode:
@@ -60,7 +65,7 @@ class _Augment:
     restoration, whose colours are its target."""
 
     def __init__(self, encode: Encode, settings: Mapping):
-        self._encode, self._crop = encode, CropAndFlip(settings, encode.image_size)
+        self._encode, self._crop = encode, CropAndFlip(settings, math.ceil(FINER * encode.image_size))
         self._jitter = None if isinstance(encode.task, Restoration) else Jitter(settings)
 
     def __call__(self, read: Callable[[Part], dict], rng: np.random.Generator) -> Batch:

@@ -20,7 +20,7 @@ class CropAndFlip:
     Args:
       settings: `scale` (least, most) area of the window as a share of the image; `ratio` (least, most) width / height of the window;
         `flip` probability of mirroring.
-      enough: side of the image that is made of the window, see `Part`.
+      enough: rows and columns that the window needs, see `Part`.
     """
 
     def __init__(self, settings: Mapping, enough: int):
