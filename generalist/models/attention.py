@@ -104,10 +104,25 @@ def _plain(q, k, v, *, bias=None, scale: float, score_limit: int = SCORE_LIMIT_B
 
 
 def _attend(q, k, v, bias=None):
-    scores = jnp.einsum("bhnd,bhmd->bhnm", q, k, preferred_element_type=jnp.float32)
+    scores = _scores(q, k)
     scores = scores if bias is None else scores + bias
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
     return jnp.einsum("bhnm,bhmd->bhnd", weights, v)
+
+
+@jax.custom_vjp
+def _scores(q, k):
+    """q k^T in float32. Its gradient is rounded to the dtype of q, as flash attention's is; autodiff would multiply in float32."""
+    return jnp.einsum("bhnd,bhmd->bhnm", q, k, preferred_element_type=jnp.float32)
+
+
+def _scores_backward(saved, g):
+    q, k = saved
+    g = g.astype(q.dtype)
+    return jnp.einsum("bhnm,bhmd->bhnd", g, k), jnp.einsum("bhnm,bhnd->bhmd", g, q)
+
+
+_scores.defvjp(lambda q, k: (_scores(q, k), (q, k)), _scores_backward)
 
 
 def _attend_in_blocks(q, k, v, block: int):

@@ -369,8 +369,8 @@ class UNet(nnx.Module):
         skips = [h]
         for level, block in enumerate(self.down_blocks):
             if len(self.aligned):
-                resized = jax.image.resize(features, (*h.shape[:3], features.shape[-1]), "bilinear")
-                h = h + self.aligned[level](resized.astype(self.dtype))
+                projected = self.aligned[level](features)  # before it is resized: a product of fewer, narrower tokens, and the same sum
+                h = h + jax.image.resize(projected, h.shape, "bilinear")
             for i in range(len(block.resnets)):
                 h = self._layer(block, i, h, time, context)
                 skips.append(h)

@@ -1,5 +1,6 @@
 """Attention: exact, whatever the limit on the scores, and never a larger array than the limit; when cuDNN's is taken instead."""
 
+import collections
 import itertools
 import re
 
@@ -47,14 +48,19 @@ def test_forward_and_gradient_equal_torch_for_any_limit(qkv, torch_result, quick
         np.testing.assert_allclose(ours, theirs, atol=5e-6)
 
 
-def sizes(jaxpr):
-    """Bytes of every array a jaxpr computes, those of nested ones included."""
+def equations(jaxpr):
+    """Every equation of a jaxpr, those of nested ones included."""
     for equation in jaxpr.eqns:
-        yield from (v.aval.size * v.aval.dtype.itemsize for v in equation.outvars)
+        yield equation
         for inner in itertools.chain.from_iterable(jax.tree.leaves([p]) for p in equation.params.values()):
             inner = getattr(inner, "jaxpr", inner)
             if hasattr(inner, "eqns"):
-                yield from sizes(inner)
+                yield from equations(inner)
+
+
+def sizes(jaxpr):
+    """Bytes of every array a jaxpr computes."""
+    return (v.aval.size * v.aval.dtype.itemsize for equation in equations(jaxpr) for v in equation.outvars)
 
 
 @pytest.mark.parametrize("function", [attention, jax.grad(lambda *a, **kw: attention(*a, **kw).sum(), (0, 1, 2))])
@@ -67,12 +73,23 @@ def test_no_array_exceeds_the_limit(function):
     assert max(sizes(plain.jaxpr)) == 512 * 2**10
 
 
-def test_bfloat16_goes_in_and_out_but_scores_are_float32():
+def products(function):
+    """Operands and result of every matrix product of function(q, k, v) in bfloat16, as "bfloat16 bfloat16 float32"."""
     q = jax.ShapeDtypeStruct((1, 8, 2, 4), jnp.bfloat16)
-    jaxpr = jax.make_jaxpr(attention)(q, q, q)
-    assert jaxpr.out_avals[0].dtype == jnp.bfloat16
-    scores = [v.aval for e in jaxpr.jaxpr.eqns for v in e.outvars if v.aval.shape == (1, 2, 8, 8) and e.primitive.name == "dot_general"]
-    assert [x.dtype for x in scores] == [jnp.float32]
+    jaxpr = jax.make_jaxpr(function)(q, q, q)
+    assert {x.dtype for x in jaxpr.out_avals} == {jnp.dtype(jnp.bfloat16)}
+    return collections.Counter(" ".join(v.aval.dtype.name for v in (*e.invars, *e.outvars))
+                               for e in equations(jaxpr.jaxpr) if e.primitive.name == "dot_general")
+
+
+def test_bfloat16_goes_in_and_out_but_scores_are_float32():
+    assert products(attention) == {"bfloat16 bfloat16 float32": 1, "bfloat16 bfloat16 bfloat16": 1}
+
+
+def test_gradients_of_bfloat16_are_products_of_bfloat16():
+    """Two products of the forward pass, two for the gradient of each: float32 operands would take several times as long."""
+    gradient = jax.grad(lambda *qkv: attention(*qkv).astype(jnp.float32).sum(), (0, 1, 2))
+    assert products(gradient) == {"bfloat16 bfloat16 float32": 1, "bfloat16 bfloat16 bfloat16": 5}
 
 
 @pytest.mark.parametrize(("queries", "keys", "d", "dtype", "biased", "expected"), [
