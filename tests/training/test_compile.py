@@ -1,7 +1,9 @@
 """What a machine that is not there needs: the text of a compiled program read by hand, CUDA lowered, a TPU where its compiler is installed."""
 
+import collections
 import importlib.util
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -9,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from generalist.training import compile, memory
+from generalist.training import compile, memory, setup, sharding
 
 ROOT = pathlib.Path(__file__).parents[2]
 HLO = """
@@ -40,6 +42,31 @@ def test_the_step_of_a_config_lowers_for_cuda(tiny_config):
     lines = []
     compile.run(tiny_config, "cuda", lines.append)
     assert len(lines) == 1 and lines[0].startswith("cuda: the training step lowers to ")
+
+
+def test_the_bfloat16_step_multiplies_in_bfloat16_without_stray_transposes_and_in_place(tiny_config):
+    """Read from the step as it is lowered for CUDA, forward and backward pass, optimizer and average."""
+    tiny_config.model.dtype, tiny_config.diffusion.prototype_weight = "bfloat16", 0.0  # colours are compared in float32
+    prepared = setup.abstract(tiny_config, sharding.make_mesh(1, jax.local_devices()[:1]))
+    text = setup.lower_step(prepared, prepared.state, tiny_config, platform="cuda").as_text()
+    types = {kind: re.findall(rf"stablehlo\.{kind}\b.* : \((.*)\) -> (tensor<[^>]*>)", text) for kind in ("convolution", "dot_general", "transpose")}
+    assert len(types["convolution"]) == text.count("stablehlo.convolution(") > 80
+    assert not [shapes for shapes in types["convolution"] if "f32" in "".join(shapes)]
+
+    operands = [operands for operands, _ in types["dot_general"] if "f32" in operands]
+    assert len(types["dot_general"]) > 250
+    assert operands == ["tensor<4xf32>, tensor<4x6xf32>"]  # losses by task
+
+    orders = collections.Counter(re.findall(r"stablehlo\.transpose.* dims = \[([\d, ]+)\]", text))
+    assert orders.total() == len(types["transpose"])
+    assert orders.pop("1, 0") > 50  # of weights, or of their gradients: merged into the product by every compiler
+    heads, transformers = orders.pop("0, 2, 1, 3") + orders.pop("0, 1, 3, 2"), 4
+    assert heads <= 9 * (2 * transformers + 1) + 1  # q, k, v, the result and their gradients; one in the image encoder
+    assert orders.pop("0, 1, 3, 2, 4, 5") == 7  # pixels to blocks and back: two stems, and the gradients of all but the input
+    assert orders.total() <= 4  # features resized to two levels
+
+    arguments = text[text.index("@main("):text.index(") -> (", text.index("@main("))]
+    assert arguments.count("tf.aliasing_output") == len(jax.tree.leaves(prepared.state))
 
 
 def test_an_unknown_chip_lists_the_known(tiny_config):
