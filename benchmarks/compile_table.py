@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> None:
         topology, fsdp = argument.split(",")
         config = multitask.get_config("paper")
         config.sharding.fsdp = int(fsdp)
-        chips = len(compile.tpu_devices(topology))
+        chips = len(compile.devices(topology))
         for name, cost in compile.run(config, topology, lambda line: print(line, file=sys.stderr, flush=True)).items():
             batch = config.batch_size if name == "training" else -(-config.eval.batch_size // chips) * chips
             print(row(topology, config.sharding.fsdp, chips, batch, name, cost), flush=True)

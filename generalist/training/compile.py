@@ -1,6 +1,7 @@
 """`--mode=compile`: what the training step and the sampling step need on a machine that is not there.
 
-The compiler of the TPU runs without a TPU (`pip install -e '.[tpu]'`); nothing is allocated, shapes stand for all arrays.
+The compiler of the TPU runs without a TPU (`pip install -e '.[tpu]'`), that of NVIDIA's GPUs without a GPU (`'.[cuda12]'`, `'.[cuda13]'`);
+nothing is allocated, shapes stand for all arrays.
 """
 
 import os
@@ -11,22 +12,34 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.experimental import topologies
 from ml_collections import ConfigDict
 
 from generalist.inference.generalist import SETTINGS, make_sampler
+from generalist.models import attention
 from generalist.training import setup, sharding
 from generalist.training.memory import GIB, advice
 from generalist.training.workdir import to_plain
 
-HBM = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}  # GiB a chip, as in Cloud TPU's documentation
+HBM = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32, "h100": 79, "h200": 140}  # GiB a chip: Cloud TPU's documentation, what the GPUs report
+# XLA's description of a GPU (stream_executor's GpuTargetConfigProto): an H100 or H200.
+HOPPER = """platform_name: "CUDA" device_description_str: "NVIDIA {name}"
+dnn_version_info {{ major: 9 minor: 10 }} runtime_version {{ major: 12 minor: 9 }}
+gpu_device_info {{ cuda_compute_capability {{ major: 9 }} core_count: 132 fpus_per_core: 128 threads_per_warp: 32 threads_per_block_limit: 1024
+threads_per_core_limit: 2048 shared_memory_per_block: 49152 shared_memory_per_block_optin: 232448 shared_memory_per_core: 233472
+registers_per_block_limit: 65536 registers_per_core_limit: 65536 block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+clock_rate_ghz: 1.98 l2_cache_size: 52428800 memory_bandwidth: {bandwidth} device_memory_size: {memory} }}"""
+BANDWIDTH = {"h100": 3_352_320_000_000, "h200": 4_800_000_000_000}  # bytes a second
+# Without a GPU there is nothing to time kernels on, and Triton's have no other way to choose their tiles.
+UNTIMED = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "s64": 8, "u64": 8, "f64": 8}  # others: 4
 
 
 class Cost(NamedTuple):
-    """Of one program on one device: memory in bytes and whether it fits, FLOP (0: refused), {collective: (count, bytes)}, seconds to compile.
+    """Of one program on one device: memory in bytes and whether it fits, FLOP (0: not told), {collective: (count, bytes)}, seconds to compile.
 
-    state: arguments, of which results reuse what they can. temporaries: the most that lives at once besides them.
+    state: arguments, of which results reuse what they can (0: refused). temporaries: the most that lives at once besides them.
     """
 
     state: int
@@ -38,20 +51,20 @@ class Cost(NamedTuple):
 
 
 def run(config: ConfigDict, topology: str, log: Callable[[str], None]) -> dict[str, Cost]:
-    """Compiles both steps of `config` for a topology ("v5e:16x16", "v5p:4x4x4", "v6e:16x16"; "cuda" is only lowered) and says what they need.
+    """Compiles both steps of `config` for a topology ("v5e:16x16", "v5p:4x4x4", "h200:8"; "cuda" is only lowered) and says what they need.
 
-    Raises ValueError for a topology that the compiler does not know, ImportError without libtpu.
+    Raises ValueError for a topology that the compiler does not know, ImportError without the compiler.
     """
     config, _ = setup.resolve(config)
     if topology == "cuda":
         return _lower_for_cuda(config, log)
     chip = topology.partition(":")[0]
-    mesh = sharding.make_mesh(config.sharding.fsdp, tpu_devices(topology))
+    mesh = sharding.make_mesh(config.sharding.fsdp, devices(topology))
     prepared = setup.abstract(config, mesh)
     log(f"{topology}: {mesh.size} chips, mesh {dict(mesh.shape)}, batch {config.batch_size} ({config.batch_size / mesh.size:g} a chip)")
     costs = {}
     for name, lowered in (("training", setup.lower_step(prepared, prepared.state, config)), ("sampling", _lower_sampling(config, prepared))):
-        costs[name] = cost(lowered, HBM[chip] * GIB)
+        costs[name] = cost(lowered, HBM[chip] * GIB, UNTIMED if chip in BANDWIDTH else {})
         for line in describe(name, costs[name], HBM[chip]):
             log(line)
     if not costs["training"].fits:
@@ -60,24 +73,37 @@ def run(config: ConfigDict, topology: str, log: Callable[[str], None]) -> dict[s
     return costs
 
 
-def tpu_devices(topology: str):
-    """The devices of a topology such as "v5e:16x16", which need not exist."""
+def devices(topology: str):
+    """The devices of a topology such as "v5e:16x16" or, of hosts and their GPUs, "h200:4x8", which need not exist."""
     chip = topology.partition(":")[0]
     if chip not in HBM:
-        raise ValueError(f"--topology={topology}: choose 'cuda', or a chip of {', '.join(HBM)} with its grid, such as v5e:16x16 or v5p:4x4x4")
+        raise ValueError(f"--topology={topology}: choose 'cuda', or a chip of {', '.join(HBM)} with its grid, such as v5e:16x16 or h200:8")
+    find = _gpus if chip in BANDWIDTH else _tpus
     try:
-        import libtpu  # noqa: F401
-    except ImportError as error:
-        raise ImportError(f"--topology={topology} needs the TPU compiler: pip install -e '.[tpu]', or pip install libtpu") from error
+        return find(topology)
+    except (ImportError, NotImplementedError) as error:
+        extra, package = ("cuda12", "jax[cuda12]") if chip in BANDWIDTH else ("tpu", "libtpu")
+        raise ImportError(f"--topology={topology} needs the compiler: pip install -e '.[{extra}]', or pip install '{package}'") from error
+    except Exception as error:  # whatever the plugin raises
+        raise ValueError(f"--topology={topology}: {str(error).splitlines()[0]}") from error
+
+
+def _tpus(topology: str):
+    import libtpu  # noqa: F401
+
     for name, value in (("TPU_SKIP_MDS_QUERY", "1"), ("TPU_WORKER_HOSTNAMES", "localhost"), ("TPU_ACCELERATOR_TYPE", "v5litepod-8"),
                         ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")):
         os.environ.setdefault(name, value)  # libtpu asks for a machine, and takes any
-    from jax.experimental import topologies
+    return topologies.get_topology_desc(topology, "tpu").devices
 
-    try:
-        return topologies.get_topology_desc(topology, "tpu").devices
-    except Exception as error:  # whatever the plugin raises
-        raise ValueError(f"--topology={topology}: {str(error).splitlines()[0]}") from error
+
+def _gpus(topology: str):
+    chip, _, grid = topology.partition(":")
+    hosts, _, gpus = grid.rpartition("x")
+    target = HOPPER.format(name=chip.upper(), bandwidth=BANDWIDTH[chip], memory=HBM[chip] * GIB)
+    jax.config.update("jax_platforms", "cpu")  # else JAX looks for a GPU first, and gives up
+    attention.assume_flash = True  # there is none to try it on
+    return topologies.get_topology_desc(platform="cuda", topology=f"1x{hosts or 1}x{gpus or 1}", target_config=target).devices
 
 
 def _lower_sampling(config: ConfigDict, prepared: setup.Run):
@@ -93,11 +119,11 @@ def _lower_sampling(config: ConfigDict, prepared: setup.Run):
                         shaped((), jnp.uint32, whole), steps=d.steps, sampler=d.sampler, start=d.start)
 
 
-def cost(lowered, limit: int) -> Cost:
-    """Compiles a lowered program. What the compiler refuses for want of memory is a Cost that does not fit `limit` bytes."""
+def cost(lowered, limit: int, options: dict | None = None) -> Cost:
+    """Compiles a lowered program, with `options`. What the compiler refuses for want of memory is a Cost that does not fit `limit` bytes."""
     began = time.monotonic()
     try:
-        compiled = lowered.compile()
+        compiled = lowered.compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
         used = re.search(r"Used ([\d.]+)([KMG]) of", str(error))
         if used is None:
@@ -133,12 +159,13 @@ def _product(dims: str) -> int:
 
 def describe(name: str, c: Cost, hbm: int) -> list[str]:
     """What a person wants to know of a cost, in lines."""
-    if not c.flops:
+    if not c.state:
         return [f"{name}: DOES NOT FIT: {c.temporaries / GIB:.2f} GiB of {hbm} GiB a chip; refused after {c.seconds:.0f} s"]
     total = c.state + c.temporaries
     moved = ", ".join(f"{count} {kind} ({size / 2**20:,.1f} MiB)" for kind, (count, size) in c.collectives.items()) or "none"
+    work = f"{c.flops / 1e9:,.2f} GFLOP a chip; " if c.flops else ""
     return [f"{name}: {'fits' if c.fits else 'DOES NOT FIT'}: {total / GIB:.2f} GiB of {hbm} GiB a chip "
-            f"({c.state / GIB:.2f} state and batch + {c.temporaries / GIB:.2f} temporaries), {c.flops / 1e9:,.2f} GFLOP a chip; "
+            f"({c.state / GIB:.2f} state and batch + {c.temporaries / GIB:.2f} temporaries), {work}"
             f"compiled in {c.seconds:.0f} s",
             f"{name}: collectives: {moved}"]
 

@@ -70,7 +70,7 @@ def test_the_bfloat16_step_multiplies_in_bfloat16_without_stray_transposes_and_i
 
 
 def test_an_unknown_chip_lists_the_known(tiny_config):
-    with pytest.raises(ValueError, match="--topology=v9:2x2: choose 'cuda', or a chip of v4, v5e, v5p, v6e with its grid"):
+    with pytest.raises(ValueError, match="--topology=v9:2x2: choose 'cuda', or a chip of v4, v5e, v5p, v6e, h100, h200 with its grid"):
         compile.run(tiny_config, "v9:2x2", print)
 
 
