@@ -24,12 +24,13 @@ _LOG_EVERY = 5.0  # seconds
 def evaluate(
         predict_rgb: PredictRGB, tasks: Mapping[str, Task], sources: Mapping, *, target_size: int,
         train_sources: Mapping | None = None, limit: int = 0, batch_size: int = 64, panels: int = 4, out_dir: str | pathlib.Path,
-        steps: int | None = None, native: bool = False, submission: bool = False, resume: bool = True, facts: Mapping | None = None,
+        steps: int | None = None, native: bool = False, submission: bool = False, facts: Mapping | None = None,
         log: Callable[[str], None] = print) -> dict[str, float | None]:
     """Measures a model by the official metric of each task, at the labels' own resolution.
 
     An evaluation that is interrupted goes on by the same call, from the last state in `out_dir` (at most half a minute
-    is lost), and ends in the same figures.
+    is lost), and ends in the same figures. Processes that predict together must make the same calls: give each the same
+    partial.pkl and baselines.json to begin with.
 
     Args:
       predict_rgb: (images uint8 (b, h, w, 3), task name) -> float32 (b, target_size, target_size, 3) in about [-1, 1];
@@ -47,7 +48,6 @@ def evaluate(
       steps: denoising steps, for the card.
       native: measure restoration also in tiles at native resolution, under `<task>/psnr_tiles` and so on.
       submission: write the predictions as files into out_dir/submission, see `Submission`.
-      resume: go on from an interrupted evaluation. False where several processes predict together, which must make the same calls.
       facts: anything else for the card, such as {"seed": 0, "weights": "runs/a"}.
       log: takes progress lines and the final table.
 
@@ -74,7 +74,7 @@ def evaluate(
 
     settings = {"target_size": target_size, "steps": steps, "batch_size": batch_size, **(facts or {})}
     identity = [settings, keys, counts, panels, native, submission, {name: list(run.ways) for name, run in runs.items()}]
-    partial = Partial(out_dir / PARTIAL if resume else None, identity, log)
+    partial = Partial(out_dir / PARTIAL, identity, log)
     _walk(runs, sources, counts, batch_size, model.seconds, partial, log)
     computed = {keys[name]: run.baselines() for name, run in runs.items()}
     cache.put({key: baselines for key, baselines in computed.items() if baselines})

@@ -19,19 +19,17 @@ class Partial:
     It belongs to an evaluation of the same weights, data and settings; any other starts from the beginning.
 
     Args:
-      path: the file; None neither reads nor writes one. It is a pickle: an evaluation reads only the one it wrote itself.
+      path: the file. It is a pickle: an evaluation reads only the one it wrote itself.
       settings: all that the figures depend on, as JSON takes it.
       log: takes a line where an evaluation goes on.
     """
 
-    def __init__(self, path: pathlib.Path | None, settings: Any, log: Callable[[str], None]):
+    def __init__(self, path: pathlib.Path, settings: Any, log: Callable[[str], None]):
         self._path, self._log, self._saved = path, log, time.monotonic()
         self._identity = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
 
     def load(self) -> Mapping[str, Any]:
         """What was saved last; {} if there is nothing, or it is damaged or of other settings."""
-        if self._path is None:
-            return {}
         try:
             identity, state = pickle.loads(self._path.read_bytes())
         except (OSError, pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError, TypeError, ValueError):
@@ -43,11 +41,10 @@ class Partial:
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Writes the state if the last one is old enough."""
-        if self._path is not None and time.monotonic() - self._saved >= _SAVE_EVERY:
+        if time.monotonic() - self._saved >= _SAVE_EVERY:
             write_atomically(self._path, pickle.dumps((self._identity, state)))
             self._saved = time.monotonic()
 
     def remove(self) -> None:
         """The evaluation is complete."""
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)
+        self._path.unlink(missing_ok=True)

@@ -15,6 +15,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from generalist.files import write_atomically
+
 HEARTBEAT_SECONDS = 100  # after which a silent process counts as dead, and all others stop
 START_SECONDS = 300  # in which all processes must appear
 TPU_DEVICES = ("/dev/accel0", "/dev/vfio/0")
@@ -128,6 +130,21 @@ def agree(value: bool) -> bool:
     from jax.experimental import multihost_utils
 
     return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
+
+
+def share(path: pathlib.Path, copy: pathlib.Path) -> None:
+    """Copies a file that process 0 has, if it has one, to `copy` on every other process; waits for them."""
+    if jax.process_count() == 1:
+        return
+    from jax.experimental import multihost_utils
+
+    content = path.read_bytes() if is_first() and path.exists() else b""
+    size = int(multihost_utils.broadcast_one_to_all(np.asarray(len(content), np.int32)))
+    if not size:
+        return
+    content = multihost_utils.broadcast_one_to_all(np.frombuffer(content or bytes(size), np.uint8))
+    if not is_first():
+        write_atomically(copy, np.asarray(content).tobytes())
 
 
 def gather(values: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ from generalist.models import parameters as parameters_lib
 from generalist.pretrained import parts, weights
 from generalist.tasks import Task, get_tasks
 from generalist.training import optimizer as optimizer_lib
-from generalist.training import sharding
+from generalist.training import distributed, sharding
 from generalist.training.memory import advice
 from generalist.training.step import Objective, State, make_step
 from generalist.training.workdir import to_plain
@@ -295,6 +295,7 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path, examples: int, log: Call
     """
     from generalist.evaluation import evaluate as run_evaluation
     from generalist.evaluation.data import open_data
+    from generalist.evaluation.evaluate import BASELINES, PARTIAL
 
     generalist = load(workdir)
     if jax.device_count() > 1:
@@ -307,11 +308,14 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path, examples: int, log: Call
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as unused:  # every process paints its part of each batch and has all figures; the first one writes
-        out_dir = pathlib.Path(unused) / "eval" / step if jax.process_index() else out_dir or workdir / "eval" / step
+        shown = out_dir or workdir / "eval" / step
+        out_dir = pathlib.Path(unused) / "eval" / step if jax.process_index() else shown
+        distributed.share(shown / PARTIAL, out_dir / PARTIAL)  # all go on where the first one does, with what it need not compute again
+        distributed.share(shown.parent / BASELINES, out_dir.parent / BASELINES)
         results = run_evaluation(
             functools.partial(generalist.predict_rgb, steps=steps), data.tasks, data.sources, train_sources=data.train_sources,
             limit=examples, batch_size=config.eval.batch_size, panels=config.eval.panels, out_dir=out_dir,
-            target_size=config.model.target_size, steps=steps, native=native, submission=submission, resume=jax.process_count() == 1,
+            target_size=config.model.target_size, steps=steps, native=native, submission=submission,
             facts={"step": int(step), "seed": config.seed, "split": config.eval.split, "sampler": config.diffusion.sampler,
                    "start": config.diffusion.start, "weights": str(workdir), "weights_sha256": digest}, log=log)
     log(f"evaluated step {step} in {time.monotonic() - began:.0f} s")

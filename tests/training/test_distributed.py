@@ -83,11 +83,16 @@ def test_one_process_agrees_with_itself():
 
 
 TOGETHER = """
-import os
+import os, pathlib, tempfile
 from generalist.training import distributed
 launch = distributed.find(os.environ)
 distributed.start(launch)
 print(distributed.describe(launch), distributed.agree(distributed.is_first()), distributed.agree(False))
+folder = pathlib.Path(tempfile.mkdtemp())
+(folder / "mine").write_bytes(bytes(range(256)) * 3 if distributed.is_first() else b"another")
+distributed.share(folder / "mine", folder / "copies/one")
+distributed.share(folder / "none", folder / "copies/none")
+print("shared", [(path.name, path.read_bytes() == bytes(range(256)) * 3) for path in folder.glob("copies/*")])
 """
 
 
@@ -112,6 +117,7 @@ def test_what_a_launcher_sets_is_all_that_two_processes_need(launcher, why):
     assert [process.returncode for process in processes] == [0, 0], outputs
     for i, output in enumerate(outputs):
         assert f"processes: 2, this is {i} ({why}) True False" in output
+        assert f"shared {[('one', True)] if i else []}" in output
 
 
 @pytest.mark.parametrize("index", [0, 1])
