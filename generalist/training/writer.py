@@ -46,12 +46,13 @@ class Writer:
         if not self._path.exists():
             return
         kept = []
-        for text in self._path.read_text().splitlines():
+        for text in self._path.read_bytes().splitlines():
             try:
                 line = json.loads(text)
-            except json.JSONDecodeError:  # the line a kill cut in half
+                step = line["step"]
+            except (ValueError, KeyError, TypeError):  # a kill cut the line in half, or storage damaged it
                 continue
-            final = line["step"] == total_steps and any(name.startswith("eval/") for name in line)
-            if line["step"] <= first_step and not final:
+            final = step == total_steps and any(name.startswith("eval/") for name in line)
+            if step <= first_step and not final:
                 kept.append(text)
-        write_atomically(self._path, "".join(text + "\n" for text in kept).encode())
+        write_atomically(self._path, b"".join(text + b"\n" for text in kept))

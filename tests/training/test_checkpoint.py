@@ -1,8 +1,15 @@
 """Checkpoints: what is restored is what was saved, or it is not used."""
 
 import concurrent.futures
+import inspect
 import pathlib
+import random
 import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -101,8 +108,8 @@ def test_changed_values_are_noticed_by_the_checksum(folder):
     assert re.search(r"checksum of \S+ and \d+ others differs", log[0])
 
 
-def test_a_flipped_bit_in_any_file_is_noticed(folder):
-    """Also in those that Orbax restores from without a look, and in the seal itself; the one before is used each time."""
+def test_a_flipped_bit_in_any_file_is_named_and_the_one_before_used(folder):
+    """Also in those that Orbax restores from without a look, in its metadata, and in the seal itself; nothing is lost by any."""
     files = [path for path in (folder / "2").rglob("*") if path.is_file()]
     assert len(files) > 8 and folder / "2" / SEAL in files
     for file in files:
@@ -110,13 +117,50 @@ def test_a_flipped_bit_in_any_file_is_noticed(folder):
         if not whole:
             continue  # nothing that could flip
         file.write_bytes(whole[:len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 1]) + whole[len(whole) // 2 + 1:])
-        assert damaged_files(folder / "2"), file
+        state, log = restore(folder)
+        assert_is_step(state, 1)
+        assert len(log) == 1 and (f"damaged: {file.relative_to(folder / '2')}" in log[0] or file.name == SEAL), log
         file.write_bytes(whole)
-    assert damaged_files(folder / "2") == []
+    assert_is_step(restore(folder)[0], 2)
     file.write_bytes(whole[:-1])
-    state, log = restore(folder)
-    assert_is_step(state, 1)
-    assert f"damaged: {file.relative_to(folder / '2')}" in log[0]
+    assert damaged_files(folder / "2") == [str(file.relative_to(folder / "2"))]
+
+
+SAVING = f"""
+import sys
+import jax, jax.numpy as jnp, numpy as np, optax
+from generalist.training.checkpoint import Checkpointer
+from generalist.training.step import State
+{inspect.getsource(make_state)}
+checkpointer = Checkpointer(sys.argv[1] + "/checkpoints", keep=2)
+for step in range(1, 10_000):
+    checkpointer.save(make_state(step), {SEED})
+    if step % 3:  # as a run that goes on, and as one that waits
+        checkpointer.wait()
+        open(sys.argv[1] + "/whole", "w").write(str(step))
+"""
+
+
+def test_a_kill_at_any_moment_of_a_save_leaves_a_whole_checkpoint(tmp_path):
+    """A process that saves all the time is stopped at 20 moments: what lies there is what a kill would leave."""
+    (tmp_path / "run").mkdir()
+    process = subprocess.Popen([sys.executable, "-c", SAVING, tmp_path / "run"])
+    chance, unfinished = random.Random(0), 0
+    while not (tmp_path / "run/whole").exists():
+        time.sleep(0.01)
+        assert process.poll() is None
+    for moment in range(20):
+        time.sleep(chance.uniform(0, 0.1))
+        process.send_signal(signal.SIGSTOP)
+        shutil.copytree(tmp_path / "run", tmp_path / str(moment))
+        process.send_signal(signal.SIGCONT)
+        unfinished += any("tmp" in path.name for path in (tmp_path / f"{moment}/checkpoints").iterdir())
+        state, log = restore(tmp_path / f"{moment}/checkpoints")
+        assert_is_step(state, int(state.step))
+        assert int(state.step) >= int((tmp_path / f"{moment}/whole").read_text() or 0) and log == []
+    process.kill()
+    process.wait()
+    assert unfinished > 3  # some moments did lie within a save
 
 
 def test_checksum_by_hand_and_every_bit_counts():

@@ -30,10 +30,11 @@ def test_a_resumed_run_drops_what_it_will_do_again(tmp_path):
     assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3]
 
 
-def test_a_half_line_is_dropped(tmp_path):
+@pytest.mark.parametrize("line", [b'{"step": 2, "lo', b'{"stew": 2}\n', b'{"step": 2, "lo\xffs": 1.0}\n', b"2\n"])
+def test_a_half_or_damaged_line_is_dropped(tmp_path, line):
     write(tmp_path, 0, 1, 2)
-    with open(tmp_path / "metrics.jsonl", "a") as file:
-        file.write('{"step": 2, "lo')
+    with open(tmp_path / "metrics.jsonl", "ab") as file:
+        file.write(line)
     write(tmp_path, 2, 3)
     assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3]
 
