@@ -49,7 +49,7 @@ class Checkpointer:
         if kind is None:
             self.close()
         elif jax.process_count() == 1:  # of several, each would wait for the one that failed
-            with contextlib.suppress(CheckpointError):  # the error that ends the run is the one to show
+            with contextlib.suppress(Exception):  # the error that ends the run is the one to show; Orbax repeats that of a failed save
                 self.close()
 
     def save(self, state: State, seed: int) -> None:

@@ -141,26 +141,32 @@ for step in range(1, 10_000):
 """
 
 
+def is_unfinished(process, folder, moment: int) -> bool:
+    """Stops the process at a random moment, checks what lies there, and says whether a save was under way."""
+    while not (folder / "run/whole").exists():
+        time.sleep(0.01)
+        assert process.poll() is None
+    time.sleep(random.Random(moment).uniform(0, 0.1))
+    process.send_signal(signal.SIGSTOP)
+    left = shutil.copytree(folder / "run", folder / str(moment))
+    process.send_signal(signal.SIGCONT)
+    unfinished = any("tmp" in path.name for path in (left / "checkpoints").iterdir())
+    state, log = restore(left / "checkpoints")
+    assert_is_step(state, int(state.step))
+    assert int(state.step) >= int((left / "whole").read_text() or 0) and log == []
+    return unfinished
+
+
 def test_a_kill_at_any_moment_of_a_save_leaves_a_whole_checkpoint(tmp_path):
     """A process that saves all the time is stopped at 20 moments: what lies there is what a kill would leave."""
     (tmp_path / "run").mkdir()
     process = subprocess.Popen([sys.executable, "-c", SAVING, tmp_path / "run"])
-    chance, unfinished = random.Random(0), 0
-    while not (tmp_path / "run/whole").exists():
-        time.sleep(0.01)
-        assert process.poll() is None
-    for moment in range(20):
-        time.sleep(chance.uniform(0, 0.1))
-        process.send_signal(signal.SIGSTOP)
-        shutil.copytree(tmp_path / "run", tmp_path / str(moment))
-        process.send_signal(signal.SIGCONT)
-        unfinished += any("tmp" in path.name for path in (tmp_path / f"{moment}/checkpoints").iterdir())
-        state, log = restore(tmp_path / f"{moment}/checkpoints")
-        assert_is_step(state, int(state.step))
-        assert int(state.step) >= int((tmp_path / f"{moment}/whole").read_text() or 0) and log == []
-    process.kill()
-    process.wait()
-    assert unfinished > 3  # some moments did lie within a save
+    try:
+        unfinished = [moment for moment in range(20) if is_unfinished(process, tmp_path, moment)]
+    finally:
+        process.kill()
+        process.wait()
+    assert len(unfinished) > 3  # these lay within a save
 
 
 def test_checksum_by_hand_and_every_bit_counts():
@@ -188,6 +194,15 @@ def test_a_save_that_fails_in_the_background_stops_the_run_at_the_next_look(tmp_
     concurrent.futures.wait([checkpointer._saving[1]])
     with pytest.raises(CheckpointError, match="checkpoint of step 1 in .* failed: .*No space left on device.*make room"):
         checkpointer.check()
+
+
+def test_what_ends_a_run_is_not_hidden_by_a_save_that_fails_too(tmp_path, monkeypatch):
+    def full():
+        raise ValueError("RESOURCE_EXHAUSTED: No space left on device")  # what Orbax does in such a case
+
+    with pytest.raises(FloatingPointError, match="loss nan"), Checkpointer(tmp_path, keep=2) as checkpointer:
+        monkeypatch.setattr(checkpointer._manager, "close", full)
+        raise FloatingPointError("loss nan")
 
 
 def test_all_damaged_is_an_error(folder):
