@@ -27,6 +27,7 @@ import tempfile
 import threading
 import time
 
+from absl import logging
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -39,7 +40,7 @@ FLAGS = {
     "model.aligned_features": False, "model.pooled_text": False, "model.unet.position": False, "diffusion.prototype_weight": 0.0,
     "model.image_encoder.image_size": 32, "model.image_encoder.dim": 8, "model.image_encoder.depth": 1, "model.image_encoder.heads": 2,
     "model.text_encoder.dim": 8, "model.text_encoder.depth": 1, "optimizer.muon": "()", "optimizer.warmup_steps": 4,
-    "sharding.fsdp": 2, "sharding.min_size": 500, "checkpoint.every_steps": 5, "eval.every_steps": 25, "eval.examples": 2,
+    "sharding.fsdp": 2, "sharding.min_size": 500, "checkpoint.every_steps": 2, "eval.every_steps": 16, "eval.examples": 2,
     "eval.final_examples": 2, "eval.batch_size": 2, "eval.panels": 0, "eval.tasks": "('denoise',)", "log.every_steps": 1}
 PATIENCE = 600  # seconds in which a run must end after a kill: JAX's heartbeat takes 100
 TOLERANCE = 2e-3  # of a parameter, after another order of sums: Adam divides gradients near zero by themselves
@@ -161,7 +162,7 @@ def main() -> int:
     """Prints the kills and the verdicts; 1 if a run ended otherwise."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0, help="of the moments, processes and signals")
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--out", type=pathlib.Path, help="folder of the runs, which is kept; default a temporary one")
     args = parser.parse_args()
@@ -169,6 +170,7 @@ def main() -> int:
     folder.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder / "programs"))
 
+    logging.set_verbosity(logging.ERROR)
     chance = random.Random(args.seed)
     kills, moves = random_kills(args.kills, args.steps, chance), random_kills(3, args.steps, chance)
     print(f"seed {args.seed}, {args.steps} steps, jax {jax.__version__}, {os.cpu_count()} cores", flush=True)

@@ -48,6 +48,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path, log=prin
         if first_step < config.total_steps:
             batches, sources = setup.batches(config, run, first_step)
             step_fn = setup.compile_step(run, state, config, log)
+            distributed.wait("compiled")  # as the first step connects the processes, and on CPUs gives up after 30 s
             meters = Meters(run.task_names, batch_size=config.batch_size, total_steps=config.total_steps, first_step=first_step,
                             flops_per_image=step_fn.flops_per_image, started=started)
             pending = []  # the last step's metrics, still on the device
