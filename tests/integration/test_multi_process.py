@@ -44,8 +44,10 @@ def after_line(process, pattern: str) -> None:
     assert any(re.search(pattern, line) for line in process.stdout), pattern
 
 
-def losses(workdir) -> list[float]:
-    return [line["loss"] for line in map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines()) if "loss" in line]
+def losses(workdir) -> list[dict[str, float]]:
+    """Of each step: the loss, and that of each task in its batch."""
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return [{name: value for name, value in line.items() if name.startswith("loss")} for line in lines if "loss" in line]
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +75,9 @@ def runs(tmp_path_factory):
 def test_losses_and_figures_do_not_depend_on_devices_processes_and_deaths(runs):
     """The same examples, noise and order; only the order of sums differs, by roundings of float32."""
     undisturbed, moved, _ = runs
-    assert len(losses(undisturbed)) == 20
-    assert losses(moved) == pytest.approx(losses(undisturbed), rel=1e-3)
+    assert len(losses(undisturbed)) == len(losses(moved)) == 20
+    for one, other in zip(losses(undisturbed), losses(moved)):  # other examples, or another order, would differ in the first digit
+        assert other == pytest.approx(one, rel=5e-4)
     figures = [json.loads((workdir / "eval/20/metrics.json").read_text())["denoise/psnr"] for workdir in (undisturbed, moved)]
     assert figures[1] == pytest.approx(figures[0], rel=1e-3)
 
