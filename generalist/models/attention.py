@@ -10,8 +10,8 @@ import numpy as np
 
 # Scores are float32; above this many bytes they are computed a block of queries at a time.
 SCORE_LIMIT_BYTES = 256 * 2**20
-# From so many queries on, cuDNN's flash attention is taken on CUDA; scores of fewer are small.
-FLASH_QUERIES = 1024
+# From so many queries on, cuDNN's flash attention is taken on CUDA, and one head at a time on CPU; scores of fewer are small.
+MANY_QUERIES = 1024
 # True where a program is compiled for GPUs that are not there: nothing can be tried then.
 assume_flash = False
 
@@ -34,10 +34,13 @@ def attention(q, k, v, *, bias=None, scale: float | None = None, score_limit: in
     """
     scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale
     plain = functools.partial(_plain, bias=bias, scale=scale, score_limit=score_limit)
-    if prefers_flash(q.shape[1], k.shape[1], q.shape[-1], q.dtype, biased=bias is not None) and flash_works(q.shape[-1], np.dtype(q.dtype)):
-        # What is lowered for another platform on a machine with a GPU takes the plain form.
-        return jax.lax.platform_dependent(q, k, v, cuda=functools.partial(_flash, scale=scale), default=plain)
-    return plain(q, k, v)
+    queries, keys, d, forms = q.shape[1], k.shape[1], q.shape[-1], {}
+    if queries >= MANY_QUERIES and 4 * queries * keys <= score_limit and bias is None:
+        forms["cpu"] = functools.partial(_head_by_head, scale=scale)
+    if prefers_flash(queries, keys, d, q.dtype, biased=bias is not None) and flash_works(d, np.dtype(q.dtype)):
+        forms["cuda"] = functools.partial(_flash, scale=scale)
+    # The platform is the one that is lowered for, which need not be this machine's.
+    return jax.lax.platform_dependent(q, k, v, **forms, default=plain) if forms else plain(q, k, v)
 
 
 def prefers_flash(queries: int, keys: int, d: int, dtype, *, biased: bool) -> bool:
@@ -46,7 +49,7 @@ def prefers_flash(queries: int, keys: int, d: int, dtype, *, biased: bool) -> bo
     Its gradient refuses odd lengths in JAX 0.10, bias or not.
     """
     even = queries % 2 == keys % 2 == 0
-    return queries >= FLASH_QUERIES and even and d % 8 == 0 and d <= 256 and dtype in (jnp.bfloat16, jnp.float16) and not biased
+    return queries >= MANY_QUERIES and even and d % 8 == 0 and d <= 256 and dtype in (jnp.bfloat16, jnp.float16) and not biased
 
 
 @functools.cache
@@ -67,7 +70,7 @@ def flash_fault(flash, d: int, dtype: np.dtype, device: jax.Device) -> str:
     rng = np.random.default_rng(0)
     with jax.ensure_compile_time_eval():  # a step may be in the middle of being traced
         q, k, v, g = (jax.device_put(rng.standard_normal((1, n, 2, d), np.float32).astype(dtype), device)
-                      for n in (FLASH_QUERIES, 334, 334, FLASH_QUERIES))
+                      for n in (MANY_QUERIES, 334, 334, MANY_QUERIES))
 
         @functools.partial(jax.jit, static_argnums=0)
         def both(function, *qkv):
@@ -91,6 +94,45 @@ def _report(reason: str) -> None:
 
 def _flash(q, k, v, *, scale: float):
     return jax.nn.dot_product_attention(q, k, v, scale=scale, implementation="cudnn")
+
+
+def _head_by_head(q, k, v, *, scale: float):
+    """The scores of one head stay in a CPU's cache, and the backward pass, which computes them again, keeps none."""
+    b, _, heads, d = q.shape
+    of_heads = lambda x: x.transpose(0, 2, 1, 3).reshape(b * heads, -1, d)
+    out = _map_heads(of_heads(q * scale), of_heads(k), of_heads(v))
+    return out.reshape(b, heads, -1, d).transpose(0, 2, 1, 3)
+
+
+@jax.custom_vjp
+def _map_heads(q, k, v):
+    return _map_heads_forward(q, k, v)[0]
+
+
+def _map_heads_forward(q, k, v):
+    """q (heads, n, d), k and v (heads, m, d) -> output like q; saves besides them the logarithm of the softmax's denominators."""
+    def head(qkv):
+        q, k, v = (x.astype(jnp.float32) for x in qkv)
+        scores = q @ k.T
+        log_sum = jax.nn.logsumexp(scores, axis=-1, keepdims=True)
+        return (jnp.exp(scores - log_sum) @ v).astype(qkv[0].dtype), log_sum[:, 0]
+
+    out, log_sum = jax.lax.map(head, (q, k, v))
+    return out, (q, k, v, out, log_sum)
+
+
+def _map_heads_backward(saved, g):
+    """With P = softmax(q k^T): dv = P^T g, dP = g v^T, dS = P (dP - sum(out g)); in terms of P^T no product transposes its left operand."""
+    def head(values):
+        q, k, v, out, log_sum, g = (x.astype(jnp.float32) for x in values)
+        p = jnp.exp(k @ q.T - log_sum)  # (m, n)
+        ds = p * (v @ g.T - (out * g).sum(-1))
+        return (k.T @ ds).T, ds @ q, p @ g
+
+    return tuple(gradient.astype(x.dtype) for gradient, x in zip(jax.lax.map(head, (*saved, g)), saved))
+
+
+_map_heads.defvjp(_map_heads_forward, _map_heads_backward)
 
 
 def _plain(q, k, v, *, bias=None, scale: float, score_limit: int = SCORE_LIMIT_BYTES):

@@ -48,6 +48,15 @@ def test_forward_and_gradient_equal_torch_for_any_limit(qkv, torch_result, quick
         np.testing.assert_allclose(ours, theirs, atol=5e-6)
 
 
+def test_on_a_cpu_many_queries_go_head_by_head_with_the_same_result(qkv, torch_result, quick_jit, monkeypatch):
+    monkeypatch.setattr(attention_lib, "MANY_QUERIES", N)
+    both = lambda *qkv: (attention(*qkv), *jax.grad(loss, (0, 1, 2))(*qkv, 2**40))
+    for ours, theirs in zip(quick_jit(both)(*qkv), torch_result, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=5e-6)
+    loops = lambda platform: jax.jit(both).trace(*qkv).lower(lowering_platforms=(platform,)).as_text().count("stablehlo.while")
+    assert loops("cpu") == 3 and loops("tpu") == loops("cuda") == 0  # forward, forward again for the gradient, backward
+
+
 def equations(jaxpr):
     """Every equation of a jaxpr, those of nested ones included."""
     for equation in jaxpr.eqns:
@@ -112,16 +121,16 @@ def test_flash_attention_is_for_long_sixteen_bit_sequences(queries, keys, d, dty
 def gpu(monkeypatch):
     """flash -> attention() on a machine whose "GPU" (a CPU device) has it, sequences of 32 being long."""
     caches = attention_lib.flash_works, attention_lib._report
+    monkeypatch.setattr(attention_lib, "MANY_QUERIES", 32)
 
     def install(flash):
         monkeypatch.setattr(attention_lib, "_flash", flash)
-        monkeypatch.setattr(attention_lib, "FLASH_QUERIES", 32)
         cpu = jax.local_devices()
         monkeypatch.setattr(jax, "local_devices", lambda backend=None: cpu)
+        for cached in caches:  # what was found without it
+            cached.cache_clear()
         return lambda *qkv: attention(*qkv)  # a new one, that no cache of jit knows
 
-    for cached in caches:
-        cached.cache_clear()
     yield install
     for cached in caches:
         cached.cache_clear()
@@ -157,7 +166,7 @@ def test_a_flash_attention_that_does_not_work_is_reported_once_and_not_used(gpu,
 
 
 def test_a_flash_attention_that_works_is_for_cuda_alone(gpu, caplog):
-    """The program lowered for CUDA has it, the one for this machine's CPU has the plain form; so have the gradients."""
+    """The program lowered for CUDA has it, the one for this machine's CPU has not; so it is with the gradients."""
     expected = jax.jit(lambda *qkv: attention(*qkv))(*long_inputs())
     function = gpu(marked)
     gradient = jax.grad(lambda *qkv: function(*qkv).astype(jnp.float32).sum(), (0, 1, 2))

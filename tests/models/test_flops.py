@@ -36,7 +36,7 @@ def product(equation) -> tuple[str, int] | None:
 
 
 def count(jaxpr) -> collections.Counter:
-    """{kind: FLOP} of a program and the programs in it; of alternatives the largest."""
+    """{kind: FLOP} of a program and the programs in it; of a platform's alternatives the default."""
     total = collections.Counter()
     for equation in jaxpr.eqns:
         if found := product(equation):
@@ -45,7 +45,7 @@ def count(jaxpr) -> collections.Counter:
                  for x in (value if isinstance(value, (tuple, list)) else [value]) if hasattr(x, "eqns") or hasattr(x, "jaxpr")]
         times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
         if equation.primitive.name == "cond":
-            inner = [max(inner, key=lambda c: c.total())]
+            inner = inner[-1:]
         for counter in inner:
             total.update({kind: times * n for kind, n in counter.items()})
     return total
