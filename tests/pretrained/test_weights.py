@@ -1,5 +1,6 @@
 """Weights on disk: what comes back, and what is said of files that are not right."""
 
+import errno
 import json
 
 import numpy as np
@@ -96,10 +97,10 @@ def test_a_long_list_is_cut():
 @pytest.mark.parametrize("function", ["replace", "fsync"])
 def test_a_failed_write_leaves_the_old_file_and_no_litter(folder, monkeypatch, function):
     def full(*args):
-        raise OSError("No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
     monkeypatch.setattr(weights.os, function, full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space left on device: .*model.safetensors"):
         save_weights(folder, {"other": np.zeros(3, np.float32)}, {})
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
