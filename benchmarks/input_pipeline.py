@@ -6,8 +6,8 @@
 Both read the same files (scenes rendered at 640 x 480, saved as JPEG, with 16-bit PNGs of heights and 8-bit PNGs of classes), cut a
 random window, mirror, change colours, encode the label and make batches. The usual way is PIL and NumPy, step by step as torchvision
 does it; "draft" is the same with PIL's own way to decode a JPEG at a fraction of its size, where the window leaves enough pixels. Ours is
-OpenCV, on no more pixels than the window needs. Runs alternate, each in its own process on the given cores; the median of the rounds
-counts. Then it prints where our time goes, and how far each way's images are from the exact area mean of the window. Needs torch, of the
+OpenCV, on no more pixels than the window needs. All keep the memory of freed arrays, as main.py has it. Runs alternate, each in its own
+process on the given cores; the median of the rounds counts. Then it prints where our time goes, and how far each way's images are from the exact area mean of the window. Needs torch, of the
 [test] extra.
 """
 
@@ -34,6 +34,7 @@ from generalist.input_pipeline.sources.files import Part, read_image, read_part
 from generalist.input_pipeline.sources.folder import Folder
 from generalist.input_pipeline.transforms import random_window
 from generalist.tasks import SCENES_TASKS, get_tasks
+from generalist.training.launch import keep_freed_memory
 
 BATCH, IMAGE_SIZE, TARGET_SIZE = 8, 256, 128
 LISTED = 1000  # examples of each task, most of them further names of the same files
@@ -167,6 +168,7 @@ def measure(root: str, run: str, batches: int) -> None:
     """Prints examples a second, and a second of this process's CPU time, of one run."""
     arm, cores, threads, workers = RUNS[run]
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+    keep_freed_memory()
     cv2.setNumThreads(1)
     made = iter(ours(root, threads, workers) if arm == "ours" else usual(root, workers, arm == "draft"))
     for _ in range(4):

@@ -45,7 +45,7 @@ class Scalar(base.Task):
         values -= np.float32(self.low)
         above, valid = base.resize_valid(values, valid, base.to_size(size))
         grey = (above * (2 / (self.high - self.low)) - 1).astype(np.float32)
-        return base.Target(np.repeat(grey[..., None], 3, axis=-1), valid.astype(np.float32)[..., None])
+        return base.Target(cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB), valid.astype(np.float32)[..., None])
 
     def decode(self, rgb: np.ndarray, size: base.Size | None = None) -> ScalarPrediction:
         """float (h, w, 3) in [-1, 1] -> values at `size`: mean of the clipped channels, then bilinear."""

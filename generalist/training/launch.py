@@ -19,7 +19,7 @@ import generalist
 PACKAGE = pathlib.Path(generalist.__file__).parent
 FLAGS = ("config", "workdir", "mode", "topology", "coordinator", "process_id", "process_count")
 STATUS = "(UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED|FAILED_PRECONDITION|RESOURCE_EXHAUSTED): "
-M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # malloc.h
+MALLOC = {"TRIM_THRESHOLD_": (-1, 2**31 - 1), "MMAP_MAX_": (-4, 0), "ARENA_MAX": (-8, 1)}  # environment's name -> (malloc.h's number, value)
 
 
 class UsageError(Exception):
@@ -172,16 +172,17 @@ def use_all_cores(devices: int, batch_size: int, processes: int = 1) -> None:
     """
     import jax
 
-    _keep_freed_memory()
+    keep_freed_memory()
     with contextlib.suppress(RuntimeError):  # JAX is already running, in a notebook, and keeps the devices it has
         jax.config.update("jax_num_cpu_devices", max(n for n in range(1, min(devices, 8) + 1) if n == 1 or batch_size % (n * processes) == 0))
 
 
-def _keep_freed_memory() -> None:
-    """Lets glibc reuse the step's temporaries; given back to the system, every page of them is faulted in anew each step."""
+def keep_freed_memory() -> None:
+    """Lets glibc reuse freed arrays, here and in the processes started from here; given back to the system, every page is faulted in anew."""
+    os.environ.update({f"MALLOC_{name}": str(value) for name, (_, value) in MALLOC.items()})
     with contextlib.suppress(OSError, AttributeError, TypeError):  # another libc
         mallopt = ctypes.CDLL(None).mallopt
-        for option, value in ((M_ARENA_MAX, 1), (M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1)):
+        for option, value in MALLOC.values():
             mallopt(option, value)
 
 

@@ -1,5 +1,6 @@
 """What the command line sets up before JAX starts."""
 
+import os
 import random
 import subprocess
 import sys
@@ -10,24 +11,26 @@ from jax.errors import JaxRuntimeError
 from generalist.training import launch
 from generalist.training.checkpoint import CheckpointError
 
-REUSE = """
+FAULTS = """
 import resource
-from generalist.training.launch import _keep_freed_memory
-if {keep}: _keep_freed_memory()
 use = lambda: b"x" * 2**26  # 64 MiB, as large as the temporaries of a small step
 use()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(8): use()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
+KEEP = "from generalist.training.launch import keep_freed_memory; keep_freed_memory()"
+IN_A_PROCESS_FROM_THERE = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {FAULTS!r}])"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mallopt belongs to glibc")
-def test_freed_memory_is_reused_without_page_faults():
+def test_freed_memory_is_reused_without_page_faults_also_in_processes_that_read_data():
     """8 x 64 MiB are 131,072 pages of 4 KiB, or 256 of 2 MiB, unless they are kept."""
-    faults = lambda keep: int(subprocess.run([sys.executable, "-c", REUSE.format(keep=keep)], capture_output=True, check=True).stdout)
-    assert faults(keep=False) >= 256
-    assert faults(keep=True) < 64
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    faults = lambda *program: int(subprocess.run([sys.executable, "-c", "\n".join(program)], capture_output=True, check=True, env=plain).stdout)
+    assert faults(FAULTS) >= 256
+    assert faults(KEEP, FAULTS) < 64
+    assert faults(KEEP, IN_A_PROCESS_FROM_THERE) < 64
 
 
 @pytest.mark.parametrize(("error", "code", "said"), [
