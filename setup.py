@@ -43,10 +43,11 @@ setup(
         "tpu": ["jax[tpu]>=0.10"],
         "data": ["gcsfs>=2025.1", "h5py>=3.12", "scipy>=1.14"],  # gs:// paths, and the .mat files of SIDD and NYU
         "pretrained": ["huggingface_hub>=0.30", "tokenizers>=0.20"],  # published weights: the hub, and the text encoders' tokenizers
+        "beam": ["apache-beam>=2.60"],  # data prepare --beam
         "notebook": ["ipykernel>=6.29", "nbclient>=0.10", "nbformat>=5.10"],
         # What the tests compare with; nothing of it is imported by the package.
         "test": [
-            "diffusers>=0.35", "h5py>=3.12", "ipykernel>=6.29", "nbclient>=0.10", "nbformat>=5.10", "pytest>=8", "pytest-xdist>=3.6",
+            "apache-beam>=2.60", "diffusers>=0.35", "h5py>=3.12", "ipykernel>=6.29", "nbclient>=0.10", "nbformat>=5.10", "pytest>=8", "pytest-xdist>=3.6",
             "scikit-image>=0.25", "scipy>=1.14", "tokenizers>=0.20", "torch>=2.8", "torchmetrics>=1.7", "transformers>=5.0"],
     },
     entry_points={"console_scripts": ["generalist=generalist.cli:main"]},

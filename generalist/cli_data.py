@@ -24,7 +24,9 @@ def add_arguments(sub: argparse.ArgumentParser) -> None:
     prepare.add_argument("--split", metavar="S", help="train, val or test, or nyu's labeled (default: the training and the evaluation split)")
     prepare.add_argument("--out", required=True, metavar="DIR", help="the new data directory, a path or gs://...")
     prepare.add_argument("--shards", metavar="A:B", help="of the split only the shards A to B - 1, so that machines share the work")
-    prepare.add_argument("--workers", type=int, default=8, metavar="N", help="threads (default: %(default)s)")
+    prepare.add_argument("--workers", type=int, default=8, metavar="N", help="threads, with --beam of each of its workers (default: %(default)s)")
+    prepare.add_argument("--beam", metavar="OPTIONS", help="write the shards by an Apache Beam pipeline with these options, in one string: "
+                                                           "--beam='--runner=DataflowRunner --region=...'")
 
 
 def _add_data_dir(parser: argparse.ArgumentParser) -> None:
@@ -45,11 +47,18 @@ def _prepare_data(args: argparse.Namespace) -> int:
         raise ValueError(f"--workers {args.workers}: at least 1")
     if args.shards and not (args.split and re.fullmatch(r"\d+:\d+", args.shards)):
         raise ValueError(f"--shards {args.shards}: give --split, and two numbers such as 0:8")
+    if args.shards and args.beam is not None:
+        raise ValueError("--shards and --beam: give one of them, Beam shares the shards among its workers")
     shards = tuple(map(int, args.shards.split(":"))) if args.shards else None
     splits = [args.split] if args.split else ["train", SOURCES[choose("data set", args.dataset, SOURCES)].EVAL_SPLIT]
     sources = [open_original(args.dataset, split, args.data_dir) for split in splits]  # what is missing is said before the work begins
+    if args.beam is not None:
+        from generalist.input_pipeline.prepare_on_beam import prepare_on_beam
     for source in sources:
-        prepare(source, args.out, shards, args.workers)
+        if args.beam is None:
+            prepare(source, args.out, shards, args.workers)
+        else:
+            prepare_on_beam(source, args.data_dir, args.out, args.beam, args.workers)
     return 0
 
 

@@ -46,7 +46,7 @@ LIBRARIES = {
     "pretrained": {"jax", "flax", "numpy", "ml_dtypes", "safetensors", "huggingface_hub", "tokenizers"},
     "inference": {"jax", "numpy", "cv2", "PIL"},
     # Workers never touch a JAX device.
-    "input_pipeline": {"numpy", "cv2", "grain", "absl", "etils", "scipy", "h5py", "tensorflow_datasets", "array_record"},
+    "input_pipeline": {"numpy", "cv2", "grain", "absl", "etils", "scipy", "h5py", "tensorflow_datasets", "array_record", "apache_beam"},
 }
 FORBIDDEN = {"torch", "tensorflow", "tensorflow_datasets", "transformers", "diffusers", "skimage", "torchmetrics"}
 

@@ -6,7 +6,7 @@ import json
 import os
 import pathlib
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -38,32 +38,48 @@ def prepare(source: Source, out, shards: tuple[int, int] | None = None, threads:
     A shard appears under its name when it is whole and verified; one that is there is verified and kept. Raises
     ValueError for unknown names and for a damaged example, OSError naming the shard where writing fails.
     """
-    name = f"{source.NAME}/{source.split}"
+    paths = shard_paths(source, out)
+    first, end = shards or (0, len(paths))
+    if not 0 <= first < end <= len(paths):
+        raise ValueError(f"shards {first}:{end}: {source.NAME}/{source.split} has the shards 0:{len(paths)}")
+    write_shards(source, paths, range(first, end), threads, log)
+    return finish(source, paths, log)
+
+
+def shard_paths(source: Source, out) -> list[epath.Path]:
+    """Where the shards of a split lie below `out`, whose folder is made."""
     folder = epath.Path(out).expanduser() / source.NAME / VERSION
     folder.mkdir(parents=True, exist_ok=True)
     count = -(-len(source) // SHARD)
-    first, end = shards or (0, count)
-    if not 0 <= first < end <= count:
-        raise ValueError(f"shards {first}:{end}: {name} has the shards 0:{count}")
-    codec, paths = Codec(source.NAME), [folder / shard_name(source, index, count) for index in range(count)]
-    finished = in_threads(lambda index: is_finished(paths[index], rows_of(index, source), source, codec, log), range(first, end),
+    return [folder / shard_name(source, index, count) for index in range(count)]
+
+
+def write_shards(source: Source, paths: list[epath.Path], indices: Sequence[int], threads: int, log: Callable[[str], object]) -> None:
+    """Writes and verifies those of the shards that are not there or differ; see `prepare`."""
+    name, codec = f"{source.NAME}/{source.split}", Codec(source.NAME)
+    finished = in_threads(lambda index: is_finished(paths[index], rows_of(index, source), source, codec, log), indices,
                           threads, f"{name}: shards compared", log)
-    todo = [index for index, done in zip(range(first, end), list(finished)) if not done]
-    log(f"{name}: {len(source)} examples in {count} shard(s), {end - first - len(todo)} of them finished before")
+    todo = [index for index, done in zip(indices, list(finished)) if not done]
+    log(f"{name}: {len(source)} examples in {len(paths)} shard(s), {len(indices) - len(todo)} of them finished before")
     records = in_threads(lambda row: encode_row(source, codec, row), [row for index in todo for row in rows_of(index, source)],
                          threads, name, log)
     with contextlib.closing(records):
         for index in todo:
             rows = rows_of(index, source)
             write_shard(paths[index], itertools.islice(records, len(rows)), lambda path: flaw(path, rows, source, codec))
+
+
+def finish(source: Source, paths: list[epath.Path], log: Callable[[str], object]) -> epath.Path:
+    """Writes the metadata if all shards are there, else says what is lacking; returns their folder."""
+    name, folder = f"{source.NAME}/{source.split}", paths[0].parent
     absent = [path.name for path in paths if not path.exists()]
     if absent:
         log(f"{name}: {len(absent)} shard(s) are still to be written, the first is {absent[0]}")
-    else:
-        before = shard_lengths(folder, source.split)
-        write_metadata(folder, source, codec, paths)
-        remove_old(folder, source, len(before), paths, log)
-        log(f"{name}: prepared in {folder}")
+        return folder
+    before = shard_lengths(folder, source.split)
+    write_metadata(folder, source, Codec(source.NAME), paths)
+    remove_old(folder, source, len(before), paths, log)
+    log(f"{name}: prepared in {folder}")
     return folder
 
 

@@ -12,7 +12,7 @@ class LOL(Source):
     EVAL_SPLIT = "test"
     FOLDERS = ("light_enhance", "LOLdataset", "lol")
     WHERE = "daooshee.github.io, LOL dataset of Deep Retinex Decomposition (BMVC 2018)"
-    LICENCE = "none found; taken as research use (not verified)"
+    LICENCE = "none stated on its page, and the authors' code is under MIT: taken as research use"
     LAYOUT = """\
   light_enhance/our485/{low,high}/<n>.png           light_enhance may be called LOLdataset
   light_enhance/eval15/{low,high}/<n>.png"""

@@ -32,7 +32,7 @@ class NYUV2(Source):
     FOLDERS = ("nyu_depth_v2", "nyu")
     WHERE = ("cs.nyu.edu, NYU Depth Dataset V2: nyu_depth_v2_labeled.mat with the official splits.mat; train is the 'sync' "
              "archive of the BTS project on github.com")
-    LICENCE = "none found; taken as research use (not verified)"
+    LICENCE = "none found, neither of NYU nor of the sync archive: taken as research use"
     LAYOUT = """\
   nyu_depth_v2/sync/<room>/rgb_<n>.jpg                         colour
   nyu_depth_v2/sync/<room>/sync_depth_<n>.png                  16-bit, millimetres

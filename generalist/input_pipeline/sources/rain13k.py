@@ -18,7 +18,7 @@ class Rain13K(Source):
     EVAL_SPLIT = "test"
     FOLDERS = ("derain", "Rain13K")
     WHERE = "the MPRNet project on github.com, Deraining/Datasets: a mixture of five synthetic rain sets"
-    LICENCE = "none found for the mixture; each set has its own terms (not verified)"
+    LICENCE = "none stated, neither for the mixture nor by the authors of its sets: taken as research use"
     LAYOUT = """\
   derain/train/{input,target}/<name>.jpg            rainy, clean; derain may be called Rain13K
   derain/test/<set>/{input,target}/<name>.png       <set>: Test100 Rain100H Rain100L Test2800 Test1200"""

@@ -63,7 +63,7 @@ class SIDD(Source):
     EVAL_SPLIT = "val"
     FOLDERS = ("sidd", "denoise", "SIDD")
     WHERE = "www.eecs.yorku.ca, Smartphone Image Denoising Dataset: SIDD-Medium sRGB, and the sRGB validation blocks"
-    LICENCE = "terms of use of its own, on its page (not verified)"
+    LICENCE = "MIT, data and code (abdokamel.github.io/sidd)"
     LAYOUT = """\
   sidd/train/{input,groundtruth}/<name>.png                     pre-cut patches (sidd may be called denoise), or
   sidd/SIDD_Medium_Srgb/Data/<scene>/<n>_NOISY_SRGB_<m>.PNG     the full frames,
