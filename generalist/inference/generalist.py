@@ -1,5 +1,6 @@
 """A trained model for use: images in, what each task predicts out."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -45,7 +46,7 @@ class Generalist:
         self._prompts = {}
         self._sampler = make_sampler(config, self._graphdef)
         self._sample = jax.jit(self._sampler, static_argnames=SETTINGS)
-        self._put, self._devices = lambda x: x, 1
+        self._put, self._devices, self._mesh = lambda x: x, 1, contextlib.nullcontext
 
     def predict(self, image, task: str | Iterable[str] = "depth", steps: int | None = None, samples: int = 1,
                 seed: int = 0, tile: bool | int | None = None) -> Result | dict[str, Result]:
@@ -81,7 +82,7 @@ class Generalist:
         whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(mesh.axis_names))
         put = lambda x, sharding: jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
         self.parameters = {path: put(np.asarray(x), whole) for path, x in self.parameters.items()}
-        self._put, self._devices = lambda x: put(x, split), mesh.size
+        self._put, self._devices, self._mesh = lambda x: put(x, split), mesh.size, lambda: jax.set_mesh(mesh)
         self._sample = jax.jit(self._sampler, static_argnames=SETTINGS, out_shardings=whole)
 
     @property
@@ -149,8 +150,9 @@ class Generalist:
         if len(images) > 1 or self._devices > 1:
             images = np.concatenate([images, np.repeat(images[-1:], padded - len(images), 0)])
         prompts = np.concatenate([self.prompt(name) for name in [*names, *names[-1:] * (padded - len(names))]])
-        rgb = self._sample(self.parameters, self._put(images), self._put(prompts), np.uint32(seed),
-                           steps=steps, sampler=sampler, start=self._diffusion["start"])
+        arguments = self.parameters, self._put(images), self._put(prompts), np.uint32(seed)
+        with self._mesh():
+            rgb = self._sample(*arguments, steps=steps, sampler=sampler, start=self._diffusion["start"])
         return np.asarray(rgb)[:len(names)]
 
     def _fit(self, image):

@@ -25,52 +25,63 @@ def attention(q, k, v, *, bias=None, scale: float | None = None, score_limit: in
         v: (b, m, heads, d) values.
         bias: added to the scores, broadcastable to (b, heads, n, m): a causal mask, relative positions.
         scale: by default 1 / sqrt(d).
-        score_limit: bytes of float32 scores that may exist at once. Above it the queries are
-            processed in blocks (with no bias; text, which has one, is short) whose scores the backward pass recomputes, so that neither pass
-            holds more than one block. The result is the same.
+        score_limit: bytes of float32 scores that may exist at once on a device; under a mesh (`jax.set_mesh`) the batch counts as
+            split over all of it. Above it the queries are processed in blocks (with no bias; text, which has one, is short) whose
+            scores the backward pass recomputes, so that neither pass holds more than one block. The result is the same.
 
     Returns:
         (b, n, heads, d) in the dtype of `q`. Scores and softmax are float32.
     """
     scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale
-    plain = functools.partial(_plain, bias=bias, scale=scale, score_limit=score_limit)
+    block = _queries_at_once(q, k, score_limit) if bias is None else q.shape[1]
+    plain = functools.partial(_plain, bias=bias, scale=scale, block=block)
     queries, keys, d, forms = q.shape[1], k.shape[1], q.shape[-1], {}
     if queries >= MANY_QUERIES and 4 * queries * keys <= score_limit and bias is None:
         forms["cpu"] = functools.partial(_head_by_head, scale=scale)
-    if prefers_flash(queries, keys, d, q.dtype, biased=bias is not None) and flash_works(d, np.dtype(q.dtype)):
+    if bias is None and prefers_flash(queries, d, q.dtype, in_blocks=block < queries) and flash_works(d, np.dtype(q.dtype), bool(keys % 2)):
         forms["cuda"] = functools.partial(_flash, scale=scale)
     # The platform is the one that is lowered for, which need not be this machine's.
     return jax.lax.platform_dependent(q, k, v, **forms, default=plain) if forms else plain(q, k, v)
 
 
-def prefers_flash(queries: int, keys: int, d: int, dtype, *, biased: bool) -> bool:
-    """Whether cuDNN's flash attention is worth its call and takes these: 16 bits, heads a multiple of 8 up to 256 wide, no bias.
+def _queries_at_once(q, k, score_limit: int) -> int:
+    """How many queries have scores within the limit on a device that holds its share of the batch; at least 1."""
+    devices = max(jax.sharding.get_abstract_mesh().size, 1)  # 0 without a mesh
+    bytes_a_query = 4 * math.ceil(q.shape[0] / devices) * q.shape[2] * k.shape[1]
+    return min(q.shape[1], max(1, score_limit // bytes_a_query))
 
-    Its gradient refuses odd lengths in JAX 0.10, bias or not.
+
+def prefers_flash(queries: int, d: int, dtype, *, in_blocks: bool) -> bool:
+    """Whether cuDNN's flash attention is worth its call and takes these: 16 bits, heads a multiple of 8 up to 256 wide.
+
+    It is where queries are many, or so many sequences of few (windows) that all their scores are too large. Its gradient refuses odd
+    lengths in JAX 0.10, those of the queries for good.
     """
-    even = queries % 2 == keys % 2 == 0
-    return queries >= MANY_QUERIES and even and d % 8 == 0 and d <= 256 and dtype in (jnp.bfloat16, jnp.float16) and not biased
+    return (queries >= MANY_QUERIES or in_blocks) and queries % 2 == 0 and d % 8 == 0 and d <= 256 and dtype in (jnp.bfloat16, jnp.float16)
 
 
 @functools.cache
-def flash_works(d: int, dtype: np.dtype) -> bool:
-    """Whether cuDNN's flash attention runs on this machine's GPU and agrees with the plain form; tried once, says why not."""
+def flash_works(d: int, dtype: np.dtype, odd: bool) -> bool:
+    """Whether cuDNN's flash attention runs on this machine's GPU and agrees with the plain form; tried once, says why not.
+
+    odd: with an odd number of keys.
+    """
     try:
         device = jax.local_devices(backend="cuda")[0]
     except RuntimeError:  # no such GPU
         return assume_flash and d <= 128  # wider heads are accepted only with the GPU there
-    reason = flash_fault(_flash, d, dtype, device)
+    reason = flash_fault(_flash, d, dtype, 333 if odd else 334, device)
     if reason:
         _report(reason)
     return not reason
 
 
-def flash_fault(flash, d: int, dtype: np.dtype, device: jax.Device) -> str:
-    """Runs flash(q, k, v, scale=...) and its gradient on a small input -> why it is not to be used; empty if it is."""
+def flash_fault(flash, d: int, dtype: np.dtype, keys: int, device: jax.Device) -> str:
+    """Runs flash(q, k, v, scale=...) and its gradient on a small input of so many keys -> why it is not to be used; empty if it is."""
     rng = np.random.default_rng(0)
     with jax.ensure_compile_time_eval():  # a step may be in the middle of being traced
         q, k, v, g = (jax.device_put(rng.standard_normal((1, n, 2, d), np.float32).astype(dtype), device)
-                      for n in (MANY_QUERIES, 334, 334, MANY_QUERIES))
+                      for n in (MANY_QUERIES, keys, keys, MANY_QUERIES))
 
         @functools.partial(jax.jit, static_argnums=0)
         def both(function, *qkv):
@@ -81,7 +92,7 @@ def flash_fault(flash, d: int, dtype: np.dtype, device: jax.Device) -> str:
             theirs = both(flash, q, k, v)
         except Exception as error:  # whatever JAX, XLA and cuDNN raise
             return f"{type(error).__name__}: {str(error).splitlines()[0]}"
-        ours = both(_plain, q, k, v)
+        ours = both(functools.partial(_plain, block=MANY_QUERIES), q, k, v)
         far = max(float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b)) for a, b in zip(theirs, ours))
     return "" if far < 0.05 else f"its results are {far:.0%} off"  # 16 bits leave less than 1 %
 
@@ -93,7 +104,12 @@ def _report(reason: str) -> None:
 
 
 def _flash(q, k, v, *, scale: float):
-    return jax.nn.dot_product_attention(q, k, v, scale=scale, implementation="cudnn")
+    """An odd number of keys, which its gradient refuses, gets one more, masked: 77 of a published text and 256 of an image, for example."""
+    keys, lengths = k.shape[1], None
+    if keys % 2:
+        k, v = (jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in (k, v))
+        lengths = jnp.full(len(q), keys, jnp.int32)
+    return jax.nn.dot_product_attention(q, k, v, scale=scale, key_value_seq_lengths=lengths, implementation="cudnn")
 
 
 def _head_by_head(q, k, v, *, scale: float):
@@ -135,15 +151,11 @@ def _map_heads_backward(saved, g):
 _map_heads.defvjp(_map_heads_forward, _map_heads_backward)
 
 
-def _plain(q, k, v, *, bias=None, scale: float, score_limit: int = SCORE_LIMIT_BYTES):
+def _plain(q, k, v, *, bias=None, scale: float, block: int):
+    """block: how many queries at a time."""
     q, k, v = (x.transpose(0, 2, 1, 3) for x in (q, k, v))  # BHND: fastest on CPU by far
-    b, heads, n, _ = q.shape
-    bytes_a_query = 4 * b * heads * k.shape[2]
     q = q * scale
-    if n * bytes_a_query <= score_limit or bias is not None:  # text, with a bias, is short
-        out = _attend(q, k, v, bias)
-    else:
-        out = _attend_in_blocks(q, k, v, max(1, score_limit // bytes_a_query))
+    out = _attend(q, k, v, bias) if block >= q.shape[2] else _attend_in_blocks(q, k, v, block)
     return out.transpose(0, 2, 1, 3)
 
 

@@ -115,8 +115,9 @@ def _lower_sampling(config: ConfigDict, prepared: setup.Run):
     parameters = {path: shaped(x.shape, x.dtype, whole) for path, x in sorted(parameters.items())}
     side, d = config.data.image_size, config.diffusion
     sample = jax.jit(make_sampler(to_plain(config), prepared.graphdef), static_argnames=SETTINGS, out_shardings=whole)
-    return sample.lower(parameters, shaped((b, side, side, 3), jnp.uint8), shaped((b, *prepared.objective.prompts.shape[1:]), jnp.float32),
-                        shaped((), jnp.uint32, whole), steps=d.steps, sampler=d.sampler, start=d.start)
+    with jax.set_mesh(prepared.mesh):
+        return sample.lower(parameters, shaped((b, side, side, 3), jnp.uint8), shaped((b, *prepared.objective.prompts.shape[1:]), jnp.float32),
+                            shaped((), jnp.uint32, whole), steps=d.steps, sampler=d.sampler, start=d.start)
 
 
 def cost(lowered, limit: int, options: dict | None = None) -> Cost:

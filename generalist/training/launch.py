@@ -133,7 +133,7 @@ def run(values: flags.FlagValues, workdir: str) -> None:
 
     config = setup.drop_untrained(values.config)
     launch = distributed.find(os.environ, values.coordinator, values.process_id, values.process_count)
-    use_all_cores(config.sharding.cpu_devices or os.cpu_count(), config.batch_size, launch.count or 1)
+    use_all_cores(config.sharding.cpu_devices or os.cpu_count(), config.batch_size // config.optimizer.accumulate, launch.count or 1)
     if values.mode == "compile":
         compile.run(config, values.topology, print)
         return

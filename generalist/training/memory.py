@@ -17,9 +17,9 @@ def advice(config: ConfigDict, devices: int, state: int, temporaries: int, limit
     if config.model.remat != "blocks":
         tips.append("--config.model.remat=blocks (activations of one block at a time, for about a third more arithmetic)")
     if config.sharding.fsdp == 1 and devices > 1:
-        tips.append(f"--config.sharding.fsdp={min(devices, 16)} (parameters, EMA and optimizer state are shared)")
-    if config.batch_size > devices * config.optimizer.accumulate:
-        parts = config.batch_size // devices
+        tips.append(f"--config.sharding.fsdp={max(n for n in range(1, 17) if devices % n == 0)} (parameters, EMA and optimizer state are shared)")
+    parts = config.batch_size // devices
+    if parts > config.optimizer.accumulate:
         tips.append(f"--config.optimizer.accumulate={parts} (the batch in {parts} parts, with the same gradient)")
     smaller = int(config.batch_size * (limit - state) / max(temporaries, 1)) // devices * devices
     if 0 < smaller < config.batch_size:

@@ -138,7 +138,7 @@ def abstract(config: ConfigDict, mesh: jax.sharding.Mesh) -> Run:
 def _run(config, planned, mesh, state, prompts) -> Run:
     objective, of_batch = make_objective(config, planned.tasks, prompts), sharding.batch_sharding(mesh)
     return Run(planned.graphdef, state, planned.optimizer, planned.learning_rate, objective, planned.tasks, list(planned.tasks), mesh,
-               of_batch, sharding.rows_of_process(of_batch, config.batch_size))
+               of_batch, sharding.rows_of_process(of_batch, config.batch_size, config.optimizer.accumulate))
 
 
 def _state_shardings(planned: Plan, mesh, config: ConfigDict) -> State:
@@ -234,13 +234,14 @@ def lower_step(run: Run, state: State, config: ConfigDict, platform: str | None 
     of_parameters = {**shardings.parameters, **shardings.frozen}
     gather = lambda parameters: sharding.gather(parameters, {path: of_parameters[path] for path in parameters})
     step = make_step(run.graphdef, run.objective, run.optimizer, seed=config.seed, ema_decay=config.optimizer.ema,
-                     accumulate=config.optimizer.accumulate, gather=gather)
+                     accumulate=config.optimizer.accumulate, gather=gather, spread=functools.partial(sharding.spread, mesh=run.mesh))
     s, t, b = config.data.image_size, config.model.target_size, config.batch_size
     shaped = lambda dtype, *shape: jax.ShapeDtypeStruct(shape, dtype, sharding=run.batch_sharding)
     batch = {"image": shaped(jnp.uint8, b, s, s, 3), "target": shaped(jnp.float32, b, t, t, 3),
              "mask": shaped(jnp.float32, b, t, t, 1), "task": shaped(jnp.int32, b)}
     jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, sharding.replicated(run.mesh)))
-    return jitted.trace(state, batch).lower(lowering_platforms=platform and (platform,))
+    with jax.set_mesh(run.mesh):  # attention asks how many devices share the batch
+        return jitted.trace(state, batch).lower(lowering_platforms=platform and (platform,))
 
 
 def compile_step(run: Run, state: State, config: ConfigDict, log: Callable[[str], None]) -> CompiledStep:

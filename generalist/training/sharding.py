@@ -12,12 +12,14 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 def make_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """`devices` (default: all, of every process) as a (data, fsdp) mesh whose neighbours are neighbours in the network.
 
-    On several TPU slices fsdp stays within a slice, where the network is fast, and data goes over them.
-    Raises ValueError if `fsdp` does not divide the number of devices of a slice.
+    On several TPU slices, and on hosts of GPUs where it fits, fsdp stays within one, where the network is fast, and data goes over them.
+    Raises ValueError if `fsdp` does not divide the number of devices of a slice, or of all GPUs.
     """
     devices = jax.devices() if devices is None else devices
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     count = len(devices) // slices
+    if fsdp > 0 and count % fsdp and devices[0].platform == "gpu":  # every host of GPUs counts as a slice: fsdp may go over several
+        slices, count = 1, len(devices)
     if fsdp < 1 or count % fsdp:
         where = " of a slice" if slices > 1 else ""
         raise ValueError(f"sharding.fsdp={fsdp} does not divide the {count} devices{where}: choose a divisor of {count}")
@@ -32,6 +34,11 @@ def make_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mes
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Batches are split along their first axis over every device."""
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def spread(parts, mesh: Mesh):
+    """Arrays (n, b, ...) of n parts of a batch, inside a jitted function -> each part split over every device."""
+    return jax.lax.with_sharding_constraint(parts, NamedSharding(mesh, PartitionSpec(None, ("data", "fsdp"))))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -104,11 +111,12 @@ def to_host(x: jax.Array) -> np.ndarray:
     return np.asarray(x)
 
 
-def rows_of_process(sharding: NamedSharding, batch_size: int) -> np.ndarray:
-    """The rows of a global batch that the devices of this process hold, ascending. ValueError if they cannot share it equally."""
-    if batch_size % sharding.mesh.size:
-        raise ValueError(f"batch_size {batch_size} is not divisible by the {sharding.mesh.size} devices: "
-                         f"choose a multiple of {sharding.mesh.size}")
+def rows_of_process(sharding: NamedSharding, batch_size: int, accumulate: int = 1) -> np.ndarray:
+    """The rows of a global batch that the devices of this process hold, ascending. ValueError if they cannot share each part equally."""
+    if batch_size % (sharding.mesh.size * accumulate):
+        parts = f" times the {accumulate} parts of optimizer.accumulate" if accumulate > 1 else ""
+        raise ValueError(f"batch_size {batch_size} is not divisible by the {sharding.mesh.size} devices{parts}: "
+                         f"choose a multiple of {sharding.mesh.size * accumulate}")
     parts = sharding.addressable_devices_indices_map((batch_size,)).values()
     return np.unique(np.concatenate([np.arange(batch_size)[part] for part in parts]))
 

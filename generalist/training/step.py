@@ -117,13 +117,14 @@ def masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:
 
 def make_step(graphdef, objective: Objective, optimizer: optax.GradientTransformation, *,
               seed: int, ema_decay: float, accumulate: int = 1,
-              gather: Callable = lambda parameters: parameters):
+              gather: Callable = lambda parameters: parameters, spread: Callable = lambda parts: parts):
     """Builds `step(state, batch) -> (state, metrics)`.
 
     `batch`: image uint8 (b, S, S, 3), target float32 RGB (b, s, s, 3), mask (b, s, s, 1), task int32 (b,). With `accumulate` > 1
     the batch is processed in that many parts; as all randomness is drawn for the whole batch first, the gradient is the same.
     `metrics`: loss (), grad_norm (), update_ratio (), task_loss (tasks,) sums and task_count (tasks,).
-    `gather` makes {path: array} whole before the model uses them, where devices share them.
+    `gather` makes {path: array} whole before the model uses them, where devices share them. `spread` splits the parts (accumulate, b', ...) of
+    a batch over the devices; what a device holds of a part is what it holds of the batch.
     Randomness is a function of (seed, step) alone, so a resumed run repeats it exactly.
     """
     tasks = len(objective.task_weight)
@@ -135,7 +136,8 @@ def make_step(graphdef, objective: Objective, optimizer: optax.GradientTransform
         value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
         if accumulate == 1:
             return value_and_grad(state.parameters, state.frozen, batch)
-        parts = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), batch)
+        # Rows 0, accumulate, ... are the first part: every device has as many of each.
+        parts = spread(jax.tree.map(lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch))
 
         def add(total, part):
             (loss, losses), grads = value_and_grad(state.parameters, state.frozen, part)
@@ -143,7 +145,7 @@ def make_step(graphdef, objective: Objective, optimizer: optax.GradientTransform
 
         zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.parameters))
         (loss, grads), losses = jax.lax.scan(add, zero, parts)
-        return (loss, losses.reshape(-1)), grads
+        return (loss, losses.T.reshape(-1)), grads
 
     def step(state: State, batch) -> tuple[State, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)

@@ -101,20 +101,68 @@ def test_gradients_of_bfloat16_are_products_of_bfloat16():
     assert products(gradient) == {"bfloat16 bfloat16 float32": 1, "bfloat16 bfloat16 bfloat16": 5}
 
 
-@pytest.mark.parametrize(("queries", "keys", "d", "dtype", "biased", "expected"), [
-    (1024, 1024, 40, jnp.bfloat16, False, True),
-    (16384, 264, 40, jnp.bfloat16, False, True),
-    (4096, 4096, 80, jnp.float16, False, True),
-    (1024, 1024, 160, jnp.bfloat16, False, True),
-    (1022, 1024, 40, jnp.bfloat16, False, False),  # short
-    (1024, 333, 40, jnp.bfloat16, False, False),  # odd
-    (1025, 264, 40, jnp.bfloat16, False, False),
-    (1024, 1024, 40, jnp.float32, False, False),
-    (1024, 1024, 44, jnp.bfloat16, False, False),  # no multiple of 8
-    (1024, 1024, 264, jnp.bfloat16, False, False),  # wider than 256
-    (1024, 1024, 40, jnp.bfloat16, True, False)])
-def test_flash_attention_is_for_long_sixteen_bit_sequences(queries, keys, d, dtype, biased, expected):
-    assert attention_lib.prefers_flash(queries, keys, d, jnp.dtype(dtype), biased=biased) is expected
+@pytest.mark.parametrize(("queries", "d", "dtype", "in_blocks", "expected"), [
+    (1024, 40, jnp.bfloat16, False, True),
+    (4096, 80, jnp.float16, False, True),
+    (1024, 160, jnp.bfloat16, False, True),
+    (1022, 40, jnp.bfloat16, False, False),  # few
+    (256, 40, jnp.bfloat16, True, True),  # few, of many windows
+    (1025, 40, jnp.bfloat16, True, False),  # odd
+    (1024, 40, jnp.float32, True, False),
+    (1024, 44, jnp.bfloat16, False, False),  # no multiple of 8
+    (1024, 264, jnp.bfloat16, False, False)])  # wider than 256
+def test_flash_attention_is_for_sixteen_bit_sequences_long_or_of_many_windows(queries, d, dtype, in_blocks, expected):
+    assert attention_lib.prefers_flash(queries, d, jnp.dtype(dtype), in_blocks=in_blocks) is expected
+
+
+def cuda_text(function, q_shape, keys):
+    """function(q, k, v) lowered for CUDA."""
+    shapes = [jax.ShapeDtypeStruct((q_shape[0], n, *q_shape[2:]), jnp.bfloat16) for n in (q_shape[1], keys, keys)]
+    return jax.jit(function).trace(*shapes).lower(lowering_platforms=("cuda",)).as_text()
+
+
+@pytest.fixture
+def gpu_that_is_not_there(monkeypatch):
+    """Programs are lowered as for a Hopper with cuDNN 9.10."""
+    from jax._src.cudnn import fused_attention_stablehlo as cudnn
+
+    monkeypatch.setattr(attention_lib, "assume_flash", True)
+    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(cudnn, "check_compute_capability", lambda _: True)
+    monkeypatch.setattr(cudnn, "is_cuda_compute_capability_equal", lambda _: False)
+    attention_lib.flash_works.cache_clear()
+    yield
+    attention_lib.flash_works.cache_clear()
+
+
+def test_an_odd_number_of_keys_is_padded_and_masked_for_flash_attention(gpu_that_is_not_there):
+    """77 tokens of a published text encoder beside 256 of an image; by itself the gradient would be refused."""
+    gradient = jax.grad(lambda *qkv: attention(*qkv).astype(jnp.float32).sum(), (0, 1, 2))
+    even, odd = (cuda_text(lambda *qkv: gradient(*qkv), (2, 1024, 2, 40), keys) for keys in (264, 333))
+    for text, mask, keys in ((even, "NO_MASK", 264), (odd, "PADDING", 334)):
+        calls = re.findall(r"__cudnn\$fmhaSoftmax(Backward)?\(.*?mask_type[^A-Z]*([A-Z_]+)", text.replace("\n", " "))
+        assert calls == [("", mask), ("Backward", mask)]
+        assert f"tensor<2x{keys}x2x40xbf16>" in text
+
+
+def test_windows_go_by_flash_attention_where_their_scores_are_too_many(gpu_that_is_not_there):
+    """256 queries: plain for 8 windows, whose scores take 4 MiB; for 2,048 they would take 1 GiB."""
+    assert ["fmhaSoftmax" in cuda_text(lambda *qkv: attention(*qkv), (windows, 256, 2, 40), 256) for windows in (8, 2048)] == [False, True]
+
+
+def test_the_limit_is_of_a_device_where_a_mesh_shares_the_batch(monkeypatch):
+    """Eight devices: scores that are four times the limit go at once, those of sixteen times in two blocks."""
+    mesh = jax.sharding.AbstractMesh((4, 2), ("data", "fsdp"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    q = jax.ShapeDtypeStruct((8, 64, 1, 4), jnp.float32)
+    scores = 4 * 8 * 64 * 64
+
+    def blocks(limit):
+        jaxpr = jax.make_jaxpr(lambda *qkv: attention(*qkv, score_limit=limit))(q, q, q)
+        return [e.params["length"] for e in equations(jaxpr.jaxpr) if e.primitive.name == "scan"]
+
+    assert blocks(scores // 4) == [4]
+    with jax.sharding.use_abstract_mesh(mesh):
+        assert blocks(scores // 4) == [] and blocks(scores // 16) == [2]
 
 
 @pytest.fixture

@@ -86,6 +86,7 @@ def test_advice_names_the_cheapest_first(tiny_config):
     tips = memory.advice(tiny_config, 8, 4 * memory.GIB, 24 * memory.GIB, 16 * memory.GIB).splitlines()[1:]
     wanted = ("model.remat=blocks", "sharding.fsdp=8", "optimizer.accumulate=8", "batch_size=32", "mu_dtype=bfloat16", "a cheaper UNet")
     assert all(name in tip for name, tip in zip(wanted, tips, strict=True))
+    assert "sharding.fsdp=12 " in memory.advice(tiny_config, 24, 0, 1, 1)  # a divisor of the devices
     tiny_config.model.remat, tiny_config.sharding.fsdp = "blocks", 8
     assert "remat" not in memory.advice(tiny_config, 8, 0, 1, 1) and "fsdp" not in memory.advice(tiny_config, 8, 0, 1, 1)
 

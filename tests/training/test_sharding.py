@@ -1,5 +1,7 @@
 """Which axis of which array is split over which devices."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import optax
@@ -71,6 +73,35 @@ def test_fsdp_must_divide_the_devices(fsdp):
         sharding.make_mesh(fsdp)
 
 
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """What JAX says of a device; of GPUs every host is a slice."""
+
+    id: int
+    slice_index: int
+    process_index: int
+    platform: str = "gpu"
+    device_kind: str = "H100"
+    coords: tuple[int, int, int] = (0, 0, 0)
+    core_on_chip: int = 0
+
+
+def test_fsdp_stays_on_a_host_of_gpus_where_it_fits_and_else_goes_over_hosts():
+    gpus = [Device(i, i // 8, i // 8) for i in range(32)]
+    hosts = lambda fsdp: [sorted({gpu.process_index for gpu in row}) for row in sharding.make_mesh(fsdp, gpus).devices]
+    assert hosts(4) == [[0], [0], [1], [1], [2], [2], [3], [3]]
+    assert hosts(16) == [[0, 1], [2, 3]]
+    with pytest.raises(ValueError, match="sharding.fsdp=24 does not divide the 32 devices"):
+        sharding.make_mesh(24, gpus)
+
+
+def test_fsdp_stays_within_a_slice_of_tpus():
+    tpus = [Device(i, i // 8, i // 4, "tpu", "TPU v6 lite", (i % 2, i // 2 % 4, 0)) for i in range(16)]
+    assert [{tpu.slice_index for tpu in row} for row in sharding.make_mesh(4, tpus).devices] == [{0}, {0}, {1}, {1}]
+    with pytest.raises(ValueError, match="sharding.fsdp=16 does not divide the 8 devices of a slice"):
+        sharding.make_mesh(16, tpus)
+
+
 def test_to_global_keeps_values_and_types():
     n = jax.device_count()
     split = sharding.batch_sharding(sharding.make_mesh())
@@ -86,6 +117,8 @@ def test_to_global_keeps_values_and_types():
 def test_a_batch_that_the_devices_cannot_share_is_an_error():
     with pytest.raises(ValueError, match="batch_size 12 is not divisible by the 8 devices: choose a multiple of 8"):
         sharding.rows_of_process(sharding.batch_sharding(MESH), 12)
+    with pytest.raises(ValueError, match="batch_size 8 is not divisible by the 8 devices times the 2 parts of optimizer.accumulate: choose a multiple of 16"):
+        sharding.rows_of_process(sharding.batch_sharding(MESH), 8, 2)
 
 
 def test_parts_of_starting_weights_are_cut_by_numpy(monkeypatch):

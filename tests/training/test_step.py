@@ -1,7 +1,11 @@
 """The training step on a model of one dense layer, whose losses can be worked out by hand."""
 
 import dataclasses
+import json
 import math
+import pathlib
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -146,6 +150,39 @@ def test_accumulation_changes_nothing(step, graphdef, state, batch):
         np.testing.assert_allclose(metrics_four[name], value, rtol=1e-5)
     for path, value in one.parameters.items():
         np.testing.assert_allclose(four.parameters[path], value, atol=1e-6)
+
+
+SHARED = """
+import sys
+import jax, jax.numpy as jnp, optax
+jax.config.update("jax_num_cpu_devices", 4)
+sys.path.insert(0, {folder!r})
+from test_step import OBJECTIVE, OPTIMIZER, Pointwise
+from flax import nnx
+from generalist.models import parameters as parameters_lib
+from generalist.training import sharding
+from generalist.training.step import State, make_step
+
+mesh = sharding.make_mesh()
+graphdef, shapes = parameters_lib.abstract(lambda: Pointwise(nnx.Rngs(0)))
+state = jax.eval_shape(lambda values: State(jnp.int32(0), values, values, {{}}, OPTIMIZER.init(values)), shapes)
+shaped = lambda dtype, *shape: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding.batch_sharding(mesh))
+batch = {{"image": shaped(jnp.uint8, 64, 32, 32, 3), "target": shaped(jnp.float32, 64, 32, 32, 3),
+         "mask": shaped(jnp.float32, 64, 32, 32, 1), "task": shaped(jnp.int32, 64)}}
+for accumulate in (1, 4):
+    step = make_step(graphdef, OBJECTIVE, OPTIMIZER, seed=0, ema_decay=0.9, accumulate=accumulate, spread=lambda x: sharding.spread(x, mesh))
+    text = jax.jit(step).lower(state, batch).compile().as_text()
+    print(sorted({{int(line.split("f32[")[1].split(",")[0].split("]")[0]) for line in text.splitlines() if " dot(" in line}}))
+"""
+
+
+def test_every_device_works_on_its_share_of_every_part():
+    """64 images of 32 x 32 pixels over 4 devices: the dense layer sees 16 x 1,024 pixels of each, of four parts 4 x 1,024 at a time."""
+    program = SHARED.format(folder=str(pathlib.Path(__file__).parent))
+    rows = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.splitlines()
+    whole, parts = map(json.loads, rows)
+    assert max(whole) == 16 * 1024 and max(parts) == 4 * 1024
+
 
 
 def test_metrics_count_and_sum_by_task(step, state, batch):
