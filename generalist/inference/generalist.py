@@ -1,6 +1,7 @@
 """A trained model for use: images in, what each task predicts out."""
 
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -44,8 +45,7 @@ class Generalist:
         weights.check_fit(parameters, expected, "the weights")
         self.parameters = {path: jnp.asarray(parameters[path], jnp.float32) for path in expected}
         self._prompts = {}
-        self._sampler = make_sampler(config, self._graphdef)
-        self._sample = jax.jit(self._sampler, static_argnames=SETTINGS)
+        self._sample = _jit_sampler(json.dumps(config), self._graphdef)
         self._put, self._devices, self._mesh = lambda x: x, 1, contextlib.nullcontext
 
     def predict(self, image, task: str | Iterable[str] = "depth", steps: int | None = None, samples: int = 1,
@@ -83,7 +83,7 @@ class Generalist:
         put = lambda x, sharding: jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
         self.parameters = {path: put(np.asarray(x), whole) for path, x in self.parameters.items()}
         self._put, self._devices, self._mesh = lambda x: put(x, split), mesh.size, lambda: jax.set_mesh(mesh)
-        self._sample = jax.jit(self._sampler, static_argnames=SETTINGS, out_shardings=whole)
+        self._sample = _jit_sampler(json.dumps(self.config), self._graphdef, whole)
 
     @property
     def stochastic(self) -> bool:
@@ -165,6 +165,13 @@ class Generalist:
             model = parameters_lib.merge(self._graphdef, self.parameters)
             self._prompts[task] = np.asarray(model.encode_text(jnp.asarray(prompt_ids(self.config, {task: codec}))))
         return self._prompts[task]
+
+
+@functools.lru_cache(maxsize=8)
+def _jit_sampler(config: str, graphdef, whole: NamedSharding | None = None) -> Callable[..., jax.Array]:
+    """The compiled sampler of a config, as JSON: the same for the models of one run, which are evaluated one after the other."""
+    placed = {"out_shardings": whole} if whole else {}
+    return jax.jit(make_sampler(json.loads(config), graphdef), static_argnames=SETTINGS, **placed)
 
 
 def make_sampler(config: Mapping, graphdef) -> Callable[..., jax.Array]:

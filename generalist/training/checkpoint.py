@@ -56,7 +56,7 @@ class Checkpointer:
         """Starts a save of `state`, after the one before is done. CheckpointError if either fails."""
         step = int(state.step)
         self.wait()
-        if step in self._manager.all_steps():
+        if step in self.steps():
             return
         meta = {"step": step, "seed": seed, "next_batch": step, "checksums": checksums(state)}
         try:
@@ -91,12 +91,16 @@ class Checkpointer:
                                "Is the disk full or the folder gone? The checkpoints before it are untouched: "
                                "make room, and the same command continues from the last one.")
 
+    def steps(self) -> list[int]:
+        """Of the checkpoints that are there, the newest first."""
+        return sorted(self._manager.all_steps(), reverse=True)
+
     def restore(self, target: State, seed: int, log: Callable[[str], None]) -> State | None:
         """The newest whole checkpoint, with the shapes and shardings of `target`; None where there is none at all.
 
         A damaged one is named and the one before it used. CheckpointError if all are damaged or of another seed.
         """
-        steps = sorted(self._manager.all_steps(), reverse=True)
+        steps = self.steps()
         for step in steps:
             try:
                 return self._restore_step(step, target, seed)
@@ -113,7 +117,7 @@ class Checkpointer:
         if distributed.agree(bool(damaged)):
             raise CheckpointError(f"damaged: {', '.join(damaged) or 'files that process 0 names'}")
         restored = self._manager.restore(step, args=ocp.args.Composite(
-            state=ocp.args.StandardRestore(_abstract(target._asdict())), meta=ocp.args.JsonRestore()))
+            state=ocp.args.StandardRestore(shapes_of(target)._asdict()), meta=ocp.args.JsonRestore()))
         state, meta = State(**restored["state"]), restored["meta"]
         if meta["seed"] != seed:
             raise CheckpointError(f"it belongs to seed {meta['seed']}, this run has seed {seed}")
@@ -125,7 +129,7 @@ class Checkpointer:
 
     def forget_after(self, step: int) -> None:
         """Deletes checkpoints later than `step`: damaged ones that were passed over and will be written again."""
-        for later in [s for s in self._manager.all_steps() if s > step]:
+        for later in [s for s in self.steps() if s > step]:
             self._manager.delete(later)
 
     def close(self) -> None:
@@ -190,7 +194,8 @@ def _sum_of_own(x: jax.Array) -> np.uint32:
     return total[0]
 
 
-def _abstract(tree):
+def shapes_of(tree):
+    """Arrays -> their shapes, dtypes and shardings."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None)), tree)
 
 

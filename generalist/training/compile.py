@@ -18,10 +18,12 @@ from ml_collections import ConfigDict
 from generalist.inference.generalist import SETTINGS, make_sampler
 from generalist.models import attention
 from generalist.training import setup, sharding
-from generalist.training.memory import GIB, advice
+from generalist.training.memory import GIB, GPU_SHARE, advice
 from generalist.training.workdir import to_plain
 
 HBM = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32, "h100": 79, "h200": 140}  # GiB a chip: Cloud TPU's documentation, what the GPUs report
+BANDWIDTH = {"h100": 3_352_320_000_000, "h200": 4_800_000_000_000}  # bytes a second
+USABLE = {chip: round(gib * GPU_SHARE, 1) if chip in BANDWIDTH else gib for chip, gib in HBM.items()}
 # XLA's description of a GPU (stream_executor's GpuTargetConfigProto): an H100 or H200.
 HOPPER = """platform_name: "CUDA" device_description_str: "NVIDIA {name}"
 dnn_version_info {{ major: 9 minor: 10 }} runtime_version {{ major: 12 minor: 9 }}
@@ -29,7 +31,6 @@ gpu_device_info {{ cuda_compute_capability {{ major: 9 }} core_count: 132 fpus_p
 threads_per_core_limit: 2048 shared_memory_per_block: 49152 shared_memory_per_block_optin: 232448 shared_memory_per_core: 233472
 registers_per_block_limit: 65536 registers_per_core_limit: 65536 block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
 clock_rate_ghz: 1.98 l2_cache_size: 52428800 memory_bandwidth: {bandwidth} device_memory_size: {memory} }}"""
-BANDWIDTH = {"h100": 3_352_320_000_000, "h200": 4_800_000_000_000}  # bytes a second
 # Without a GPU there is nothing to time kernels on, and Triton's have no other way to choose their tiles.
 UNTIMED = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
@@ -64,12 +65,12 @@ def run(config: ConfigDict, topology: str, log: Callable[[str], None]) -> dict[s
     log(f"{topology}: {mesh.size} chips, mesh {dict(mesh.shape)}, batch {config.batch_size} ({config.batch_size / mesh.size:g} a chip)")
     costs = {}
     for name, lowered in (("training", setup.lower_step(prepared, prepared.state, config)), ("sampling", _lower_sampling(config, prepared))):
-        costs[name] = cost(lowered, HBM[chip] * GIB, UNTIMED if chip in BANDWIDTH else {})
-        for line in describe(name, costs[name], HBM[chip]):
+        costs[name] = cost(lowered, USABLE[chip] * GIB, UNTIMED if chip in BANDWIDTH else {})
+        for line in describe(name, costs[name], USABLE[chip]):
             log(line)
     if not costs["training"].fits:
         state, temporaries, *_ = costs["training"]
-        log(advice(config, mesh.size, state, temporaries, HBM[chip] * GIB))
+        log(advice(config, mesh.size, state, temporaries, USABLE[chip] * GIB))
     return costs
 
 
@@ -120,7 +121,7 @@ def _lower_sampling(config: ConfigDict, prepared: setup.Run):
                             shaped((), jnp.uint32, whole), steps=d.steps, sampler=d.sampler, start=d.start)
 
 
-def cost(lowered, limit: int, options: dict | None = None) -> Cost:
+def cost(lowered, limit: float, options: dict | None = None) -> Cost:
     """Compiles a lowered program, with `options`. What the compiler refuses for want of memory is a Cost that does not fit `limit` bytes."""
     began = time.monotonic()
     try:
@@ -158,7 +159,7 @@ def _product(dims: str) -> int:
     return product
 
 
-def describe(name: str, c: Cost, hbm: int) -> list[str]:
+def describe(name: str, c: Cost, hbm: float) -> list[str]:
     """What a person wants to know of a cost, in lines."""
     if not c.state:
         return [f"{name}: DOES NOT FIT: {c.temporaries / GIB:.2f} GiB of {hbm} GiB a chip; refused after {c.seconds:.0f} s"]

@@ -83,6 +83,7 @@ def start(launch: Launch) -> None:
         return
     if "OMPI_COMM_WORLD_SIZE" in launch.why and "OMPI_MCA_orte_hnp_uri" not in os.environ:
         raise ValueError("this Open MPI (5 or newer) does not tell where process 0 is: add --coordinator=HOST:PORT of the first host")
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM for itself
     # On CPUs programs of several processes may wait for each other in another order: one at a time.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     patience = threading.Timer(START_SECONDS, _give_up, [launch])
@@ -90,11 +91,17 @@ def start(launch: Launch) -> None:
     try:
         jax.distributed.initialize(
             launch.coordinator, launch.count if launch.coordinator else None, launch.index if launch.coordinator else None,
-            initialization_timeout=2 * START_SECONDS, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+            local_device_ids=_only_device(os.environ), initialization_timeout=2 * START_SECONDS, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
     except (RuntimeError, OSError, ValueError) as error:
         raise ValueError(_not_found(launch, str(error).splitlines()[0])) from error
     finally:
         patience.cancel()
+
+
+def _only_device(environment: Mapping[str, str]) -> list[int] | None:
+    """[0] where the launcher shows this process one GPU alone; JAX would take the process's number on the host for that of its GPU."""
+    visible = environment.get("CUDA_VISIBLE_DEVICES", "")
+    return [0] if visible and "," not in visible else None
 
 
 def _not_found(launch: Launch, why: str) -> str:

@@ -15,6 +15,7 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 import generalist
+from generalist.training.memory import GPU_SHARE
 
 PACKAGE = pathlib.Path(generalist.__file__).parent
 FLAGS = ("config", "workdir", "mode", "topology", "coordinator", "process_id", "process_count")
@@ -130,7 +131,9 @@ def _check_fields(argv: list[str], config: ConfigDict) -> None:
 def run(values: flags.FlagValues, workdir: str) -> None:
     """Starts the processes and sets up the devices, then trains, evaluates or compiles."""
     from generalist.training import compile, distributed, loop, setup
+    from generalist.training.interruption import Interruption
 
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", str(GPU_SHARE))
     config = setup.drop_untrained(values.config)
     launch = distributed.find(os.environ, values.coordinator, values.process_id, values.process_count)
     use_all_cores(config.sharding.cpu_devices or os.cpu_count(), config.batch_size // config.optimizer.accumulate, launch.count or 1)
@@ -138,14 +141,30 @@ def run(values: flags.FlagValues, workdir: str) -> None:
         compile.run(config, values.topology, print)
         return
     _check_data(config)
-    distributed.start(launch)
-    print(distributed.describe(launch))
-    if values.mode == "eval":
-        log = distributed.on_first(print)
-        results = setup.evaluate(config, pathlib.Path(workdir), config.eval.final_examples, log)
-        log(f"{len(results)} figures in {workdir}/eval")
-    else:
-        loop.train_and_evaluate(config, workdir)
+    with Interruption() as stop:
+        stop.hold()  # whoever is gone before it is connected leaves the others waiting
+        distributed.start(launch)
+        stop.release("nothing to save yet")
+        print(distributed.describe(launch))
+        keep_compiled(workdir)
+        if values.mode == "eval":
+            log = distributed.on_first(print)
+            stop.release("an evaluation goes on where it was")
+            results = setup.evaluate(config, pathlib.Path(workdir), config.eval.final_examples, log)
+            log(f"{len(results)} figures in {workdir}/eval")
+        else:
+            loop.train_and_evaluate(config, workdir)
+
+
+def keep_compiled(workdir: str) -> None:
+    """Compiled programs are kept in the workdir, for the next start, unless JAX_COMPILATION_CACHE_DIR names another folder.
+
+    Not on CPUs, of which the next may be another that cannot run them.
+    """
+    import jax
+
+    if jax.default_backend() != "cpu" and not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", os.path.abspath(f"{workdir}/compiled"))
 
 
 def _check_data(config: ConfigDict) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from generalist.training import distributed, setup, sharding
-from generalist.training.checkpoint import Checkpointer
+from generalist.training.checkpoint import Checkpointer, shapes_of
 from generalist.training.interruption import EXIT_PREEMPTED, Interruption
 from generalist.training.meters import Meters
 from generalist.training.workdir import check_workdir, export, write_facts, write_parameters
@@ -38,7 +38,11 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path, log=prin
         write_parameters(workdir, {"trained": run.state.parameters, "frozen": run.state.frozen})
         log(f"workdir {workdir.absolute()}")
         checkpointer = stack.enter_context(Checkpointer(workdir / "checkpoints", config.checkpoint.keep))
-        state = checkpointer.restore(run.state, config.seed, log) or run.state
+        state, run = run.state, run._replace(state=None)  # the step donates it: nothing else may hold it
+        if checkpointer.steps():
+            shapes = shapes_of(state)
+            del state  # makes room for the one that is read
+            state = checkpointer.restore(shapes, config.seed, log)
         first_step = int(state.step)
         checkpointer.forget_after(first_step)
         if first_step:
@@ -79,9 +83,10 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path, log=prin
                     settle()
                     with meters.overhead():
                         checkpointer.save(state, config.seed)
+                        if stopping:
+                            checkpointer.wait()  # there may be little time, and this is what the run goes on from
                         export(workdir, config, {**state.frozen, **state.ema}, step)
                 if stopping:
-                    checkpointer.wait()
                     log(f"SIGTERM: saved step {step} in {workdir}; the same command resumes it")
                     raise SystemExit(EXIT_PREEMPTED)
                 if evaluating:
@@ -91,6 +96,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path, log=prin
                         writer.write(step, _prefixed(setup.evaluate(config, workdir, config.eval.examples, log)))
                         stop.hold()
             setup.report_damaged(sources, log)
+        else:  # the run may have ended between its last checkpoint and the export of it
+            export(workdir, config, {**state.frozen, **state.ema}, first_step)
 
         checkpointer.wait()
         stop.release(f"step {config.total_steps} is saved in {workdir}")
@@ -114,12 +121,13 @@ def digest(state) -> str:
 
 
 def _check_finite(metrics, step: int, task_names) -> None:
-    if not np.isfinite(metrics["loss"]) or not np.isfinite(metrics["grad_norm"]):
+    if not np.isfinite([metrics[name] for name in ("loss", "grad_norm", "update_ratio")]).all():
         present = [name for name, n in zip(task_names, metrics["task_count"]) if n]
         guilty = [name for name, loss in zip(task_names, metrics["task_loss"]) if not np.isfinite(loss)]
         raise FloatingPointError(
-            f"loss {metrics['loss']} and gradient norm {metrics['grad_norm']} at step {step}; tasks in the batch: {', '.join(present)}; "
-            f"not finite: {', '.join(guilty) or 'the gradient'}. The checkpoints before it are good: lower optimizer.lr or "
+            f"loss {metrics['loss']}, gradient norm {metrics['grad_norm']} and update {metrics['update_ratio']} at step {step}; "
+            f"tasks in the batch: {', '.join(present)}; "
+            f"not finite: {', '.join(guilty) or 'the gradient or the update'}. The checkpoints before it are good: lower optimizer.lr or "
             "optimizer.clip, or look at the data of these tasks, and start the same command with another --workdir.")
 
 

@@ -1,6 +1,7 @@
 """The training step: a pure function (state, batch) -> (state, metrics)."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -132,25 +133,13 @@ def make_step(graphdef, objective: Objective, optimizer: optax.GradientTransform
     def loss_fn(trained, frozen, batch):
         return objective.loss(parameters_lib.merge(graphdef, gather({**frozen, **trained})), batch)
 
-    def gradients(state: State, batch):
-        value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
-        if accumulate == 1:
-            return value_and_grad(state.parameters, state.frozen, batch)
-        # Rows 0, accumulate, ... are the first part: every device has as many of each.
-        parts = spread(jax.tree.map(lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch))
-
-        def add(total, part):
-            (loss, losses), grads = value_and_grad(state.parameters, state.frozen, part)
-            return jax.tree.map(lambda a, b: a + b / accumulate, total, (loss, grads)), losses
-
-        zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.parameters))
-        (loss, grads), losses = jax.lax.scan(add, zero, parts)
-        return (loss, losses.T.reshape(-1)), grads
+    value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
+    gradients = value_and_grad if accumulate == 1 else functools.partial(_in_parts, value_and_grad, accumulate, spread)
 
     def step(state: State, batch) -> tuple[State, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         batch = objective.encode(lambda: parameters_lib.merge(graphdef, gather({**state.frozen, **state.parameters})), batch)
-        (loss, losses), grads = gradients(state, objective.corrupt(batch, key))
+        (loss, losses), grads = gradients(state.parameters, state.frozen, objective.corrupt(batch, key))
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.parameters)
         parameters = optax.apply_updates(state.parameters, updates)
         # The average is young at first: (1 + n) / (10 + n) keeps the initial weights out of it.
@@ -165,3 +154,16 @@ def make_step(graphdef, objective: Objective, optimizer: optax.GradientTransform
         return State(state.step + 1, parameters, ema, state.frozen, optimizer_state), metrics
 
     return step
+
+
+def _in_parts(value_and_grad: Callable, accumulate: int, spread: Callable, parameters, frozen, batch):
+    """What `value_and_grad` returns of the whole batch, from one part after the other."""
+    # Rows 0, accumulate, ... are the first part: every device has as many of each.
+    parts = spread(jax.tree.map(lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch))
+
+    def add(total, part):
+        (loss, losses), grads = value_and_grad(parameters, frozen, part)
+        return jax.tree.map(lambda a, b: a + b / accumulate, total, (loss, grads)), losses
+
+    (loss, grads), losses = jax.lax.scan(add, (jnp.zeros(()), jax.tree.map(jnp.zeros_like, parameters)), parts)
+    return (loss, losses.T.reshape(-1)), grads

@@ -19,7 +19,8 @@ from generalist.training import distributed, sharding
 from generalist.training.checkpoint import read_json
 
 # Groups and fields that do not change what a run computes: a resumed run may change them.
-FREE = ("checkpoint.", "eval.", "log.", "data_dir", "data.threads", "data.workers", "data.prefetch", "data.on_error", "sharding.", "model.remat", "optimizer.accumulate")
+FREE = ("checkpoint.", "eval.", "log.", "data_dir", "data.threads", "data.workers", "data.prefetch", "data.on_error", "sharding.", "model.remat",
+        "optimizer.accumulate")
 
 
 class WorkdirError(ValueError):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from generalist.inference import Generalist, ImageError
+from generalist.inference import Generalist, ImageError, load
 from generalist.pretrained.weights import load_weights
 
 RNG = np.random.default_rng(0)
@@ -128,3 +128,8 @@ def test_a_task_the_model_was_not_trained_on(tiny_workdir):
     config["tasks"]["weights"] = {"depth": 1.0, "instance": 0.0}
     with pytest.raises(ValueError, match="not trained on semantic, instance, only on depth"):
         Generalist(config, parameters).predict(SMALL, "panoptic")
+
+
+def test_a_model_that_is_loaded_again_is_not_compiled_again(tiny_workdir, tiny_model):
+    """As before every evaluation of a run."""
+    assert load(tiny_workdir)._sample is tiny_model._sample

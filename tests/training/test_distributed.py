@@ -1,6 +1,7 @@
 """Which launcher is believed, and what several processes need; what they do together is in tests/integration/test_multi_process.py."""
 
 import os
+import pathlib
 import random
 import subprocess
 import sys
@@ -77,6 +78,12 @@ def test_an_open_mpi_that_does_not_tell_the_first_host_asks_for_it(monkeypatch):
         distributed.start(find(OPEN_MPI))
 
 
+@pytest.mark.parametrize(("visible", "ids"), [({}, None), ({"CUDA_VISIBLE_DEVICES": "0,1"}, None), ({"CUDA_VISIBLE_DEVICES": "3"}, [0])])
+def test_the_only_gpu_that_a_launcher_shows_is_number_0(visible, ids):
+    """srun --gpus-per-task=1: JAX would look for the one of the task's number on the host."""
+    assert distributed._only_device(visible) == ids
+
+
 def test_one_process_agrees_with_itself():
     assert (distributed.agree(True), distributed.agree(False), distributed.is_first()) == (True, False, True)
     assert distributed.leave(1) is None  # the process goes on: only one of several ends here
@@ -128,3 +135,27 @@ def test_a_process_that_never_appears_ends_the_others_with_a_message(index):
     assert result.returncode == 2
     assert f"not all 2 appeared to this one, {index}, within 1 s. Were all started, and is the coordinator's host" in result.stderr
     assert "stack trace" not in result.stderr
+
+
+EVALUATING = """
+import sys, time
+from generalist.training import launch, setup
+def evaluate(*args):
+    print("evaluating", flush=True)
+    time.sleep(100)
+setup.evaluate = evaluate
+sys.exit(launch.main(sys.argv))
+"""
+
+
+def test_sigterm_ends_an_evaluation_by_several_processes_too():
+    """JAX's own service for preemptions would take the signal, and nothing would happen."""
+    config = pathlib.Path(__file__).parents[1] / "integration/tinier.py"
+    arguments = [f"--config={config}", "--mode=eval", f"--coordinator=localhost:{random.randrange(20_000, 30_000)}", "--process_count=2"]
+    processes = [subprocess.Popen([sys.executable, "-c", EVALUATING, *arguments, f"--process_id={i}"], text=True, stdout=subprocess.PIPE)
+                 for i in range(2)]
+    for process in reversed(processes):
+        assert any(line == "evaluating\n" for line in process.stdout)
+        process.terminate()
+        assert "SIGTERM: an evaluation goes on where it was; the same command resumes" in process.communicate(timeout=60)[0]
+        assert process.returncode == 143

@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 
+import jax
 import pytest
 from jax.errors import JaxRuntimeError
 
@@ -31,6 +32,19 @@ def test_freed_memory_is_reused_without_page_faults_also_in_processes_that_read_
     assert faults(FAULTS) >= 256
     assert faults(KEEP, FAULTS) < 64
     assert faults(KEEP, IN_A_PROCESS_FROM_THERE) < 64
+
+
+@pytest.mark.parametrize(("backend", "given", "expected"), [("gpu", None, "run/compiled"), ("tpu", "/cache", "/cache"), ("cpu", None, None)])
+def test_compiled_programs_are_kept_in_the_workdir_of_an_accelerator(backend, given, expected, monkeypatch, tmp_path):
+    before = jax.config.jax_compilation_cache_dir
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    jax.config.update("jax_compilation_cache_dir", given)
+    try:
+        launch.keep_compiled("run")
+        assert jax.config.jax_compilation_cache_dir == (expected and str(tmp_path / expected))
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
 
 
 @pytest.mark.parametrize(("error", "code", "said"), [

@@ -26,8 +26,9 @@ def test_digest_changes_with_one_value(changed):
     assert loop.digest(changed) != loop.digest(STATE)
 
 
-def metrics(loss=1.0, grad_norm=1.0, task_loss=(1.0, 1.0, 0.0), task_count=(1.0, 2.0, 0.0)):
-    return {"loss": np.float32(loss), "grad_norm": np.float32(grad_norm), "task_loss": np.array(task_loss), "task_count": np.array(task_count)}
+def metrics(loss=1.0, grad_norm=1.0, update_ratio=0.1, task_loss=(1.0, 1.0, 0.0), task_count=(1.0, 2.0, 0.0)):
+    return {"loss": np.float32(loss), "grad_norm": np.float32(grad_norm), "update_ratio": np.float32(update_ratio),
+            "task_loss": np.array(task_loss), "task_count": np.array(task_count)}
 
 
 def test_finite_metrics_pass():
@@ -41,6 +42,7 @@ def test_nan_names_the_step_the_batch_and_the_task():
     assert "tasks in the batch: depth, light; not finite: light." in str(error.value)
 
 
-def test_an_infinite_gradient_is_named_too():
-    with pytest.raises(FloatingPointError, match="gradient norm inf at step 2.*not finite: the gradient"):
-        loop._check_finite(metrics(grad_norm=np.inf), 2, ["depth", "light", "derain"])
+@pytest.mark.parametrize("changed", [{"grad_norm": np.inf}, {"update_ratio": np.nan}])
+def test_a_gradient_or_an_update_that_is_not_finite_is_named_too(changed):
+    with pytest.raises(FloatingPointError, match="(gradient norm inf|update nan) .*at step 2.*not finite: the gradient or the update"):
+        loop._check_finite(metrics(**changed), 2, ["depth", "light", "derain"])

@@ -1,0 +1,44 @@
+"""Promise: a run that is started again holds one state, and evaluates the weights that it ended with."""
+
+import gc
+import shutil
+
+import jax
+import pytest
+
+from generalist.pretrained import weights
+from generalist.training import loop, setup
+
+
+def bytes_held() -> int:
+    """On the device, each buffer once, however many arrays show it."""
+    gc.collect()
+    return sum({x.unsafe_buffer_pointer(): x.nbytes for x in jax.live_arrays()}.values())
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """Bytes of all arrays on the devices, each time that a run has its state."""
+    found, compile_step = [], setup.compile_step
+
+    def measured(*args):
+        found.append(bytes_held())
+        return compile_step(*args)
+
+    monkeypatch.setattr(setup, "compile_step", measured)
+    return found
+
+
+def test_a_resumed_run_holds_one_state_and_a_finished_one_exports_what_it_ended_with(tiny_config, tmp_path, held):
+    before = bytes_held()
+    results = loop.train_and_evaluate(tiny_config, tmp_path, log=lambda line: None)
+    shutil.rmtree(tmp_path / "checkpoints/2")
+    loop.train_and_evaluate(tiny_config, tmp_path, log=lambda line: None)
+    fresh, resumed = (size - before for size in held)
+    assert resumed < 1.1 * fresh
+
+    old = weights.load_weights(tmp_path)[1]  # as a kill between the last checkpoint and its export leaves it
+    weights.save_weights(tmp_path, {path: 0 * x for path, x in old.items()}, {"step": "1"})
+    again = loop.train_and_evaluate(tiny_config, tmp_path, log=lambda line: None)
+    assert weights.read_metadata(tmp_path)["step"] == "2"
+    assert again["depth/rmse"] == results["depth/rmse"] and len(held) == 2
