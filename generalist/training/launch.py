@@ -182,6 +182,7 @@ def _check_data(config: ConfigDict) -> None:
         from generalist.input_pipeline import open_sources
 
         open_sources(config, config.tasks.weights, "train")
+        open_sources(config, config.eval.tasks, config.eval.split)
 
 
 def use_all_cores(devices: int, batch_size: int, processes: int = 1) -> None:

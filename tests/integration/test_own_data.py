@@ -93,6 +93,17 @@ def test_a_missing_folder_is_said_before_anything_is_compiled(workdir, tmp_path,
     assert "holds no folder crop" in error and "crop/{train,val}/images/<name>" in error
 
 
+def test_a_missing_evaluation_split_is_said_before_anything_is_compiled(data, workdir, tmp_path, capsys):
+    for task in ("crop", "height", "plants", "dehaze"):
+        (tmp_path / task).mkdir()
+        (tmp_path / task / "train").symlink_to(data / task / "train")
+    command = ["main.py", f"--config={workdir.parent}/fields.py", f"--config.data_dir={tmp_path}", f"--workdir={tmp_path}/run"]
+    assert launch.main(command) == 2
+    printed = capsys.readouterr()
+    assert f"{tmp_path}/crop/val/images: no such folder. Layout expected below data_dir for task 'crop':" in printed.err
+    assert "compiled" not in printed.out and not (tmp_path / "run").exists()
+
+
 def test_the_config_of_the_docs_is_a_config():
     text = (pathlib.Path(generalist.__file__).parents[1] / "docs/own_data.md").read_text()
     scope: dict = {}
