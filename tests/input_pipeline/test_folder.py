@@ -82,6 +82,7 @@ def test_val_and_test_open_val_and_a_folder_can_be_named(tmp_path):
 @pytest.mark.parametrize(("definition", "label", "said"), [
     (IDS, np.array([[3, 4]], np.uint8), r"a.png: id 4 is no class \(50.0% of the pixels are none\). Allowed are 3, 7, 0 and 255 for void"),
     (COLOURS, np.full((1, 1, 3), 9, np.uint8), r"colour \(9, 9, 9\) is no class .* Allowed are \(120, 80, 40\), \(0, 255, 0\) and \(0, 0, 0\)"),
+    (IDS | {"void": ()}, np.array([[3, 4]], np.uint8), r"Allowed are 3, 7, 0. Add it"),
     (IDS, np.zeros((2, 2, 3), np.uint8), r"a.png: uint8 image with 3 channel\(s\). It must be an 8- or 16-bit PNG with 1 channel"),
     (HEIGHT, np.array([[2500]], np.uint16), r"value 2.5 \(stored as 2500\). Allowed are -1.0..2.0, the `range` of task 'mine', and nan and 0"),
 ])
@@ -97,6 +98,16 @@ def test_a_wrong_array_is_named(tmp_path, array, said):
     write(tmp_path / "train/images/a.png", np.zeros((2, 2, 3), np.uint8))
     write(tmp_path / "train/labels/a.npy", array)
     with pytest.raises(DataError, match=said):
+        label_of(tmp_path, HEIGHT)
+
+
+@pytest.mark.parametrize("damage", [
+    lambda whole: b"PK\x03\x04" + whole, lambda whole: whole[:20] + b"{{" * 40 + whole[100:], lambda whole: whole[:-8]])
+def test_a_damaged_array_is_named(tmp_path, damage):
+    folder(tmp_path, np.zeros((2, 2)), ".npy")
+    path = tmp_path / "train/labels/a.npy"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(DataError, match="a.npy: cannot be read .* It must be a .npy file of numbers"):
         label_of(tmp_path, HEIGHT)
 
 

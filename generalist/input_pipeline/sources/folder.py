@@ -2,6 +2,7 @@
 
 import functools
 import io
+import tokenize
 from collections.abc import Callable, Mapping
 
 import cv2
@@ -76,7 +77,7 @@ class Folder(Source):
             strange = label < -1
             raise DataError(path, f"{'colour' if self._coloured else 'id'} {name(int(stored[strange][0]))} is no class "
                             f"({strange.mean():.1%} of the pixels are none)",
-                            f"Allowed are {', '.join(map(name, values))}{_also(map(name, void))} for void. Add it to `classes` or to `void`.")
+                            f"Allowed are {', '.join(map(name, values))}{_also(map(name, void), ' for void')}. Add it to `classes` or to `void`.")
         return label
 
     def _scalar(self, stored: np.ndarray, path: File) -> np.ndarray:
@@ -86,7 +87,7 @@ class Folder(Source):
             void, scale = self._definition.get("void", ()), float(self._definition.get("scale", 1.0))
             low, high = self._definition["range"]
             raise DataError(path, f"value {wrong * scale:g} (stored as {wrong:g})",
-                            f"Allowed are {low}..{high}, the `range` of task '{self.NAME}', and nan{_also(void)} for unknown. "
+                            f"Allowed are {low}..{high}, the `range` of task '{self.NAME}', and nan{_also(void, '')} for unknown. "
                             "Is `scale` right?")
         return values
 
@@ -122,8 +123,8 @@ def _one_channel(path: File) -> np.ndarray:
 
 def _load_array(path: File) -> np.ndarray:
     try:
-        array = np.load(io.BytesIO(read_bytes(path)), allow_pickle=False)
-    except (ValueError, EOFError) as error:
+        array = np.lib.format.read_array(io.BytesIO(read_bytes(path)), allow_pickle=False)  # np.load would also take archives of arrays
+    except (ValueError, tokenize.TokenError) as error:  # the second: of a header that is no Python
         if isinstance(error, DataError):
             raise
         raise DataError(path, f"cannot be read ({error})", "It must be a .npy file of numbers.") from error
@@ -150,6 +151,6 @@ def _position(stored: np.ndarray, values: list, void: list) -> np.ndarray:
     return np.where(known[order][nearest] == stored, position, -2).astype(np.int32)
 
 
-def _also(values) -> str:
+def _also(values, what: str) -> str:
     text = ", ".join(map(str, values))
-    return f" and {text}" if text else ""
+    return f" and {text}{what}" if text else ""
