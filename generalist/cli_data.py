@@ -1,23 +1,31 @@
-"""The command `generalist data`: check the paper's data sets, prepare them."""
+"""The command `generalist data`: check the paper's data sets or your own, prepare them."""
 
 import argparse
 import functools
 import os
 import pathlib
 import re
+import runpy
 import sys
+from collections.abc import Mapping
+
+import generalist
 
 
 def add_arguments(sub: argparse.ArgumentParser) -> None:
     """The options of both actions."""
     actions = sub.add_subparsers(dest="action", required=True, metavar="ACTION")
     check = actions.add_parser("check", help="read the data sets and name what is missing, damaged, out of range or in two splits",
-                               description="The exit code is 0; 1 if something is wrong with data that are there; 3 if they are well "
-                                           "but fewer than usual, or a data set that was named is missing; 2 if nothing could start.")
-    check.add_argument("datasets", nargs="*", metavar="DATASET", help="nyu, ade20k, coco, sidd, rain13k, lol (default: all)")
+                               description="Reads your own data with --config, else the paper's data sets. The exit code is 0; 1 if something is "
+                                           "wrong with data that are there; 3 if they are well but fewer than usual, or a data set that was "
+                                           "named, or a folder of own data, is missing; 2 if nothing could start.")
+    check.add_argument("datasets", nargs="*", metavar="DATASET",
+                       help="nyu, ade20k, coco, sidd, rain13k, lol; with --config tasks of it (default: all)")
     _add_data_dir(check)
+    check.add_argument("--config", metavar="FILE", help="check own data, folders of images and labels: the config file that main.py takes, "
+                                                        "my_config.py or my_config.py:argument")
     check.add_argument("--limit", type=int, default=0, metavar="N", help="examples a split, evenly spread (default: 0, all)")
-    check.add_argument("--out", metavar="DIR", help="gets a picture <data set>.png of some images and labels of each")
+    check.add_argument("--out", metavar="DIR", help="gets a picture <data set or task>.png of some images and labels of each")
     prepare = actions.add_parser("prepare", help="write a data set as ArrayRecord shards, which TFDS reads too; run it again to go on")
     prepare.add_argument("dataset", metavar="DATASET", help="nyu, ade20k, coco, sidd, rain13k or lol")
     _add_data_dir(prepare)
@@ -64,24 +72,46 @@ def _prepare_data(args: argparse.Namespace) -> int:
 
 def _check_data(args: argparse.Namespace) -> int:
     """The exit code is 1 if something is wrong with the data that are there, else 3 if some of what was asked for are not."""
-    from generalist.input_pipeline.check import check, format_report
+    from generalist.input_pipeline.check import check, check_own, format_report
     from generalist.input_pipeline.sources import describe_missing
 
     if args.limit < 0:
         raise ValueError(f"--limit {args.limit}: a number of at least 0")
-    found = check(args.data_dir, args.datasets, args.limit, log=functools.partial(print, file=sys.stderr))
+    log = functools.partial(print, file=sys.stderr)
+    if args.config:
+        own, data_dir = _read_config(args.config)
+        data_dir = args.data_dir or data_dir
+        found = check_own(data_dir, own, args.datasets, args.limit, log=log)
+    else:
+        own, data_dir = {}, args.data_dir
+        found = check(data_dir, args.datasets, args.limit, log=log)
     if not found.splits:
-        print(describe_missing(found.absent, args.data_dir))
-        raise ValueError(f"no data set in {args.data_dir or 'GENERALIST_DATA_DIR, which is not set'}: give --data-dir")
+        print(describe_missing(found.absent, data_dir))
+        raise ValueError(f"no data set in {data_dir or 'GENERALIST_DATA_DIR, which is not set'}: give --data-dir")
     print(format_report(found))
     if args.out:
-        _draw_data(found.splits, args.data_dir, pathlib.Path(args.out))
+        _draw_data(found.splits, data_dir, pathlib.Path(args.out), own)
     if found.problems:
         return 1
     return 3 if found.incomplete or (args.datasets and found.absent) else 0
 
 
-def _draw_data(splits, data_dir: str, out: pathlib.Path) -> None:
+def _read_config(given: str) -> tuple[dict[str, Mapping], str]:
+    """A config file, FILE or FILE:argument, found where main.py finds it -> definitions of the tasks that it trains, its data directory."""
+    path, _, argument = given.partition(".py:")
+    path = path.removesuffix(".py") + ".py"
+    package = pathlib.Path(generalist.__file__).parent
+    found = next((place / path for place in (pathlib.Path(), package, package.parent) if (place / path).is_file()), None)
+    if found is None:
+        raise ValueError(f"--config {given}: no file {path}; give the config file that main.py takes, such as configs/own_data.py")
+    config = runpy.run_path(str(found))["get_config"](*filter(None, [argument]))
+    if config.data.source != "folder":
+        raise ValueError(f"--config {given}: it trains on data.source {config.data.source!r}, not on folders of your own; "
+                         "without --config the paper's data sets are checked")
+    return {name: config.tasks.set[name] for name, weight in config.tasks.weights.items() if weight > 0}, config.data_dir
+
+
+def _draw_data(splits, data_dir: str, out: pathlib.Path, own: Mapping[str, Mapping]) -> None:
     """One picture a data set, of the last split that has readable examples."""
     import numpy as np
 
@@ -91,5 +121,5 @@ def _draw_data(splits, data_dir: str, out: pathlib.Path) -> None:
 
     for name, split in {split.dataset: split.split for split in splits if split.read}.items():
         picture = out / f"{name}.png"
-        write_atomically(picture, png(np.asarray(dataset_panel(name, split, data_dir))))
+        write_atomically(picture, png(np.asarray(dataset_panel(name, split, data_dir, own.get(name)))))
         print(picture)

@@ -1,16 +1,19 @@
 """Looks at the examples of a data set: what is there, what is damaged or out of range, and which images two splits share."""
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import cv2
 import numpy as np
 
 from generalist.input_pipeline.reading import in_threads
 from generalist.input_pipeline.sources import (
-    SOURCES, WHOLE_TASK, DataError, LayoutError, MissingDataset, Source, choose, describe, find_prepared, missing, open_source)
+    SOURCES, WHOLE_TASK, DataError, LayoutError, MissingDataset, Source, choose, describe, find_prepared, find_root, missing, open_source)
 from generalist.input_pipeline.sources.files import NO_FILE, NO_FOLDER
+from generalist.input_pipeline.sources.folder import Folder
+from generalist.tasks import get_tasks
 
 FAR = 20.0  # metres: NYU's sensor reaches about 10, so that more means another unit
 THUMBNAIL = 16  # side of the thumbnails that are compared, pixels
@@ -25,14 +28,16 @@ class Measured:
       size: (h, w) pixels.
       thumbnail: uint8 (THUMBNAIL, THUMBNAIL, 3) of the image, of a restoration's clean one; None where it is flat.
       problems: one line each.
-      share: of the pixels without a label.
-      low, high: metres, or dB of a restoration's input.
+      form: of the label: "classes", "values", "instances" or "pair".
+      share: of the pixels without a label, of instances those of the background.
+      low, high: of the values, of a restoration's input in dB, or the number of instances.
       classes: ids seen.
     """
 
     size: tuple[int, int]
     thumbnail: np.ndarray | None
     problems: list[str]
+    form: str = "classes"
     share: float = 0.0
     low: float = math.inf
     high: float = -math.inf
@@ -48,7 +53,7 @@ class SplitReport:
     split: str
     folder: str = ""  # where it was found
     found: int = 0
-    usual: int = 0
+    usual: int = 0  # 0: of own data, where no number is usual
     read: int = 0
     sizes: str = ""
     values: str = ""
@@ -87,7 +92,7 @@ def check(data_dir, names: Iterable[str] = (), limit: int = 0, threads: int = 8,
       threads: reading at a time.
       log: takes lines about the progress.
     """
-    names = [choose("data set", name, SOURCES) for name in names or SOURCES]
+    names = list(dict.fromkeys(choose("data set", name, SOURCES) for name in names or SOURCES))
     report = Report([], [], [])
     for name in names:
         try:
@@ -98,11 +103,43 @@ def check(data_dir, names: Iterable[str] = (), limit: int = 0, threads: int = 8,
         report.absent += absent
         if absent and not absent[0].absent:
             continue
-        train, *held_out = [check_split(name, split, data_dir, limit, threads, log) for split in splits_of(name, data_dir)]
-        report.splits += [train, *held_out]
-        report.leaks += [f"{name}: train {one!r} and {split.split} {other!r} show the same image"
-                         for split in held_out for one, other in shared(train, split)]
+        for split in splits_of(name, data_dir):
+            opened = functools.partial(open_source, name, WHOLE_TASK.get(name), split, data_dir, on_error="skip", log=_quiet)
+            report.splits.append(check_split(SplitReport(name, split, usual=SOURCES[name].USUAL[split]), opened, limit, threads, log))
+        report.leaks += leaks(name, report.splits)
     return report
+
+
+def check_own(data_dir, definitions: Mapping[str, Mapping], names: Iterable[str] = (), limit: int = 0, threads: int = 8,
+              log: Callable[[str], object] = print) -> Report:
+    """`check` of a user's own data (docs/own_data.md): a folder that is not there is a line of `incomplete`.
+
+    Args:
+      definitions: of the tasks, as in `config.tasks.set`.
+      names: of tasks (default: all).
+      The others: see `check`.
+
+    Raises:
+      ValueError: a wrong definition, an unknown task, or `data_dir` has the folder of none.
+    """
+    folders = {name: definitions[name].get("folder", ".") for name in get_tasks(definitions, list(names) or None)}
+    if not any(find_root(data_dir, (folder,)) for folder in folders.values()):
+        where = data_dir or "GENERALIST_DATA_DIR, which is not set"
+        raise ValueError(f"none of the folders {', '.join(dict.fromkeys(folders.values()))} in {where}: give --data-dir")
+    report = Report([], [], [])
+    for name, folder in folders.items():
+        if not find_root(data_dir, (folder,)):
+            report.splits.append(SplitReport(name, "-", incomplete=[f"{data_dir}/{folder}: {NO_FOLDER}"]))
+            continue
+        for split in Folder.SPLITS:
+            opened = functools.partial(Folder, data_dir, split, name, definitions[name], on_error="skip", log=_quiet)
+            report.splits.append(check_split(SplitReport(name, split), opened, limit, threads, log, definitions[name]))
+        report.leaks += leaks(name, report.splits)
+    return report
+
+
+def _quiet(line: str) -> None:
+    """What a source says while it is opened and read stands in the report."""
 
 
 def splits_of(name: str, data_dir) -> list[str]:
@@ -112,11 +149,14 @@ def splits_of(name: str, data_dir) -> list[str]:
     return ["train", *(parts if parts and not find_prepared(source, data_dir, source.EVAL_SPLIT) else [source.EVAL_SPLIT])]
 
 
-def check_split(name: str, split: str, data_dir, limit: int, threads: int, log: Callable[[str], object]) -> SplitReport:
-    """Reads the examples of one split; a damaged one is a line among the problems and never the end."""
-    report = SplitReport(name, split, usual=SOURCES[name].USUAL[split])
+def check_split(report: SplitReport, opened: Callable[[], Source], limit: int, threads: int, log: Callable[[str], object],
+                own: Mapping | None = None) -> SplitReport:
+    """Reads the examples of one split into its report; a damaged one is a line among the problems and never the end.
+
+    own: the definition of the task, of own data.
+    """
     try:
-        source = open_source(name, WHOLE_TASK.get(name), split, data_dir, on_error="skip", log=lambda line: None)
+        source = opened()
     except (DataError, ImportError) as error:
         absent = isinstance(error, LayoutError) and error.args[1] in (NO_FILE, NO_FOLDER)
         (report.incomplete if absent else report.problems).append(one_line(error))
@@ -124,11 +164,11 @@ def check_split(name: str, split: str, data_dir, limit: int, threads: int, log: 
     report.found, report.folder = len(source), source.root
     report.problems += [f"{path}: {problem}" for path, problem in source.damaged.items()]
     report.incomplete += [f"{count} examples, usually {source.USUAL[part]}" for part, count in source.counts.items()
-                          if count < source.USUAL[part]]
+                          if count < source.USUAL.get(part, 0)]
     rows = spread(len(source), limit)
-    measured = list(in_threads(lambda row: look(source, row), rows, threads, f"{name}/{split}", log))
+    measured = list(in_threads(lambda row: look(source, row, own), rows, threads, f"{report.dataset}/{report.split}", log))
     report.problems += dict.fromkeys(line for _, one in measured for line in one.problems)
-    summarise(report, [(key, one) for key, one in measured if one.size != (0, 0)])
+    summarise(report, [(key, one) for key, one in measured if one.size != (0, 0)], own)
     return report
 
 
@@ -137,13 +177,13 @@ def spread(count: int, limit: int) -> list[int]:
     return sorted(set(np.linspace(0, count - 1, min(limit or count, count)).round().astype(int).tolist()))
 
 
-def look(source: Source, row: int) -> tuple[str, Measured]:
+def look(source: Source, row: int, own: Mapping | None) -> tuple[str, Measured]:
     """The key and the numbers of an example; of one that cannot be read only the problem, and the size (0, 0)."""
     try:
         example = source.read(row)
     except DataError as error:
         return "", Measured((0, 0), None, [one_line(error)])
-    return example["key"], measure(example)
+    return example["key"], measure(example, own)
 
 
 def one_line(error: DataError | ImportError) -> str:
@@ -154,25 +194,30 @@ def one_line(error: DataError | ImportError) -> str:
     return f"{path}: {problem}" + ("" if "\n" in allowed else f". {allowed}")
 
 
-def measure(example: dict) -> Measured:
-    """Numbers and problems of one example, by the form of its label."""
+def measure(example: dict, own: Mapping | None = None) -> Measured:
+    """Numbers and problems of one example, by the form of its label; own: the definition of the task, of own data."""
     image, label, key = example["image"], example["label"], example["key"]
     if isinstance(label, tuple):
         return _measure_panoptic(image, key, *label)
     if label.dtype == np.uint8:
         return _measure_pair(image, label, key)
-    measured = Measured(image.shape[:2], thumbnail(image), [])
     if label.dtype.kind == "f":
-        known = label[label > 0]
-        measured.share = 1 - known.size / label.size
-        if known.size:
-            measured.low, measured.high = float(known.min()), float(known.max())
-        if not known.size or measured.high > FAR:
-            what = f"depth up to {measured.high:.1f} m: is it in millimetres?" if known.size else "no pixel has a depth"
-            measured.problems.append(f"{key}: {what}")
+        return _measure_values(image, key, label.size, label[~np.isnan(label)] if own else label[label > 0], math.inf if own else FAR)
+    if own and own["kind"] == "instances":
+        count = len(np.unique(label[label > 0]))
+        return Measured(image.shape[:2], thumbnail(image), [], "instances", float((label == 0).mean()), count, count)
+    return Measured(image.shape[:2], thumbnail(image), [], share=float((label < 0).mean()),
+                    classes=frozenset(np.unique(label[label >= 0]).tolist()))
+
+
+def _measure_values(image: np.ndarray, key: str, pixels: int, known: np.ndarray, far: float) -> Measured:
+    measured = Measured(image.shape[:2], thumbnail(image), [], "values", 1 - known.size / pixels)
+    if not known.size:
+        measured.problems.append(f"{key}: no pixel has a value")
         return measured
-    measured.classes = frozenset(np.unique(label[label >= 0]).tolist())
-    measured.share = float((label < 0).mean())
+    measured.low, measured.high = float(known.min()), float(known.max())
+    if measured.high > far:
+        measured.problems.append(f"{key}: depth up to {measured.high:.1f} m: is it in millimetres?")
     return measured
 
 
@@ -180,7 +225,7 @@ def _measure_pair(image: np.ndarray, clean: np.ndarray, key: str) -> Measured:
     error = float(np.mean((image.astype(np.float32) - clean) ** 2))
     decibel = 10 * math.log10(255 ** 2 / error) if error else math.inf
     problems = [] if error else [f"{key}: the degraded and the clean image are the same"]
-    return Measured(image.shape[:2], thumbnail(clean), problems, low=decibel, high=decibel if error else -math.inf)
+    return Measured(image.shape[:2], thumbnail(clean), problems, "pair", low=decibel, high=decibel if error else -math.inf)
 
 
 def _measure_panoptic(image: np.ndarray, key: str, ids: np.ndarray, segments: list[dict]) -> Measured:
@@ -197,8 +242,8 @@ def thumbnail(image: np.ndarray) -> np.ndarray | None:
     return small if small.std() >= FLAT else None
 
 
-def summarise(report: SplitReport, measured: list[tuple[str, Measured]]) -> None:
-    """Fills in what the examples say together."""
+def summarise(report: SplitReport, measured: list[tuple[str, Measured]], own: Mapping | None = None) -> None:
+    """Fills in what the examples say together; own: the definition of the task, of own data."""
     report.read = len(measured)
     seen = [(key, one.thumbnail) for key, one in measured if one.thumbnail is not None]
     report.keys = [key for key, _ in seen]
@@ -207,15 +252,28 @@ def summarise(report: SplitReport, measured: list[tuple[str, Measured]]) -> None
         return
     sizes = sorted({one.size[::-1] for _, one in measured}, key=math.prod)
     report.sizes = "x".join(map(str, sizes[0])) + (f"..{sizes[-1][0]}x{sizes[-1][1]}" if len(sizes) > 1 else "")
-    classes = frozenset().union(*(one.classes for _, one in measured))
-    low, high = min(one.low for _, one in measured), max(one.high for _, one in measured)
-    share = np.mean([one.share for _, one in measured])
-    if classes:
-        report.values = f"{len(classes)} classes, {share:.1%} void"
-    elif report.dataset == "nyu":
-        report.values = f"{low:.2f}..{high:.2f} m, {share:.1%} missing" if high > low else "no depth"
-    else:
-        report.values = f"input {low:.1f}..{high:.1f} dB"
+    report.values = _values([one for _, one in measured], own or {"unit": "m"})
+
+
+def _values(measured: list[Measured], definition: Mapping) -> str:
+    """What the examples hold together, for people."""
+    low, high, share = min(one.low for one in measured), max(one.high for one in measured), np.mean([one.share for one in measured])
+    form = measured[0].form
+    if form == "classes":
+        of = f" of {len(definition['classes'])}" if "classes" in definition else ""
+        return f"{len(frozenset().union(*(one.classes for one in measured)))}{of} classes, {share:.1%} void"
+    if form == "instances":
+        return f"{low}..{high} instances an image, {share:.1%} background"
+    if form == "values":
+        return f"{low:.4g}..{high:.4g} {definition.get('unit', '')}".rstrip() + f", {share:.1%} missing" if low <= high else "no values"
+    return f"input {low:.1f}..{high:.1f} dB"
+
+
+def leaks(name: str, splits: Iterable[SplitReport]) -> list[str]:
+    """A line for every image that the training and another split of the data set `name` show."""
+    train, *held_out = [split for split in splits if split.dataset == name]
+    return [f"{name}: train {one!r} and {split.split} {other!r} show the same image"
+            for split in held_out for one, other in shared(train, split)]
 
 
 def shared(one: SplitReport, other: SplitReport) -> list[tuple[str, str]]:
@@ -238,8 +296,8 @@ def shared(one: SplitReport, other: SplitReport) -> list[tuple[str, str]]:
 def format_report(report: Report) -> str:
     """The table of splits, then the folders, what is not there, and every problem on a line of its own."""
     header = ("data set", "split", "examples", "usually", "read", "wrong", "sizes", "values")
-    lines = [header, *((s.dataset, s.split, f"{s.found:,}", f"{s.usual:,}", f"{s.read:,}", str(len(s.problems)), s.sizes, s.values)
-                       for s in report.splits)]
+    lines = [header, *((s.dataset, s.split, f"{s.found:,}", f"{s.usual:,}" if s.usual else "-", f"{s.read:,}",
+                        str(len(s.problems)), s.sizes, s.values) for s in report.splits)]
     widths = [max(map(len, column)) for column in zip(*lines)]
     text = ["  ".join(cell.rjust(w) if 2 <= i <= 5 else cell.ljust(w) for i, (cell, w) in enumerate(zip(line, widths))).rstrip()
             for line in lines] if report.splits else []

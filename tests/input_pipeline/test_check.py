@@ -145,10 +145,10 @@ def test_values_of_depth(tmp_path):
     save(tmp_path / "nyu/official_splits/test/d/sync_depth_1.png", np.zeros((2, 2), np.uint8))
     train, test = check(tmp_path, ["nyu"]).splits
     assert (train.found, test.found, test.read, test.sizes) == (0, 4, 3, "2x2")
-    assert test.values == "0.00..25.00 m, 41.7% missing"  # (1/4 + 1 + 0) / 3
+    assert test.values == "0.001..25 m, 41.7% missing"  # (1/4 + 1 + 0) / 3
     assert test.incomplete == ["4 examples, usually 654"] and train.problems == []
     assert train.incomplete == [f"{tmp_path}/nyu/sync: no such folder"]
-    assert test.problems[:2] == ["b/1: no pixel has a depth", "c/1: depth up to 25.0 m: is it in millimetres?"]
+    assert test.problems[:2] == ["b/1: no pixel has a value", "c/1: depth up to 25.0 m: is it in millimetres?"]
     assert "d/sync_depth_1.png: 8-bit image with 1 channel(s). NYU depth (millimetres) must be a 16-bit PNG" in test.problems[2]
 
 
@@ -182,6 +182,120 @@ def test_areas_of_coco(tmp_path):
     split = check(tmp_path, ["coco"]).splits[1]
     assert split.problems == ["1: segment 7 has 1 pixels, its area in the JSON is 3"]
     assert split.values == "1 classes, 25.0% void"
+
+
+OWN = """
+from generalist.configs import common
+
+TASKS = {
+    "crop": {"kind": "classes", "folder": "crop", "classes": (("soil", 0), ("wheat", 1), ("weed", 2)), "void": (255,)},
+    "height": {"kind": "scalar", "folder": "height", "range": (-100.0, 200.0), "unit": "cm", "void": (0,)},
+    "plants": {"kind": "instances", "folder": "plants"},
+    "dehaze": {"kind": "image", "folder": "dehaze"},
+}
+
+
+def get_config(arg="crop,height,plants,dehaze"):
+    c = common.own(TASKS)
+    c.tasks.weights.update({name: float(name in arg) for name in TASKS})
+    return c
+"""
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Own data of four kinds, 3 and 2 examples; a quarter of each label is void, unknown or background."""
+    (tmp_path / "my_config.py").write_text(OWN)
+    for split, count in (("train", 3), ("val", 2)):
+        for number in range(count):
+            image = picture()
+            ids = np.repeat([[255, 1], [0, 1]], 10, 0).repeat(12, 1).astype(np.uint8)
+            labels = {"crop": ids, "height": np.where(ids == 255, 0, ids * 99 + 50), "plants": (ids == 1) * 7 + (ids == 0) * 300, "dehaze": image}
+            for task, label in labels.items():
+                save(tmp_path / f"data/{task}/{split}/images/{number}.png", image // 2 if task == "dehaze" else image)
+                save(tmp_path / f"data/{task}/{split}/labels/{number}.png", label.astype(np.uint16 if task == "plants" else np.uint8))
+    return tmp_path
+
+
+def check_own(root, *arguments, config=""):
+    return cli.main(["data", "check", *arguments, "--config", f"{root}/my_config.py{config}", "--data-dir", f"{root}/data"])
+
+
+def test_own_data_that_are_well(own, capsys):
+    assert check_own(own, "--out", f"{own}/out") == 0
+    printed = capsys.readouterr().out
+    for said in ("crop      train         3        -     3      0  24x20  2 of 3 classes, 25.0% void\n", "val           2        -     2      0",
+                 "height    train         3        -     3      0  24x20  50..149 cm, 25.0% missing\n",
+                 "plants    train         3        -     3      0  24x20  2..2 instances an image, 25.0% background\n",
+                 "dehaze    train         3        -     3      0  24x20  input ", f"plants: read from {own}/data/plants\n"):
+        assert said in printed
+    assert "all that is there is well" in printed
+    assert {path.name for path in (own / "out").iterdir()} == {"crop.png", "height.png", "plants.png", "dehaze.png"}
+    crop, plants = (np.asarray(Image.open(own / f"out/{task}.png")) for task in ("crop", "plants"))
+    assert crop.shape[0] == plants.shape[0] + 22  # a line of names of the classes
+
+
+def test_limit_names_and_weights_choose_what_is_read_of_own_data(own, capsys):
+    assert check_own(own, "crop", "--limit", "2") == 0
+    printed = capsys.readouterr().out
+    assert "train         3        -     2" in printed and "height" not in printed
+    assert check_own(own, config=":height") == 0
+    printed = capsys.readouterr().out
+    assert "height    val" in printed and "crop" not in printed
+
+
+def test_all_that_is_wrong_with_own_data_is_named(own, capsys):
+    crop, height, plants, dehaze = (own / f"data/{task}/train" for task in ("crop", "height", "plants", "dehaze"))
+    save(crop / "labels/0.png", np.full((20, 24), 9, np.uint8))
+    save(crop / "labels/1.png", np.full((4, 4), 1, np.uint8))
+    (crop / "images/2.png").unlink()
+    save(height / "labels/0.png", np.full((20, 24), 201, np.uint8))
+    save(height / "labels/1.png", np.zeros((20, 24), np.uint8))
+    (plants / "labels/0.png").write_bytes(b"broken")
+    (dehaze / "images/0.png").write_bytes((dehaze / "labels/0.png").read_bytes())
+    save(own / "data/plants/val/images/1.jpg", np.asarray(Image.open(plants / "images/2.png")).repeat(4, 0).repeat(4, 1), quality=90)
+    (own / "data/plants/val/images/1.png").unlink()
+    save(own / "data/plants/val/labels/1.png", np.zeros((80, 96), np.uint8))
+    assert check_own(own) == 1
+    printed = capsys.readouterr().out
+    for said in (f"crop/train: {crop}/labels/0.png: id 9 is no class", "Allowed are 0, 1, 2 and 255 for void",
+                 f"crop/train: {crop}/labels/1.png: is 4x4 (width x height), but its image {crop}/images/1.png is 24x20",
+                 f"crop/train: {crop}/labels/2.png: has no image", f"height/train: {height}/labels/0.png: value 201 (stored as 201)",
+                 "height/train: 1: no pixel has a value", f"plants/train: {plants}/labels/0.png: cannot be decoded",
+                 "dehaze/train: 0: the degraded and the clean image are the same", "plants: train '2' and val '1' show the same image",
+                 "24x20..96x80  0..2 instances", "crop      train         2        -     0      3"):
+        assert said in printed, printed
+    assert printed.endswith("\n8 problem(s)\n")
+
+
+def test_a_missing_folder_of_own_data_is_code_3(own, capsys):
+    (own / "data/crop").rename(own / "elsewhere")
+    (own / "data/height/val").rename(own / "elsewhere too")
+    assert check_own(own) == 3
+    printed = capsys.readouterr().out
+    assert printed.endswith(f"\nincomplete: crop/-: {own}/data/crop: no such folder\n"
+                            f"incomplete: height/val: {own}/data/height/val/images: no such folder\n"
+                            "all that is there is well, but incomplete\n")
+
+
+@pytest.mark.parametrize("arguments, said", [
+    (["crp"], "Did you mean 'crop'"), (["--data-dir", "/nowhere"], "none of the folders crop, dehaze, height, plants in /nowhere"),
+    (["--data-dir", ""], "in GENERALIST_DATA_DIR, which is not set"), (["--config", "absent.py"], "--config absent.py: no file absent.py"),
+    (["--config", "configs/multitask.py:scenes"], "trains on data.source 'scenes', not on folders of your own"),
+    (["--config", "configs/own_data.py:ful"], "config argument 'ful'"), (["--config", "wrong.py"], r"void is 255. Did you mean (255,)?")])
+def test_own_data_that_cannot_be_checked_are_one_line_and_code_2(own, arguments, said, monkeypatch, capsys):
+    monkeypatch.delenv("GENERALIST_DATA_DIR", raising=False)
+    monkeypatch.chdir(own)
+    (own / "wrong.py").write_text(OWN.replace("(255,)", "255"))
+    assert cli.main(["data", "check", "--config", "my_config", "--data-dir", "data", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+
+
+def test_the_data_directory_of_the_config_is_taken_where_none_is_given(own, monkeypatch, capsys):
+    monkeypatch.delenv("GENERALIST_DATA_DIR", raising=False)
+    (own / "my_config.py").write_text(OWN.replace("    return c", f"    c.data_dir = '{own}/data'\n    return c"))
+    assert cli.main(["data", "check", "--config", f"{own}/my_config.py"]) == 0
 
 
 def test_twins_among_the_real_samples_are_found_and_nothing_else():

@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+import shlex
 import textwrap
 
 import cv2
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 import generalist
+from generalist import cli
 from generalist.training import launch
 
 CONFIG = """
@@ -109,4 +111,6 @@ def test_the_config_of_the_docs_is_a_config():
     scope: dict = {}
     exec(re.search(r"```python\n(.*?)```", text, re.S).group(1), scope)
     config = scope["get_config"]()
+    commands = [shlex.split(line, comments=True) for line in re.findall(r"^generalist data .*", text, re.M)]
+    assert [cli.make_parser().parse_args(command[1:]).config for command in commands] == ["my_config.py", "my_config.py"]
     assert set(config.tasks.weights) == {"crop", "height"} and config.data.source == "folder"
