@@ -18,6 +18,7 @@ import pytest
 import scipy.io
 
 from generalist.input_pipeline import sources
+from generalist.input_pipeline.reading import in_threads
 from generalist.input_pipeline.sources import DataError, LayoutError, open_source
 from generalist.input_pipeline.sources import matlab, nyu, sidd
 
@@ -410,30 +411,63 @@ def test_sidd_training_prefers_patches_cut_beforehand(tmp_path):
     check_pairs(open_source("sidd", "denoise", "train", tmp_path), expected)
 
 
-def test_sidd_training_cuts_the_same_window_out_of_both_frames(tmp_path):
-    scene = tmp_path / "sidd/SIDD_Medium_Srgb/Data/0001_S6"
-    clean = RNG.integers(0, 100, (300, 700, 3)).astype(np.uint8)
-    for frame in ("010", "011"):
-        save(scene / f"0001_GT_SRGB_{frame}.PNG", clean, compress_level=1)
-        save(scene / f"0001_NOISY_SRGB_{frame}.PNG", clean + 100, compress_level=1)
+@pytest.fixture
+def frames(tmp_path, monkeypatch):
+    """(Folder of a scene with three pairs of frames of 300x400, the clean ones, paths of those that were decoded)."""
+    scene, read, decoded = tmp_path / "sidd/SIDD_Medium_Srgb/Data/0001_S6", sidd.read_image, []
+    clean = RNG.integers(0, 100, (3, 300, 400, 3)).astype(np.uint8)
+    for number, pixels in enumerate(clean):
+        save(scene / f"0001_GT_SRGB_01{number}.PNG", pixels, compress_level=1)
+        save(scene / f"0001_NOISY_SRGB_01{number}.PNG", pixels + 100, compress_level=1)
+    monkeypatch.setattr(sidd, "read_image", lambda path: decoded.append(path) or read(path))
+    return scene, clean, decoded
+
+
+def test_sidd_training_cuts_the_same_window_out_of_both_frames(tmp_path, frames):
+    _, clean, _ = frames
     source = open_source("sidd", "denoise", "train", tmp_path, crops_per_frame=2)
-    assert [example["key"] for example in source] == [
-        "0001_S6/0001_SRGB_010_0", "0001_S6/0001_SRGB_011_0", "0001_S6/0001_SRGB_010_1", "0001_S6/0001_SRGB_011_1"]
+    assert [example["key"] for example in source] == [f"0001_S6/0001_SRGB_01{n}_{crop}" for n in range(3) for crop in range(2)]
     for index, example in enumerate(source):
         np.testing.assert_array_equal(example["image"], example["label"] + 100)
-        np.testing.assert_array_equal(example["label"], clean[sidd.crop_window((300, 700), index)])
-    assert len({example["label"].tobytes() for example in source}) == 4
-    assert open_source("sidd", "denoise", "train", tmp_path, crops_per_frame=1)[0]["image"].shape[1] <= 300
+        np.testing.assert_array_equal(example["label"], clean[index // 2][sidd.crop_window((300, 400), index)])
+        assert all(part.base is None for part in source.locate(index)[1:])  # a view would keep the whole frame in memory
+    assert len({example["label"].tobytes() for example in source}) == 6
+    assert len(open_source("sidd", "denoise", "train", tmp_path)) == 900
 
 
-def test_crop_windows_are_square_inside_the_frame_and_of_256_to_512_pixels():
-    for index in range(200):
-        rows, columns = sidd.crop_window((3000, 5328), index)
-        assert 0 <= rows.start and rows.stop <= 3000 and 0 <= columns.start and columns.stop <= 5328
-        assert rows.stop - rows.start == columns.stop - columns.start
-        assert 256 <= rows.stop - rows.start <= 512
+@pytest.mark.parametrize("threads", [1, 8])
+def test_sidd_decodes_a_frame_once_where_its_crops_are_read_in_order(tmp_path, frames, threads):
+    scene, _, decoded = frames
+    source = open_source("sidd", "denoise", "train", tmp_path, crops_per_frame=40)
+    list(in_threads(source.read, range(120), threads, "", print))
+    assert sorted(decoded) == sorted(map(str, scene.iterdir()))
+    assert sidd._decode_frames.cache_info().currsize == 2  # pairs: those of two threads, and what bounds the memory
+
+
+def test_sidd_names_a_damaged_frame_every_time_and_decodes_it_once(tmp_path, frames):
+    scene, _, decoded = frames
+    bad = scene / "0001_GT_SRGB_011.PNG"
+    bad.write_bytes(bad.read_bytes()[:-50])
+    source = open_source("sidd", "denoise", "train", tmp_path, crops_per_frame=4)
+    for index in (4, 5, 4):
+        with pytest.raises(DataError, match=r"0001_GT_SRGB_011\.PNG: cannot be decoded \(.*on_error=skip"):
+            source[index]
+    assert decoded.count(str(bad)) == 1
+    skipping = open_source("sidd", "denoise", "train", tmp_path, on_error="skip", crops_per_frame=4)
+    assert (skipping[5]["key"], skipping.skipped, decoded.count(str(bad))) == ("0001_S6/0001_SRGB_012_0", 1, 1)
+    save(scene / "0001_GT_SRGB_010.PNG", photo(300, 399))
+    with pytest.raises(DataError, match=r"0001_GT_SRGB_010\.PNG: is 399x300 .*0001_NOISY_SRGB_010\.PNG is 400x300"):
+        source[0]
+
+
+def test_crop_windows_are_of_256_pixels_inside_the_frame_and_all_over_it():
+    windows = [sidd.crop_window((3000, 5328), index) for index in range(200)]
+    for axis, length in enumerate((3000, 5328)):
+        starts = [window[axis].start for window in windows]
+        assert {window[axis].stop - window[axis].start for window in windows} == {256}
+        assert 0 <= min(starts) < 100 and length - 256 - 100 < max(starts) <= length - 256
     assert sidd.crop_window((100, 5000), 3)[0] == slice(0, 100)
-    assert sidd.crop_window((3000, 5328), 7) == sidd.crop_window((3000, 5328), 7) != sidd.crop_window((3000, 5328), 8)
+    assert windows[7] == sidd.crop_window((3000, 5328), 7) != windows[8]
 
 
 # Rain13K and LOL

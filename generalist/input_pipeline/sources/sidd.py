@@ -8,13 +8,14 @@ from etils import epath
 import numpy as np
 
 from generalist.input_pipeline.sources.base import Source
-from generalist.input_pipeline.sources.files import NO_FILE, LayoutError, png
+from generalist.input_pipeline.sources.files import NO_FILE, DataError, LayoutError, png, read_image, require_same_size
 from generalist.input_pipeline.sources.matlab import scipy_io
 
 PRE_CUT, FRAMES = "train/input", "SIDD_Medium_Srgb/Data"
 NOISY_BLOCKS, CLEAN_BLOCKS = "ValidationNoisyBlocksSrgb", "ValidationGtBlocksSrgb"
-CROP_SIDE = (256, 512)  # smallest and largest side of a training crop, pixels
+CROP_SIDE = 256  # of a training crop, pixels: Painter's, and that of the blocks it is evaluated on
 _loading = threading.Lock()
+_decoding = tuple(threading.Lock() for _ in range(64))  # a pair is decoded once for all threads that want it, others beside it
 
 
 def block_shape(path: str, variable: str) -> tuple[int, ...]:
@@ -47,13 +48,34 @@ def load_blocks(path: str, variable: str) -> np.ndarray:
         return _load_blocks(path, variable)
 
 
+# Reading in order needs the pair it is at, and in other threads the one before or after. A pair of 5328x3000 pixels has 96 MB, so that a
+# process holds at most 192 MB beside what its threads are cutting from.
+@functools.lru_cache(maxsize=2)
+def _decode_frames(noisy: str, clean: str) -> tuple[np.ndarray, np.ndarray] | DataError:
+    try:
+        frames = read_image(noisy), read_image(clean)
+        require_same_size(frames[0].shape[:2], noisy, frames[1].shape[:2], clean)
+        return frames
+    except DataError as error:  # kept as well: each of its crops fails, and none decodes the pair again
+        return DataError(*error.args)  # without the traceback, which holds what was read
+
+
+def load_frames(noisy: str, clean: str) -> tuple[np.ndarray, np.ndarray]:
+    """Both full frames, uint8 (h, w, 3); those read last are kept. DataError names a damaged one, every time."""
+    with _decoding[hash(noisy) % len(_decoding)]:
+        frames = _decode_frames(noisy, clean)
+    if isinstance(frames, DataError):
+        raise DataError(*frames.args)
+    return frames
+
+
 class SIDD(Source):
     """Denoising. Image: noisy; label: clean, both uint8 (h, w, 3) sRGB.
 
     train reads pre-cut patches (train/{input,groundtruth}) where they exist. Otherwise it cuts
-    `crops_per_frame` square crops of 256 to 512 pixels from each full frame; place and side depend on
-    the index alone. A PNG cannot be decoded in part, so each such crop decodes two frames of about
-    5000x3000 pixels, which is slow: cut patches beforehand for real training.
+    `crops_per_frame` crops of 256x256 from each full frame, one frame after the other; their places depend on
+    the index alone. A PNG cannot be decoded in part: in this order a frame is decoded about once, but a shuffled
+    crop decodes two frames of about 5000x3000 pixels, which is slow: prepare or cut patches beforehand for real training.
     val is the 1,280 official blocks of 256x256, keys "<scene>_<block>" counted from 0.
     """
 
@@ -103,11 +125,11 @@ class SIDD(Source):
             return key, *(np.ascontiguousarray(load_blocks(*mat)[scene, block]) for mat in self._mat)
         if self._crops is None:
             return super().locate(index)
-        crop, item = divmod(index, len(self.items))  # neighbours differ in their frame: one damaged frame is one step
+        item, crop = divmod(index, self._crops)  # neighbours share their frame, which is decoded once for them
         key, noisy, clean = super().locate(item)
-        example = self.example(key, noisy, clean)
-        window = crop_window(example["image"].shape[:2], index)
-        return f"{key}_{crop}", *(example[name][window].copy() for name in ("image", "label"))  # copies, so that the full frames are freed
+        frames = load_frames(noisy, clean)
+        window = crop_window(frames[0].shape[:2], index)
+        return f"{key}_{crop}", *(frame[window].copy() for frame in frames)  # copies, so that the full frames are freed
 
     def _blocks(self) -> list[tuple[str, int, int]]:
         self._mat = tuple((self._mat_path(name), name) for name in (NOISY_BLOCKS, CLEAN_BLOCKS))
@@ -126,8 +148,7 @@ class SIDD(Source):
 
 
 def crop_window(size: tuple[int, int], index: int) -> tuple[slice, slice]:
-    """A random square window inside (h, w), of side CROP_SIDE where it fits: a pure function of the index."""
-    rng = np.random.default_rng(index)
-    side = min(int(rng.integers(CROP_SIDE[0], CROP_SIDE[1] + 1)), *size)
+    """A random square window inside (h, w), of side CROP_SIDE or the largest that fits: a pure function of the index."""
+    rng, side = np.random.default_rng(index), min(CROP_SIDE, *size)
     top, left = (int(rng.integers(length - side + 1)) for length in size)
     return slice(top, top + side), slice(left, left + side)
