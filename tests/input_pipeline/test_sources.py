@@ -17,10 +17,12 @@ from PIL import Image
 import pytest
 import scipy.io
 
+from generalist import cli
 from generalist.input_pipeline import sources
 from generalist.input_pipeline.reading import in_threads
 from generalist.input_pipeline.sources import DataError, LayoutError, open_source
 from generalist.input_pipeline.sources import matlab, nyu, sidd
+from generalist.tasks import TASKS, RestorationPrediction
 
 RNG = np.random.default_rng(0)
 BLUE_SKY = (30, 90, 200)
@@ -485,6 +487,47 @@ def test_rain13k_test_is_the_five_sets_one_after_another(tmp_path, capsys):
     printed = capsys.readouterr().err
     assert "rain13k/test/Test2800: 2 examples" in printed and "(usually 2800)" in printed
     check_pairs(open_source("rain13k", "derain", "test/Rain100L", tmp_path), pairs["Rain100L"])
+
+
+@pytest.fixture
+def two_rain_sets(tmp_path):
+    """A Rain13K to train on with one image of Rain100H and three of Rain100L."""
+    save_pairs(tmp_path / "derain/train", "input", "target", ["1"])
+    save_pairs(tmp_path / "derain/test/Rain100H", "input", "target", ["4"], 16, 16)
+    save_pairs(tmp_path / "derain/test/Rain100L", "input", "target", ["1", "2", "3"], 16, 16)
+    return tmp_path
+
+
+def test_rain13k_evaluates_the_test_sets_that_are_there_and_names_the_others(two_rain_sets, capsys):
+    from generalist.evaluation.scores import Scores  # JAX, which the processes that other tests spawn from this file shall not load
+
+    source = open_source("rain13k", "derain", "val", two_rain_sets)
+    assert [example["key"] for example in source] == ["Rain100H/4", "Rain100L/1", "Rain100L/2", "Rain100L/3"]
+    assert (f"rain13k/test: {two_rain_sets}/derain/test lacks Test100, Test2800, Test1200: figures are means over Rain100H, Rain100L, "
+            "not the official ones\n") in capsys.readouterr().err
+    scores = Scores(TASKS["derain"])
+    for example in source:
+        scores.update([example], {"": [RestorationPrediction(example["image"], None)]})
+    values = scores.compute()
+    assert (values["images/Rain100H"], values["images/Rain100L"], "images/Test100" in values) == (1, 3, False)
+    assert values["psnr"] == (values["psnr/Rain100H"] + values["psnr/Rain100L"]) / 2 != np.mean([row["psnr"] for row in scores.rows])
+
+
+def test_rain13k_is_there_with_one_test_set_and_incomplete_without_the_others(two_rain_sets, capsys):
+    assert sources.missing(two_rain_sets, ["rain13k"]) == []  # what training asks before it starts
+    command = ["data", "check", "rain13k", "--data-dir", str(two_rain_sets)]
+    assert cli.main(command) == 3
+    printed = capsys.readouterr().out
+    assert printed.endswith("\nall that is there is well, but incomplete\n")
+    for name in ("Test100", "Test2800", "Test1200"):
+        assert f"incomplete: rain13k/test/{name}: {two_rain_sets}/derain/test/{name}/input: no such folder" in printed
+    for name in ("Rain100H", "Rain100L"):
+        (two_rain_sets / "derain/test" / name).rename(two_rain_sets / name)
+    (absent,) = sources.missing(two_rain_sets, ["rain13k"])
+    assert absent.absent == ("test/Test100 or test/Rain100H or test/Rain100L or test/Test2800 or test/Test1200",)
+    assert cli.main(command) == 3
+    with pytest.raises(LayoutError, match=r"derain/test: holds none of the test sets Test100, Rain100H(.|\n)*or some of them"):
+        open_source("rain13k", "derain", "test", two_rain_sets)
 
 
 def test_rain13k_pairs_by_name_whatever_the_suffix(tmp_path):
