@@ -20,7 +20,7 @@ from generalist import cli
 from generalist.input_pipeline import prepare as prepares
 from generalist.input_pipeline.check import check
 from generalist.input_pipeline.prepare import open_original, prepare
-from generalist.input_pipeline.sources import DataError, LayoutError, missing, open_source
+from generalist.input_pipeline.sources import SOURCES, DataError, LayoutError, find_prepared, missing, open_source
 from generalist.tasks import COCO_CATEGORIES
 
 RNG = np.random.default_rng(0)
@@ -371,6 +371,18 @@ def test_scene_parse150_of_the_tfds_catalogue(tmp_path):
         assert copy.keys() == original.keys()
         for key, example in original.items():
             np.testing.assert_array_equal(copy[key]["label"], example["label"])
+
+
+def test_the_newest_version_of_the_tfds_catalogue_is_that_of_the_largest_number(tmp_path):
+    for name in ("9.0.0", "10.0.0", "2.11.0", "11.0.0.incompleteAB12"):
+        folder = tmp_path / "scene_parse150" / name
+        folder.mkdir(parents=True)
+        if "incomplete" not in name:  # TFDS writes its metadata last
+            (folder / "dataset_info.json").write_text(json.dumps({"splits": [{"name": "train", "shardLengths": ["3"]}]}))
+    find = lambda: os.path.basename(find_prepared(SOURCES["ade20k"], tmp_path, "train").folder)
+    assert find() == "10.0.0"
+    (tmp_path / "scene_parse150/10.0.0/dataset_info.json").unlink()
+    assert find() == "9.0.0"
 
 
 def test_coco_panoptic_of_the_tfds_catalogue(tmp_path):

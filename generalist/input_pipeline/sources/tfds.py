@@ -7,6 +7,7 @@
 import functools
 import json
 import os
+import re
 from typing import Any
 
 from etils import epath
@@ -93,12 +94,17 @@ def find_prepared(source: type[Source], data_dir, split: str) -> Prepared | None
     if not source.CATALOGUE or not (base / source.CATALOGUE).exists():
         return None
     names = EVALUATION_NAMES if split == source.EVAL_SPLIT else (split,)
-    for folder in sorted((base / source.CATALOGUE).iterdir(), reverse=True):  # the newest version
+    for folder in sorted((base / source.CATALOGUE).iterdir(), key=version, reverse=True):  # the newest first
         counts = split_counts(folder)
         name = next((name for name in names if name in counts), None)
         if name:
             return Prepared(str(folder), name, counts[name])
     return None
+
+
+def version(folder: epath.Path) -> list[int]:
+    """The numbers in a folder's name, which order versions: 10.0.0 is newer than 9.0.0."""
+    return [int(number) for number in re.findall(r"\d+", folder.name)]
 
 
 def split_counts(folder: epath.Path) -> dict[str, int]:
