@@ -52,7 +52,7 @@ class CalibrationError(Metric):
         Raises:
           ValueError: the shapes differ, or a confidence is nan or out of [0, 1].
         """
-        classes, confidence = map(np.asarray, prediction)
+        classes, confidence, label = map(np.asarray, (*prediction, label))
         check_same_shape(classes, label, "(h, w)")
         check_same_shape(confidence, label, "(h, w)")
         counted = label != self.ignore
@@ -98,7 +98,7 @@ class SparsificationError(ImageMean):
 
     def update(self, prediction: tuple[np.ndarray, np.ndarray], label: np.ndarray) -> dict[str, float]:
         """Adds one image and returns its own value; (metres (h, w), confidence (h, w)) against metres (h, w)."""
-        depth, confidence = map(np.asarray, prediction)
+        depth, confidence, label = map(np.asarray, (*prediction, label))
         check_same_shape(depth, label, "(h, w)")
         check_same_shape(confidence, label, "(h, w)")
         valid = valid_pixels(label, self.depth_protocol)

@@ -24,6 +24,7 @@ class ScalarMetric(ImageMean):
 
     def update(self, prediction: np.ndarray, label: np.ndarray) -> dict[str, float]:
         """Adds one image. prediction, label: float (h, w); label nan = unknown. Raises ValueError for other shapes."""
+        prediction, label = np.asarray(prediction), np.asarray(label)
         check_same_shape(prediction, label, "(h, w)")
         known = ~np.isnan(label)
         if not known.any():

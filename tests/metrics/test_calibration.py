@@ -74,3 +74,11 @@ def test_without_an_error_there_is_no_order():
     assert math.isnan(metric.update((label, label / 10), np.zeros((2, 2)))["ause"])
     with pytest.raises(ValueError, match=r"\(480, 640\), got \(2, 2\)"):
         SparsificationError("nyu-eigen-metric").update((label, label / 10), label)
+
+
+@pytest.mark.parametrize(("metric", "prediction", "label"), [
+    (CalibrationError, ([[1, 1, 0, 0]], [[0.95, 1, 0.5, 0.5]]), [[1, 0, 0, -1]]),
+    (SparsificationError, ([[3, 5, 3]], [[0.1, 0.9, 0.5]]), [[3, 3, 0]])])
+def test_lists_are_as_good_as_arrays(metric, prediction, label):
+    arrays = metric().update(tuple(map(np.asarray, prediction)), np.asarray(label))
+    assert metric().update(prediction, label) == arrays and not math.isnan(*arrays.values())

@@ -25,3 +25,7 @@ def test_an_image_without_labels_stays_out_of_the_mean():
 def test_other_shapes_are_an_error():
     with pytest.raises(ValueError, match="both must be"):
         ScalarMetric().update(np.ones((1, 2)), np.ones((2, 1)))
+
+
+def test_lists_are_as_good_as_arrays():
+    assert ScalarMetric().update([[1, 2, 9]], [[4.0, -2.0, math.nan]]) == {"mae": 3.5, "rms_error": pytest.approx(math.sqrt(12.5))}
