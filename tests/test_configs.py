@@ -57,6 +57,17 @@ def test_tasks_named_behind_the_config_are_all_that_is_trained_and_evaluated(wor
     assert c.eval.tasks == evaluated
 
 
+@pytest.mark.parametrize("words", ["paper", "paper,small"])
+def test_the_paper_is_trained_on_painters_mixture_and_augmented_as_painter_does(words):
+    """train_painter_vit_large.sh, without its pose task, whose share was 0.20."""
+    c = common.get_config(words)
+    assert c.tasks.weights.to_dict() == {"depth": 0.10, "semantic": 0.20, "coco_semantic": 0.25, "instance": 0.15, "denoise": 0.15,
+                                         "derain": 0.05, "light": 0.05}
+    assert c.data.augment.to_dict() == {
+        "tasks": ("depth", "semantic", "coco_semantic", "instance", "denoise", "derain", "light"), "scale": (0.3, 1.0),
+        "ratio": (3 / 4, 4 / 3), "flip": 0.5, "jitter": (0.4, 0.4, 0.2, 0.1), "jitter_share": 0.8}
+
+
 def test_the_small_model_on_the_papers_data_has_the_papers_tasks_and_the_scenes_model(monkeypatch):
     monkeypatch.setenv("GENERALIST_DATA_DIR", "/data")
     small, scenes, paper = (common.get_config(words) for words in ("small", "scenes", "paper"))

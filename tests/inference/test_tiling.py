@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from generalist.evaluation.predictors import Tiles
 from generalist.inference.tiling import CHUNK, paint_tiles, windows
+from generalist.tasks import SCENES_TASKS
 
 
 def identity(tiles):
@@ -42,6 +44,16 @@ def test_positions_and_weights_by_hand():
 def test_neighbours_overlap_by_at_least_what_was_asked():
     starts = [start for start, _ in windows(50, 16, 4)]
     assert starts == [0, 12, 24, 34]
+
+
+@pytest.mark.parametrize(("width", "count"), [(16, 1), (28, 2), (29, 3), (32, 3), (52, 4)])
+def test_tiles_of_an_evaluation_overlap_by_a_quarter(width, count):
+    """Without an overlap, tiles of 16 would be 2 of 29 and of 32 columns; with half of one, 3 of 28 and 6 of 52."""
+    seen = []
+    paint = lambda tiles, name: seen.append(len(tiles)) or np.zeros(tiles.shape, np.float32)
+    image = np.zeros((16, width, 3), np.uint8)
+    Tiles(paint, 16)(SCENES_TASKS["light"], [{"image": image, "label": image}])
+    assert seen == [count]
 
 
 def test_seams_are_smooth():

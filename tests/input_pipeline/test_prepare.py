@@ -165,6 +165,22 @@ def test_tfds_reads_what_was_prepared_without_tensorflow(tmp_path, small_shards)
     assert ("tensorflow" in sys.modules) == loaded
 
 
+def test_one_example_of_50_and_the_last_are_compared_with_the_original(tmp_path, monkeypatch):
+    save_lol(tmp_path, count=103)
+    source = open_original("lol", "train", tmp_path)
+    prepare(source, tmp_path / "out", **QUIET)
+    (shard,), codec, compared = prepares.shard_paths(source, tmp_path / "out"), prepares.Codec("lol"), []
+    read = source.read
+    monkeypatch.setattr(source, "read", lambda row: compared.append(row) or read(row))
+    assert prepares.flaw(shard, range(103), source, codec) == "" and compared == [0, 50, 100, 102]
+    for row in (50, 102):
+        key, image, _ = source.items[row]
+        before = cv2.imread(image)
+        save(tmp_path / "lol/our485/low" / f"{key}.png", photo())
+        assert prepares.flaw(shard, range(103), source, codec) == f"record {row} differs from {key}"
+        cv2.imwrite(image, before)
+
+
 def test_the_command_goes_on_where_it_was_interrupted_and_machines_share_the_work(tmp_path, small_shards, capsys, monkeypatch):
     save_lol(tmp_path)
     command = ["data", "prepare", "lol", "--data-dir", str(tmp_path), "--out", str(tmp_path / "out")]
