@@ -57,7 +57,7 @@ class Trivial:
 
     def __call__(self, task: Task, examples: Sequence[Example]) -> list:
         if isinstance(task, Restoration):
-            return [RestorationPrediction(e["image"], np.ones(e["image"].shape[:2], np.float32)) for e in examples]
+            return [RestorationPrediction(e["image"].astype(np.float32), np.ones(e["image"].shape[:2], np.float32)) for e in examples]
         painted = {part.name: np.repeat(self._paint(part, task)[None], len(examples), 0) for part in component_tasks(task)}
         return decode(task, painted, [native_size(example["label"]) for example in examples])
 
@@ -132,15 +132,15 @@ class Cache:
             write_atomically(self._path, json.dumps(self._entries, indent=1).encode())
 
 
-def cache_key(task: Task, target_size: int, source, count: int, train_sources: Sequence | None) -> str:
+def cache_key(task: Task, target_size: int, source, rows: Sequence[int], train_sources: Sequence | None) -> str:
     """SHA-256 over the release, what is counted, the codec with all its settings, the resolution, and the examples of every source.
 
-    Of a source it takes class, length, first and last example, not all of its content.
+    Of a source it takes class, length, first and last example, and what its files on this machine are (`Source.stamp`).
     """
-    sha = hashlib.sha256(f"{__version__} {task!r} {target_size} {count} {TRAIN_EXAMPLES} {FIGURES}".encode())
-    for part, length in [(source, count), *((train, len(train)) for train in train_sources or ())]:
-        sha.update(f"{type(part).__name__} {length}".encode())
-        for example in (part[0], part[length - 1]):
+    sha = hashlib.sha256(f"{__version__} {task!r} {target_size} {rows} {TRAIN_EXAMPLES} {FIGURES}".encode())
+    for part, ends in [(source, (rows[0], rows[-1])), *((train, (0, len(train) - 1)) for train in train_sources or ())]:
+        sha.update(f"{type(part).__name__} {len(part)} {part.stamp() if hasattr(part, 'stamp') else ''}".encode())
+        for example in map(part.__getitem__, ends):
             label = example["label"]
             array, rest = label if isinstance(label, tuple) else (label, None)
             sha.update(f"{example['key']} {rest}".encode() + example["image"].tobytes() + array.tobytes())

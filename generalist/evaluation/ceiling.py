@@ -8,7 +8,7 @@ import io
 import json
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from PIL import Image
@@ -16,7 +16,7 @@ from PIL import Image
 from generalist import __version__
 from generalist.evaluation import panels, tables
 from generalist.evaluation.baselines import Ceiling
-from generalist.evaluation.data import open_data
+from generalist.evaluation.data import open_data, read, rows
 from generalist.evaluation.record import describe_source
 from generalist.evaluation.scores import Example, Scores, decode, decoders, finite_or_none, native_size
 from generalist.files import write_atomically
@@ -59,7 +59,7 @@ def ceiling(config, out_dir: str | pathlib.Path, *, names: Sequence[str] = (), s
     data = open_data(config, names, limit, log, trivial=False)
     results = {
         "settings": {"sizes": sizes, "split": config.eval.split, "generalist": __version__, **(facts or {})},
-        "tasks": {name: {"protocol": task.protocol, **describe_source(data.sources[name]), "examples": _count(data.sources[name], limit),
+        "tasks": {name: {"protocol": task.protocol, **describe_source(data.sources[name]), "examples": len(rows(data.sources[name], limit)),
                          "sizes": {}} for name, task in data.tasks.items()}}
     for size in sizes:
         runs = measure(data.tasks, data.sources, size, autoencoder, limit, log)
@@ -125,28 +125,20 @@ class Run:
 
 def measure(tasks: Mapping[str, Task], sources: Mapping, size: int, autoencoder: Autoencoder | None, limit: int = 0,
             log: Callable[[str], None] = print) -> dict[str, Run]:
-    """Runs every task over the first `limit` examples (0: all) of its source, encoded at `size` x `size` pixels."""
+    """Runs every task over `limit` examples of its source, evenly spread (0: all), encoded at `size` x `size` pixels."""
     ways = {"pixel": lambda rgb: rgb} | ({"latent": autoencoder} if autoencoder else {})
     runs = {name: Run(task, ways) for name, task in tasks.items()}
-    counts = {name: _count(sources[name], limit) for name in tasks}
-    done, total, began, said = 0, sum(counts.values()), time.monotonic(), time.monotonic()
+    chosen = {name: rows(sources[name], limit) for name in tasks}
+    done, total, began, said = 0, sum(map(len, chosen.values())), time.monotonic(), time.monotonic()
     for name, run in runs.items():
-        for examples in _batches(sources[name], counts[name]):
-            run.update(examples, size)
-            done, now = done + len(examples), time.monotonic()
+        for start in range(0, len(chosen[name]), BATCH):
+            part = chosen[name][start:start + BATCH]
+            run.update(read(sources[name], part), size)
+            done, now = done + len(part), time.monotonic()
             if now - said >= _LOG_EVERY:
                 rate, said = done / (now - began), now
                 log(f"ceiling at {size} pixels: {done}/{total} examples ({name}) | {rate:.1f}/s | ETA {(total - done) / rate:.0f} s")
     return runs
-
-
-def _count(source, limit: int) -> int:
-    return min(limit or len(source), len(source))
-
-
-def _batches(source, count: int) -> Iterator[list[Example]]:
-    for start in range(0, count, BATCH):
-        yield [source[index] for index in range(start, min(start + BATCH, count))]
 
 
 def _check(rgb: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from generalist.evaluation import panels as panels_lib
-from generalist.evaluation import record, tables
+from generalist.evaluation import data, record, tables
 from generalist.evaluation.baselines import Cache, Ceiling, Trivial, cache_key
 from generalist.evaluation.partial import Partial
 from generalist.evaluation.predictors import Model, PredictRGB, Tiles
@@ -40,7 +40,7 @@ def evaluate(
       target_size: side of what the model paints, in pixels; the ceiling is encoded at it.
       train_sources: {name: source of the training split}, for the trivial predictor; without them the trivial figures
         of depth and segmentation are left out.
-      limit: examples a task; 0 takes all.
+      limit: examples a task, evenly spread; 0 takes all.
       batch_size: images a call of `predict_rgb`.
       panels: examples shown in the pictures.
       out_dir: folder for metrics.json, card.json, card.md, per_image.csv and panels/. Trivial and ceiling figures, which no
@@ -61,9 +61,10 @@ def evaluate(
       ValueError: a task has no source, a source is empty, or an example or what `predict_rgb` returns has a wrong form.
     """
     out_dir = pathlib.Path(out_dir)
-    counts = _check(tasks, sources, train_sources or {}, limit)
+    _check(tasks, sources, train_sources or {})
+    chosen = {name: data.rows(sources[name], limit) for name in tasks}
     model, trivial, cache = Model(predict_rgb, target_size), Trivial(train_sources, target_size), Cache(out_dir.parent / BASELINES)
-    keys = {name: cache_key(task, target_size, sources[name], counts[name], trivial.sources(task))
+    keys = {name: cache_key(task, target_size, sources[name], chosen[name], trivial.sources(task))
             for name, task in tasks.items()}
     runs = {}
     for name, task in tasks.items():
@@ -73,13 +74,14 @@ def evaluate(
         runs[name] = _Run(task, {"prediction": _ways(task, model) | tiles, **ways}, panels, out_dir / SUBMISSION if submission else None)
 
     settings = {"target_size": target_size, "steps": steps, "batch_size": batch_size, **(facts or {})}
-    identity = [settings, keys, counts, panels, native, submission, {name: list(run.ways) for name, run in runs.items()}]
+    identity = [settings, keys, panels, native, submission, {name: list(run.ways) for name, run in runs.items()}]
     partial = Partial(out_dir / PARTIAL, identity, log)
-    _walk(runs, sources, counts, batch_size, model.seconds, partial, log)
+    _walk(runs, sources, chosen, batch_size, model.seconds, partial, log)
+    _check_measured(runs)
     computed = {keys[name]: run.baselines() for name, run in runs.items()}
     cache.put({key: baselines for key, baselines in computed.items() if baselines})
     metrics = _flatten({name: run.finish() for name, run in runs.items()})
-    metrics |= {f"{name}/examples": counts[name] for name in tasks}
+    metrics |= {f"{name}/examples": len(runs[name].scores["prediction"].rows) for name in tasks}
     metrics |= {f"{name}/seconds_per_image": float(np.median(model.seconds[task])) for name, task in tasks.items()}
     for kind in ("trivial", "ceiling"):
         metrics |= _flatten({f"{kind}/{name}": cache.get(keys[name]).get(kind, {}) for name in tasks})
@@ -160,7 +162,7 @@ class _Progress:
             self._said = now
 
 
-def _walk(runs: Mapping[str, _Run], sources: Mapping, counts: Mapping[str, int], batch_size: int, seconds: dict, partial: Partial,
+def _walk(runs: Mapping[str, _Run], sources: Mapping, chosen: Mapping[str, list[int]], batch_size: int, seconds: dict, partial: Partial,
           log: Callable[[str], None]) -> None:
     """Feeds every run its examples, from where `partial` says. A composed task walks beside its components, whose painting it shares.
 
@@ -174,33 +176,40 @@ def _walk(runs: Mapping[str, _Run], sources: Mapping, counts: Mapping[str, int],
         runs[name].state = state
     seconds.update(saved.get("seconds", {}))
     done = dict.fromkeys(runs, 0) | saved.get("done", {})
-    progress = _Progress(sum(counts.values()), sum(done.values()), log)
+    progress = _Progress(sum(map(len, chosen.values())), sum(done.values()), log)
     for group in alone + composed:
-        readers = [_batches(sources[name], done[name], counts[name], batch_size) for name in group]
-        for parts in itertools.zip_longest(*readers, fillvalue=()):
-            for name, examples in zip(group, parts):
+        readers = [_batches(sources[name], chosen[name][done[name]:], batch_size) for name in group]
+        for parts in itertools.zip_longest(*readers, fillvalue=(0, ())):
+            for name, (count, examples) in zip(group, parts):
                 if examples:
                     runs[name].update(examples)
-                    done[name] += len(examples)
-                    progress.add(len(examples), name)
+                if count:
+                    done[name] += count
+                    progress.add(count, name)
             partial.save({"runs": {name: run.state for name, run in runs.items()}, "seconds": seconds, "done": done})
 
 
-def _batches(source, first: int, count: int, batch_size: int) -> Iterator[list[Example]]:
-    """The examples `first` .. `count` - 1 in batches; the next one is read while the caller works on this one."""
-    def read(start: int) -> list[Example]:
-        return [_check_example(source[index], source.task) for index in range(start, min(start + batch_size, count))]
+def _batches(source, rows: Sequence[int], batch_size: int) -> Iterator[tuple[int, list[Example]]]:
+    """(rows read, the examples of them that are not damaged), batch by batch; the next one is read while the caller works on this one."""
+    def read(start: int) -> tuple[int, list[Example]]:
+        part = rows[start:start + batch_size]
+        return len(part), [_check_example(example, source.task) for example in data.read(source, part)]
 
     with ThreadPoolExecutor(1) as reader:
-        pending = reader.submit(read, first)
-        for start in range(first, count, batch_size):
-            examples = pending.result()
+        pending = reader.submit(read, 0)
+        for start in range(0, len(rows), batch_size):
+            batch = pending.result()
             pending = reader.submit(read, start + batch_size)
-            yield examples
+            yield batch
 
 
-def _check(tasks: Mapping[str, Task], sources: Mapping, train_sources: Mapping, limit: int) -> dict[str, int]:
-    """Number of examples of each task."""
+def _check_measured(runs: Mapping[str, _Run]) -> None:
+    empty = [name for name, run in runs.items() if not run.scores["prediction"].rows]
+    if empty:
+        raise ValueError(f"every example of {', '.join(empty)} is damaged: nothing was measured. `generalist data check` names the files.")
+
+
+def _check(tasks: Mapping[str, Task], sources: Mapping, train_sources: Mapping) -> None:
     missing = [name for name in tasks if name not in sources]
     if missing:
         raise ValueError(f"no source for task {', '.join(missing)}; there are sources for {', '.join(sources) or 'none'}. "
@@ -210,7 +219,6 @@ def _check(tasks: Mapping[str, Task], sources: Mapping, train_sources: Mapping, 
         if empty:
             raise ValueError(f"the {kind}source of task {', '.join(empty)} is empty: {group[empty[0]]!r}. Choose another "
                              "split, or leave the task out of eval.tasks.")
-    return {name: min(limit or len(sources[name]), len(sources[name])) for name in tasks}
 
 
 def _check_example(example: Example, task: str) -> Example:

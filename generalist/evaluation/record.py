@@ -50,7 +50,7 @@ def _describe(task: Task, source, rows: Sequence[Mapping]) -> dict:
     return {
         "protocol": protocol, "counts": PROTOCOLS[protocol], "also": {key: f"{name}: {PROTOCOLS[name]}" for key, name in also.items()},
         "ways": {suffix: said for suffix, said in WAYS.items() if rows and any(key.endswith(suffix) for key in rows[0])},
-        "codec_version": task.version, "examples": len(rows), **describe_source(source),
+        "codec_version": task.version, "examples": len(rows), "left_out": sorted(getattr(source, "damaged", ())), **describe_source(source),
         "keys_sha256": hashlib.sha256("\n".join(keys).encode()).hexdigest()}
 
 
@@ -77,6 +77,8 @@ def markdown(card: Mapping, metrics: Mapping) -> str:
                      task["keys_sha256"][:16], f"{metrics[f'{name}/seconds_per_image']:.3g}"))
     said = {f"`{suffix}`": text for task in card["tasks"].values() for suffix, text in task["ways"].items()}
     said |= {f"`{key}`": text for task in card["tasks"].values() for key, text in task["also"].items()}
+    left_out = {name: f"{len(task['left_out'])} damaged: {', '.join(task['left_out'][:5])}"
+                for name, task in card["tasks"].items() if task["left_out"]}
     memory = card["peak_memory"]
     facts = {key: value for key, value in card.items() if isinstance(value, str | int | float) and key not in ("null", "seconds_per_image")}
     facts |= {"peak memory": f"{memory['bytes'] / 2**30:.2f} GiB of {memory['of']}, batches of {card['batch_size']}",
@@ -85,7 +87,9 @@ def markdown(card: Mapping, metrics: Mapping) -> str:
         "# Results card", _table(results, right=(2, 3, 4, 5)),
         "Figures of errors stand against the trivial predictor as a multiple, all others as a difference; "
         "“–” is undefined or not measured, “exact” an infinite PSNR.",
-        "## Data and protocols", _table(data, right=(5, 7)), "## Other keys" if said else "", _list(said), "## Settings", _list(facts)]
+        "## Data and protocols", _table(data, right=(5, 7)),
+        "## Left out: the figures are not those of the whole set" if left_out else "", _list(left_out),
+        "## Other keys" if said else "", _list(said), "## Settings", _list(facts)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

@@ -1,15 +1,16 @@
 """From painted colours to official numbers: decoding at the labels' own sizes, and one predictor's figures on one task."""
 
 import dataclasses
-import itertools
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
 from generalist.input_pipeline.sources.rain13k import TEST_SETS
-from generalist.metrics import BoundaryF, CalibrationError, Metric, SparsificationError
+from generalist.metrics import BoundaryF, CalibrationError, DepthMetric, ImageQuality, Metric, SparsificationError
 from generalist.metrics.base import mean
 from generalist.tasks import Depth, Instance, Panoptic, Semantic, Task
 from generalist.tasks.instance import as_panoptic
@@ -25,14 +26,21 @@ WAYS = {
     "_distance": "the distances to the class colours interpolated to the label's size, then the smallest",
     "_tiles": "at native resolution in overlapping tiles of the target size",
 }
-FIGURES = (*WAYS, "boundary_f", "ece", "ause")  # beside the official ones
+FIGURES = (*WAYS, "boundary_f", "ece", "ause", "_affine", "_gaussian", "_gt_mean")  # beside the official ones
 
 
 def further_metrics(task: Task) -> dict[str, Metric]:
-    """Metrics of a task beside its official one, by the key of their figure: of outlines and of confidence."""
+    """Metrics of a task beside its official one: of outlines and of confidence, by the key of their figure; the official figures by
+    another protocol that papers use, by their suffix, which begins with "_".
+    """
     if isinstance(task, Semantic):
         return {"boundary_f": BoundaryF(), "ece": CalibrationError()}
-    return {"ause": SparsificationError(task.protocol)} if isinstance(task, Depth) else {}
+    if isinstance(task, Depth):
+        affine = {"_affine": DepthMetric("nyu-affine-invariant")} if task.protocol == "nyu-eigen-metric" else {}
+        return {"ause": SparsificationError(task.protocol)} | affine
+    if task.protocol == "lol-rgb-painter":
+        return {"_gaussian": ImageQuality("rgb-matlab"), "_gt_mean": ImageQuality("lol-rgb-gt-mean")}
+    return {}
 
 
 def decoders(task: Task) -> dict[str, Task]:
@@ -64,7 +72,8 @@ class Scores:
                 row |= _renamed(metric.update(self.task.label_of(found[index]), label), suffix)
                 for key, other in self._others.setdefault(suffix, further_metrics(self.task)).items():
                     values = self.task.label_of(found[index])
-                    row |= _renamed(other.update(values if key == "boundary_f" else (values, found[index].confidence), label), suffix)
+                    row |= _renamed(other.update((values, found[index].confidence) if key in ("ece", "ause") else values, label),
+                                    _suffix(key) + suffix)
             self.rows.append(row)
 
     def compute(self) -> dict[str, float]:
@@ -77,8 +86,8 @@ class Scores:
         values = {}
         for suffix, metric in self.metrics.items():
             values |= _renamed(metric.compute(), suffix)
-            for other in self._others.get(suffix, {}).values():
-                values |= _renamed(other.compute(), suffix)
+            for key, other in self._others.get(suffix, {}).items():
+                values |= _renamed(other.compute(), _suffix(key) + suffix)
         if isinstance(self.task, Semantic):
             per_class = self.metrics[""].per_class()
             values |= {f"iou/{name}": per_class[index] for index, name in enumerate(self.task.classes)}
@@ -88,6 +97,10 @@ class Scores:
         if self.task.protocol == "derain-y-matlab":
             values |= _over_sets(self.rows)
         return values
+
+
+def _suffix(key: str) -> str:
+    return key if key.startswith("_") else ""
 
 
 def _renamed(values: Mapping[str, float], suffix: str) -> dict[str, float]:
@@ -129,17 +142,17 @@ def decode(task: Task, painted: Mapping[str, np.ndarray], sizes: Sequence[tuple[
     Args:
       task: what to decode.
       painted: {name of a component task, or of the task itself: float32 (b, s, s, 3) in about [-1, 1]}.
-      sizes: b sizes (h, w); neighbours of one size are decoded together.
+      sizes: b sizes (h, w).
 
     Returns:
       b predictions of the task, each at its size.
     """
-    predictions = []
-    for size, run in itertools.groupby(range(len(sizes)), sizes.__getitem__):
-        run = list(run)
-        part = {name: rgb[run[0]:run[-1] + 1] for name, rgb in painted.items()}
-        predictions += task.decode_batch(part if task.components else part[task.name], size)
-    return predictions
+    def one(index: int):
+        part = {name: rgb[index] for name, rgb in painted.items()}
+        return task.decode(part if task.components else part[task.name], sizes[index])
+
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:  # NumPy and OpenCV let each other run
+        return list(pool.map(one, range(len(sizes))))
 
 
 def finite_or_none(value: float) -> float | None:

@@ -199,7 +199,7 @@ def make_result(codec: tasks.Task, painted: Mapping[str, np.ndarray], size: tupl
 
 def _spread(codec: tasks.Task, draws: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     values = np.stack([codec.label_of(codec.decode(rgb, size)) for rgb in draws]).astype(np.float32)
-    return values.std(0) if values.ndim == 3 else values.std(0).mean(-1)
+    return values.std(0) if values.ndim == 3 else 255.0 * values.std(0).mean(-1)  # of an image: in levels
 
 
 def check_samples(codecs: Mapping[str, tasks.Task], samples: int) -> None:

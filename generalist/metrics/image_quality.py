@@ -119,12 +119,18 @@ def _rgb_floats(image: np.ndarray) -> np.ndarray:
     return image / 255.0 if image.dtype == np.uint8 else image.astype(np.float64)
 
 
+def _mean_grey(image: np.ndarray) -> float:
+    """Mean of 0.299 R + 0.587 G + 0.114 B, as OpenCV converts to grey."""
+    return float(image.mean((0, 1)) @ (0.299, 0.587, 0.114))
+
+
 @dataclasses.dataclass(frozen=True)
 class _Protocol:
     description: str
     convert: Callable[[np.ndarray], np.ndarray]  # (h, w, 3) uint8 or float in [0, 1] -> the float64 values compared
     peak: float  # of the PSNR
     ssim: Callable[[np.ndarray, np.ndarray], float]
+    brightness: bool = False  # whether predictions are first given the label's
 
 
 IMAGE_QUALITY_PROTOCOLS = {
@@ -157,6 +163,13 @@ IMAGE_QUALITY_PROTOCOLS = {
         _rgb_floats,
         peak=1.0,
         ssim=functools.partial(ssim, data_range=2.0, window=_UNIFORM, sample_covariance=True),
+    ),
+    "lol-rgb-gt-mean": _Protocol(
+        "rgb-matlab after the prediction was given the mean grey of the label, which only a reference can tell (KinD and others)",
+        _rgb_floats,
+        peak=1.0,
+        ssim=functools.partial(ssim, data_range=1.0),
+        brightness=True,
     ),
 }
 
@@ -200,6 +213,8 @@ class ImageQuality(ImageMean):
         _check_image(label, "label")
         protocol = IMAGE_QUALITY_PROTOCOLS[self.protocol]
         prediction, label = protocol.convert(prediction), protocol.convert(label)
+        if protocol.brightness:
+            prediction = np.clip(prediction * (_mean_grey(label) / max(_mean_grey(prediction), 1e-12)), 0.0, 1.0)
         image = {"psnr": psnr(prediction, label, protocol.peak), "ssim": protocol.ssim(prediction, label)}
         self.images.append(image)
         return image

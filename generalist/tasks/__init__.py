@@ -39,9 +39,8 @@ def _restoration(protocols: dict[str, str]) -> dict[str, Restoration]:
     return {name: Restoration(name=name, prompt=prompt, protocol=protocols[name]) for name, prompt in prompts.items()}
 
 
-def _with_panoptic(tasks: dict, semantic: str, categories: list[dict], stuff_area: float) -> dict[str, Task]:
-    panoptic = Panoptic(semantic=tasks[semantic], instance=tasks["instance"], categories=categories,
-                        stuff_area_share=stuff_area / (640 * 480))
+def _with_panoptic(tasks: dict, semantic: str, categories: list[dict], stuff_area: int | float) -> dict[str, Task]:
+    panoptic = Panoptic(semantic=tasks[semantic], instance=tasks["instance"], categories=categories, stuff_area=stuff_area)
     return tasks | {"panoptic": panoptic}
 
 
@@ -61,7 +60,7 @@ SCENES_TASKS: dict[str, Task] = _with_panoptic({
     # Of 8, 12, 16 and 20 cells, 16 decode best where a prediction drifts; see `instance_decoders`.
     "instance": Instance(blocks=1, cells=16, block_step=0, cell_step=15, mode="vote", score_gate=0.5),
     **_restoration(dict.fromkeys(("denoise", "derain", "light"), "rgb-skimage")),
-}, "semantic", SCENES_CATEGORIES, stuff_area=4096)
+}, "semantic", SCENES_CATEGORIES, stuff_area=4096 / (640 * 480))
 
 TASK_SETS: dict[str, dict[str, Task]] = {"paper": TASKS, "scenes": SCENES_TASKS}
 

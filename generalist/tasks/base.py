@@ -68,10 +68,6 @@ class Task(abc.ABC):
     def render(self, prediction_or_label: Any) -> np.ndarray:
         """A picture for people, uint8 (h, w, 3)."""
 
-    def decode_batch(self, rgb: np.ndarray, size: Size | None = None) -> list:
-        """`decode` of every image of a batch (b, h, w, 3)."""
-        return [self.decode(image, size) for image in rgb]
-
     def check_version(self, saved: int) -> None:
         """Raises ValueError if a checkpoint was trained with another version of this codec."""
         if saved != self.version:

@@ -37,7 +37,7 @@ class Panoptic(base.Task):
       semantic: the task of the classes, things and stuff; class index = position in `categories`.
       instance: the task of the instances; its `score_gate` and `overlap` decide which are painted.
       categories: [{"id", "name", "isthing", ...}, ...].
-      stuff_area_share: smallest stuff segment, as a share of the image; Painter's 8192 pixels of 640 x 480.
+      stuff_area: smallest stuff segment at the size of the prediction: a whole number is pixels (Painter's 8192), a float a share of the image.
     """
 
     name: str = "panoptic"
@@ -46,7 +46,7 @@ class Panoptic(base.Task):
     semantic: Semantic
     instance: Instance
     categories: list[dict] = dataclasses.field(hash=False)
-    stuff_area_share: float = 8192 / (640 * 480)
+    stuff_area: int | float = 8192
 
     def __post_init__(self):
         names = tuple(category["name"] for category in self.categories)
@@ -90,16 +90,12 @@ class Panoptic(base.Task):
         """What the model painted for each component, by name -> `merge`."""
         return self.merge(rgb[self.semantic.name], rgb[self.instance.name], size)
 
-    def decode_batch(self, rgb: dict[str, np.ndarray], size: base.Size | None = None) -> list[PanopticPrediction]:
-        """Batches (b, h, w, 3) of each component, by name -> `merge` of every image."""
-        return [self.merge(*pair, size) for pair in zip(*(rgb[name] for name in self.components), strict=True)]
-
     def merge(self, semantic_rgb: np.ndarray, instance_rgb: np.ndarray, size: base.Size | None = None
               ) -> PanopticPrediction:
         """Two float (h, w, 3) in [-1, 1] -> panoptic segmentation at `size`.
 
         Instances are painted as `Instance.paint` says, each with the thing class it is closest to. Then every stuff
-        class takes its free pixels, if they are at least `stuff_area_share` of the image. The rest is void.
+        class takes its free pixels, if they are at least `stuff_area`. The rest is void.
         """
         size = semantic_rgb.shape[:2] if size is None else base.to_size(size)
         masks, scores = self.instance.candidates(instance_rgb)
@@ -108,10 +104,11 @@ class Panoptic(base.Task):
         id_map = self.instance.paint(base.resize_masks(masks, size), scores)
         category = self._thing_categories(semantic_rgb, masks)
         semantic = self.semantic.decode(semantic_rgb, size)
+        least = self.stuff_area if isinstance(self.stuff_area, int) else self.stuff_area * id_map.size
         stuff, confidence = np.zeros(size, bool), np.append(scores, 0.0)[id_map - 1]
         for index in np.unique(semantic.classes[id_map == 0]):
             free = (id_map == 0) & (semantic.classes == index)
-            if not self.categories[index]["isthing"] and free.sum() >= self.stuff_area_share * id_map.size:
+            if not self.categories[index]["isthing"] and free.sum() >= least:
                 category.append(self.categories[index]["id"])
                 id_map[free] = len(category)
                 stuff |= free

@@ -12,12 +12,17 @@ class RestorationPrediction:
     """A restored image.
 
     Attributes:
-      image: uint8 (h, w, 3).
+      levels: (h, w, 3) in [0, 255], not rounded.
       confidence: float32 (h, w) in [0, 1]: 1 minus how far the strongest channel left [-1, 1] before it was clipped.
     """
 
-    image: np.ndarray
+    levels: np.ndarray
     confidence: np.ndarray
+
+    @property
+    def image(self) -> np.ndarray:
+        """uint8 (h, w, 3), the nearest of the 256 levels."""
+        return np.round(self.levels).astype(np.uint8)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,16 +40,16 @@ class Restoration(base.Task):
         return base.Target(base.from_levels(np.clip(levels, 0.0, 255.0)), np.ones((*levels.shape[:2], 1), np.float32))
 
     def decode(self, rgb: np.ndarray, size: base.Size | None = None) -> RestorationPrediction:
-        """float (h, w, 3) in [-1, 1] -> image at `size`, rounded to the nearest of the 256 levels."""
+        """float (h, w, 3) in [-1, 1] -> image at `size`."""
         overshoot = np.abs(base.check_image(self.name, rgb, np.float32)).max(-1) - 1.0
         size = rgb.shape[:2] if size is None else base.to_size(size)
         levels = base.resize_image(base.to_levels(self.name, rgb), size)
         confidence = base.resize_bilinear((1.0 - np.clip(overshoot, 0.0, 1.0)).astype(np.float32), size)
-        return RestorationPrediction(np.round(np.clip(levels, 0.0, 255.0)).astype(np.uint8), confidence)
+        return RestorationPrediction(np.clip(levels, 0.0, 255.0), confidence)
 
     def label_of(self, prediction: RestorationPrediction) -> np.ndarray:
-        """uint8 (h, w, 3)."""
-        return prediction.image
+        """float64 (h, w, 3) in [0, 1]: some protocols round it to 8 bits, others do not."""
+        return prediction.levels.astype(np.float64) / 255.0
 
     def metric(self):
         """`generalist.metrics.ImageQuality` with this task's protocol."""

@@ -232,7 +232,7 @@ def lower_step(run: Run, state: State, config: ConfigDict, platform: str | None 
     """The step, traced for arrays like `state`: lowered for its devices, or for another platform ("cuda")."""
     shardings = jax.tree.map(lambda x: x.sharding, state)
     of_parameters = {**shardings.parameters, **shardings.frozen}
-    gather = lambda parameters: sharding.gather(parameters, {path: of_parameters[path] for path in parameters})
+    gather = functools.partial(sharding.gather, shardings=of_parameters, dtype=config.model.dtype)
     step = make_step(run.graphdef, run.objective, run.optimizer, seed=config.seed, ema_decay=config.optimizer.ema,
                      accumulate=config.optimizer.accumulate, gather=gather, spread=functools.partial(sharding.spread, mesh=run.mesh))
     s, t, b = config.data.image_size, config.model.target_size, config.batch_size

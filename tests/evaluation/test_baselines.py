@@ -87,12 +87,12 @@ def test_baselines_are_computed_once(make_oracle, sources, train_sources, tmp_pa
 def test_the_key_changes_with_all_it_depends_on(sources, train_sources):
     depth, train = SCENES_TASKS["depth"], [train_sources["depth"]]
     keys = [
-        cache_key(depth, SIZE, sources["depth"], COUNT, train), cache_key(depth, 64, sources["depth"], COUNT, train),
-        cache_key(depth, SIZE, sources["depth"], 2, train), cache_key(depth, SIZE, sources["depth"], COUNT, None),
-        cache_key(depth, SIZE, train_sources["depth"], COUNT, train),
-        cache_key(SCENES_TASKS["light"], SIZE, sources["light"], COUNT, [])]
+        cache_key(depth, SIZE, sources["depth"], range(COUNT), train), cache_key(depth, 64, sources["depth"], range(COUNT), train),
+        cache_key(depth, SIZE, sources["depth"], range(2), train), cache_key(depth, SIZE, sources["depth"], range(COUNT), None),
+        cache_key(depth, SIZE, train_sources["depth"], range(COUNT), train),
+        cache_key(SCENES_TASKS["light"], SIZE, sources["light"], range(COUNT), [])]
     assert len(set(keys)) == len(keys)
-    assert keys[0] == cache_key(depth, SIZE, sources["depth"], COUNT, train)
+    assert keys[0] == cache_key(depth, SIZE, sources["depth"], range(COUNT), train)
 
 
 def test_a_damaged_cache_is_computed_anew(tmp_path):

@@ -7,11 +7,13 @@ import re
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from generalist.evaluation import evaluate
+from generalist.evaluation import data, evaluate
 from generalist.input_pipeline.scenes import ScenesSource
-from generalist.metrics import PROTOCOLS
-from generalist.tasks import SCENES_TASKS
+from generalist.input_pipeline.sources import DataError, open_source
+from generalist.metrics import PROTOCOLS, ImageQuality
+from generalist.tasks import SCENES_TASKS, TASKS
 
 SIZE, COUNT = 32, 3  # as in conftest.py
 
@@ -72,7 +74,7 @@ def test_the_card_says_how_the_numbers_came_about(finished):
     keys = "\n".join(f"scenes/0/val/{i:08d}" for i in range(COUNT))
     assert card["tasks"]["depth"] == {
         "protocol": "native", "counts": "metric depth on every labelled pixel from 1 mm to 10 m, no crop", "also": {"ause": f"ause-rmse: {PROTOCOLS['ause-rmse']}"}, "ways": {},
-        "codec_version": 1, "examples": COUNT, "source": "ScenesSource", "split": "val", "data_seed": 0,
+        "codec_version": 1, "examples": COUNT, "left_out": [], "source": "ScenesSource", "split": "val", "data_seed": 0,
         "keys_sha256": hashlib.sha256(keys.encode()).hexdigest()}
     assert list(card["tasks"]["semantic"]["also"]) == ["boundary_f", "ece"] and list(card["tasks"]["semantic"]["ways"]) == ["_painter"]
     assert card["peak_memory"]["bytes"] > 1e7
@@ -93,12 +95,72 @@ def test_panoptic_alone_paints_its_components(make_oracle, sources, finished, tm
     assert metrics["panoptic/pq"] == finished.metrics["panoptic/pq"]
 
 
-def test_a_limit_takes_the_first_examples(make_oracle, sources, finished, tmp_path):
+def keys_measured(folder):
+    with open(folder / "per_image.csv", newline="") as file:
+        return [row["key"] for row in csv.DictReader(file)]
+
+
+def test_a_limit_takes_examples_evenly_spread(make_oracle, sources, tmp_path):
     oracle = make_oracle(sources, noise=0.1)
-    metrics = evaluate(oracle, of("derain"), sources, target_size=SIZE, limit=1, panels=0, out_dir=tmp_path / "0", log=len)
-    with open(finished.folder / "per_image.csv", newline="") as file:
-        first = next(row for row in csv.DictReader(file) if row["task"] == "derain")
-    assert metrics["derain/examples"] == 1 and metrics["derain/psnr"] == float(first["psnr"])
+    metrics = evaluate(oracle, of("derain"), sources, target_size=SIZE, limit=2, panels=0, out_dir=tmp_path / "0", log=len)
+    assert metrics["derain/examples"] == 2
+    assert keys_measured(tmp_path / "0") == ["scenes/0/val/00000000", "scenes/0/val/00000002"]
+    assert data.rows(range(654), 4) == [0, 218, 435, 653] and data.rows(range(3), 0) == data.rows(range(3), 9) == [0, 1, 2]
+
+
+@pytest.fixture
+def lol(tmp_path):
+    """Three pairs of LOL's evaluation set."""
+    rng = np.random.default_rng(0)
+    for half in ("low", "high"):
+        (tmp_path / f"data/lol/eval15/{half}").mkdir(parents=True)
+        for number in range(3):
+            Image.fromarray(rng.integers(0, 256, (SIZE, SIZE, 3)).astype(np.uint8)).save(tmp_path / f"data/lol/eval15/{half}/{number}.png")
+    return tmp_path / "data/lol/eval15"
+
+
+def evaluate_lol(lol, out, on_error="raise", batch_size=2, limit=0):
+    source = {"light": open_source("lol", "light", "test", lol.parents[1], on_error=on_error, log=len)}
+    grey = lambda images, task: np.zeros((len(images), SIZE, SIZE, 3), np.float32)
+    return evaluate(grey, {"light": TASKS["light"]}, source, target_size=SIZE, panels=0, out_dir=out, batch_size=batch_size, limit=limit,
+                    log=len)
+
+
+@pytest.mark.parametrize("damaged", [0, 1, 2])
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_a_damaged_example_that_is_skipped_is_not_replaced_by_another(lol, tmp_path, damaged, batch_size):
+    (lol / f"high/{damaged}.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match="cannot be decoded"):
+        evaluate_lol(lol, tmp_path / "eval/0")
+    metrics = evaluate_lol(lol, tmp_path / "eval/1", "skip", batch_size)
+    assert metrics["light/examples"] == 2
+    assert keys_measured(tmp_path / "eval/1") == [str(number) for number in range(3) if number != damaged]
+    assert "Left out: the figures are not those of the whole set" in (tmp_path / "eval/1/card.md").read_text()
+    (lol / "high/0.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match="every example of light is damaged: nothing was measured"):
+        evaluate_lol(lol, tmp_path / "eval/2", "skip", limit=1)
+
+
+def test_trivial_and_ceiling_figures_follow_a_file_that_was_changed(lol, tmp_path):
+    """The one in the middle: first and last are as they were."""
+    before = evaluate_lol(lol, tmp_path / "eval/0")
+    Image.fromarray(np.full((SIZE, SIZE, 3), 255, np.uint8)).save(lol / "high/1.png")
+    after = evaluate_lol(lol, tmp_path / "eval/1")
+    assert after["trivial/light/psnr"] != before["trivial/light/psnr"]
+    assert after == {**evaluate_lol(lol, tmp_path / "fresh/0"), "light/seconds_per_image": after["light/seconds_per_image"]}
+
+
+def test_lol_is_measured_as_papers_do_too(lol, tmp_path):
+    metrics = evaluate_lol(lol, tmp_path / "eval/0")
+    expected = {suffix: ImageQuality(protocol) for suffix, protocol in (("_gaussian", "rgb-matlab"), ("_gt_mean", "lol-rgb-gt-mean"))}
+    for number in range(3):
+        label = np.asarray(Image.open(lol / f"high/{number}.png"))
+        for metric in expected.values():
+            metric.update(np.full((SIZE, SIZE, 3), 0.5), label)
+    for suffix, metric in expected.items():
+        for key, value in metric.compute().items():
+            assert metrics[f"light/{key}{suffix}"] == pytest.approx(value, abs=1e-6)
+    assert "`_gt_mean`: lol-rgb-gt-mean" in (tmp_path / "eval/0/card.md").read_text()
 
 
 def test_labels_larger_than_the_model_are_measured_at_their_own_size(make_oracle, tmp_path):

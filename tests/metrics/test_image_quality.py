@@ -185,3 +185,15 @@ def test_images_of_another_form_are_errors(image, error, message):
 def test_shapes_must_agree():
     with pytest.raises(ValueError, match=r"prediction has shape \(12, 12, 3\) and label \(24, 24, 3\)"):
         ImageQuality().update(np.zeros((12, 12, 3), np.uint8), np.zeros((24, 24, 3), np.uint8))
+
+
+def test_gt_mean_takes_the_brightness_of_the_label_by_hand():
+    """Red 0.5 and green 0.25 have the grey 0.29625, the label 0.5925 twice that: the prediction is doubled, and is the label."""
+    prediction, label = np.zeros((12, 12, 3)), np.zeros((12, 12, 3))
+    prediction[..., 0], prediction[..., 1] = 0.5, 0.25
+    label[..., 0], label[..., 1] = 1.0, 0.5
+    found = ImageQuality("lol-rgb-gt-mean").update(prediction, label)
+    assert found["psnr"] > 200 and found["ssim"] == pytest.approx(1.0)
+    label[..., 2] = 0.6  # grey 0.66090: the factor is 2.2309, red is clipped, green 0.55772 against 0.5, blue 0 against 0.6
+    squares = (0.0, (0.25 * 0.6609 / 0.29625 - 0.5) ** 2, 0.36)
+    assert ImageQuality("lol-rgb-gt-mean").update(prediction, label)["psnr"] == pytest.approx(-10 * math.log10(sum(squares) / 3))

@@ -135,7 +135,7 @@ def test_unknown_protocol_lists_the_valid_ones_and_the_closest(metric, misspelt,
 
 
 def test_every_protocol_is_one_line():
-    assert len(PROTOCOLS) == 14
+    assert len(PROTOCOLS) == 15
     assert all(line and "\n" not in line for line in PROTOCOLS.values())
 
 

@@ -10,7 +10,7 @@ from generalist.tasks import COCO_CATEGORIES, SCENES_CATEGORIES, SCENES_TASKS, T
 CATEGORY = {category["name"]: category["id"] for category in SCENES_CATEGORIES}
 CLASS = {category["name"]: index for index, category in enumerate(SCENES_CATEGORIES)}
 # Painter's code and decoder on the scenes' classes: gate 0.55, overlap 0.5; stuff from 20 of 400 pixels.
-TASK = dataclasses.replace(SCENES_TASKS["panoptic"], instance=TASKS["instance"], stuff_area_share=20 / 400)
+TASK = dataclasses.replace(SCENES_TASKS["panoptic"], instance=TASKS["instance"], stuff_area=20 / 400)
 
 
 def segment(number, category, area, iscrowd=0):
@@ -38,7 +38,7 @@ def masks_of(id_map, segments):
                          ids=["paper", "scenes"])
 @pytest.mark.parametrize("size", [32, 64])
 def test_round_trip(tasks, categories, size):
-    task, label = tasks["panoptic"], scene(categories)
+    task, label = dataclasses.replace(tasks["panoptic"], stuff_area=10), scene(categories)
     targets = task.encode(label, size)
     assert tuple(targets) == task.components
     prediction = task.decode({name: target.rgb for name, target in targets.items()}, (32, 32))
@@ -122,30 +122,34 @@ def test_class_is_the_closest_thing_even_where_stuff_was_painted():
     assert prediction.segments_info[0]["category_id"] == closest["id"]
 
 
-@pytest.mark.parametrize("tasks", [TASKS, SCENES_TASKS], ids=["paper", "scenes"])
-def test_an_image_without_instances_is_stuff(tasks):
-    task = tasks["panoptic"]
+@pytest.mark.parametrize(("tasks", "size"), [(TASKS, (96, 128)), (SCENES_TASKS, (8, 12))], ids=["paper", "scenes"])
+def test_an_image_without_instances_is_stuff(tasks, size):
+    task, area = tasks["panoptic"], size[0] * size[1]
     stuff = next(c for c in reversed(task.categories) if not c["isthing"])
     label = (np.ones((16, 16), np.int32), [segment(1, stuff["id"], 256)])
     targets = task.encode(label, 16)
-    prediction = task.decode({name: target.rgb for name, target in targets.items()}, (8, 12))
-    assert prediction.segments_info == [segment(1, stuff["id"], 96)]
-    np.testing.assert_array_equal(prediction.id_map, np.ones((8, 12)))
+    prediction = task.decode({name: target.rgb for name, target in targets.items()}, size)
+    assert prediction.segments_info == [segment(1, stuff["id"], area)]
+    np.testing.assert_array_equal(prediction.id_map, np.ones(size))
 
 
 def test_painters_parameters():
     task = TASKS["panoptic"]
     assert task.components == ("coco_semantic", "instance")
     assert (task.instance.score_gate, task.instance.overlap, task.instance.threshold) == (0.55, 0.5, 19.0)
-    assert task.stuff_area_share * 640 * 480 == 8192
-    assert SCENES_TASKS["panoptic"].stuff_area_share * 640 * 480 == 64 * 64
+    assert SCENES_TASKS["panoptic"].stuff_area * 640 * 480 == 64 * 64
 
 
-def test_decode_batch_decodes_each():
-    targets = TASK.encode(scene(SCENES_CATEGORIES), 32)
-    batch = TASK.decode_batch({name: np.stack([target.rgb] * 2) for name, target in targets.items()}, 32)
-    assert len(batch) == 2
-    np.testing.assert_array_equal(batch[0].id_map, batch[1].id_map)
+@pytest.mark.parametrize(("size", "kept"), [((480, 640), True), ((427, 640), False), ((427, 640), True)])
+def test_painters_smallest_stuff_is_8192_pixels_whatever_the_image(size, kept):
+    """At 640 x 427 the share that 8192 pixels are of 640 x 480 would be 7,287."""
+    task = TASKS["panoptic"]
+    wall, sky = [c for c in task.categories if not c["isthing"]][:2]
+    id_map = np.full(size, 1, np.int32)
+    id_map.ravel()[-(8192 if kept else 8191):] = 2
+    label = id_map, [segment(1, wall["id"], int((id_map == 1).sum())), segment(2, sky["id"], int((id_map == 2).sum()))]
+    prediction = task.decode({name: target.rgb for name, target in task.encode(label, size).items()}, size)
+    assert (sky["id"] in [s["category_id"] for s in prediction.segments_info]) is kept
 
 
 def test_render_shows_classes_and_borders():

@@ -52,6 +52,14 @@ def test_metric_takes_label_of(name):
     np.testing.assert_array_equal(task.render(image), image)
 
 
+def test_what_is_measured_is_not_rounded():
+    """SIDD's and LOL's scripts take floats: 0.4 levels off is 56.09 dB, which 8 bits would make exact."""
+    task, label = TASKS["denoise"], np.full((16, 16, 3), 100, np.uint8)
+    metric = task.metric()
+    metric.update(task.label_of(task.decode(np.full((16, 16, 3), 100.4 / 127.5 - 1, np.float32))), label)
+    assert metric.compute()["psnr"] == pytest.approx(20 * np.log10(255 / 0.4), abs=1e-3)
+
+
 def test_errors():
     with pytest.raises(ValueError, match=r"'light': expected a uint8 array of shape \(height, width, 3\), got float64"):
         TASKS["light"].encode(np.zeros((2, 2, 3)), 2)

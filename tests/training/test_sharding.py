@@ -127,3 +127,15 @@ def test_parts_of_starting_weights_are_cut_by_numpy(monkeypatch):
     whole = {"unet.bias": jax.numpy.arange(4.0)}
     part = sharding.place(whole, {"unet.bias": sharding.replicated(sharding.make_mesh())})["unet.bias"]
     assert isinstance(part, np.ndarray) and part.tolist() == [1.0, 2.0]
+
+
+def test_split_kernels_travel_in_the_dtype_of_their_use_and_get_float32_gradients():
+    mesh = AbstractMesh((1, 4), ("data", "fsdp"))
+    shapes = {name: jax.ShapeDtypeStruct((64, 64), np.float32) for name in ("a.kernel", "a.embedding", "small.kernel")}
+    split = {"a.kernel": sharding.NamedSharding(mesh, PartitionSpec("fsdp")), "a.embedding": sharding.NamedSharding(mesh, PartitionSpec("fsdp")),
+             "small.kernel": sharding.replicated(mesh)}
+    gather = lambda values: sharding.gather(values, split, "bfloat16")
+    assert {path: x.dtype.name for path, x in jax.eval_shape(gather, shapes).items()} == {
+        "a.kernel": "bfloat16", "a.embedding": "float32", "small.kernel": "float32"}
+    gradients = jax.eval_shape(jax.grad(lambda values: sum(x.astype(np.float32).sum() for x in gather(values).values())), shapes)
+    assert {x.dtype.name for x in gradients.values()} == {"float32"}

@@ -173,6 +173,23 @@ class Source:
         problem = f"none of the {count} examples of {self.split} can be read"
         raise LayoutError(self.root, problem, self.expected_layout())
 
+    def intact(self, index: int) -> dict | None:
+        """`source[index]`, but None where that is damaged and to be skipped: a figure must not count another example in its place."""
+        try:
+            return self.read(index)
+        except DataError as error:
+            self._skip(error)
+            return None
+
+    def stamp(self) -> str:
+        """Changes when a file of this split changes on this machine: names, sizes and times of all of them."""
+        if self.prepared is not None:
+            paths = [str(path) for path in epath.Path(self.root).glob("*") if "://" not in self.root]
+        else:
+            paths = {part for item in self.items if isinstance(item, tuple) for part in item if isinstance(part, str) and "://" not in part}
+        found = ((path, os.stat(path)) for path in sorted(paths) if os.path.isfile(path))
+        return str([(path, stat.st_size, stat.st_mtime_ns) for path, stat in found])
+
     @property
     def damaged(self) -> dict[str, str]:
         """{file left out so far, by this process or a worker: what is wrong with it}."""
