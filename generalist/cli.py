@@ -91,7 +91,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_source(sub, f"a workdir (default: {DEFAULT_WORKDIR})")
     sub.add_argument("--out", required=True, metavar="DIR", help="the new folder")
     _add_weights(command(weights, "Published weights (Stable Diffusion's UNet or autoencoder, CLIP, SigLIP, DINOv2, T5): inspect, export."))
-    cli_data.add_arguments(command(cli_data.data, "The paper's data sets: check what is there, prepare it as ArrayRecord files."))
+    cli_data.add_arguments(command(cli_data.data, "The data sets, and your own data: check what is there, prepare it as ArrayRecord files."))
     command(report, "Write report.html of an evaluated workdir.").add_argument("workdir", metavar="WORKDIR")
     command(doctor, "Show versions, devices, data and weights, and what is wrong with them.")
     return parser
@@ -109,7 +109,8 @@ def _add_evaluate(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--split", metavar="NAME", help="val, test, train, or one of a data set's own, such as test/Rain100H (default: val)")
     sub.add_argument("--limit", type=int, default=0, metavar="N", help="examples a task (default: 0, all)")
     sub.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: as the model's config says)")
-    sub.add_argument("--native", action="store_true", help="measure restoration also at native resolution, in tiles")
+    sub.add_argument("--native", action=argparse.BooleanOptionalAction, help="measure restoration also at native resolution, in tiles, or not "
+                     "(default: on official data)")
     sub.add_argument("--submission", action="store_true", help="write the predictions in the benchmarks' formats, into submission/")
     sub.add_argument("--out", metavar="DIR", help="folder of the results (default: eval/<step> of the model's folder, with the choices "
                      "above in its name)")
@@ -213,8 +214,8 @@ def evaluate(args: argparse.Namespace) -> int:
     config.eval.split = args.split or config.eval.split
     folder, names = folder_of(source), args.task or ([] if args.data_dir else None)
     out = pathlib.Path(args.out) if args.out else folder / "eval" / _eval_name(args, read_metadata(source).get("step", "0"))
-    setup.evaluate(config, folder, args.limit, print, names=names, out_dir=out, steps=args.steps, native=args.native,
-                   submission=args.submission)
+    setup.evaluate(config, folder, args.limit, print, names=names, out_dir=out, steps=args.steps,
+                   native=config.data.source == "paper" if args.native is None else args.native, submission=args.submission)
     print(f"metrics.json, card.md, per_image.csv and panels in {out}")
     return 0
 

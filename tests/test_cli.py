@@ -108,7 +108,8 @@ def test_evaluate_on_other_data_keeps_apart_what_is_chosen(tiny_workdir, tmp_pat
     assert cli.main([*command, "--task", "derain", "--split", "test/Rain100H", "--steps", "4", "--native", "--submission"]) == 0
     (_, first), (config, second) = calls
     assert (config.data.source, config.data_dir, config.eval.split) == ("paper", f"{tmp_path}/data", "test/Rain100H")
-    assert first["names"] == [] and first["out_dir"] == tiny_workdir / "eval" / "0_data"
+    assert first["names"] == [] and first["out_dir"] == tiny_workdir / "eval" / "0_data" and first["native"] is True
+    assert cli.main([*command, "--no-native"]) == 0 and calls.pop()[1]["native"] is False
     assert second == {"names": ["derain"], "out_dir": tiny_workdir / "eval" / "0_derain_data_test-Rain100H_4steps", "steps": 4, "native": True,
                       "submission": True}
     assert cli.main([*command, "--steps", "0"]) == 2

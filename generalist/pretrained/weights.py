@@ -6,6 +6,7 @@ A training workdir is one, and so is the folder of the shipped scenes model.
 import json
 import os
 import pathlib
+import zlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -15,6 +16,7 @@ import safetensors.numpy
 from generalist.files import write_atomically
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+CHECKSUM = "crc32"  # in the metadata of the weights
 # Weights that come with the package, by the name `model.init_from` and `generalist.load` take.
 SHIPPED = {"scenes": pathlib.Path(__file__).parent / "scenes"}
 SHIPPED_AUTOENCODER = pathlib.Path(__file__).parent / "scenes_autoencoder"  # `load_autoencoder("scenes_autoencoder")`
@@ -39,13 +41,21 @@ def folder_of(name_or_path: str | os.PathLike) -> pathlib.Path:
 def save_weights(folder: str | os.PathLike, parameters: Mapping[str, np.ndarray], metadata: Mapping[str, str], dtype=None) -> None:
     """Writes `model.safetensors` atomically. `dtype` casts the floats (float16 halves the file); metadata are strings."""
     arrays = {path: np.ascontiguousarray(np.asarray(value, dtype)) for path, value in parameters.items()}
-    write_atomically(pathlib.Path(folder) / WEIGHTS, safetensors.numpy.save(arrays, metadata=dict(metadata)))
+    write_atomically(pathlib.Path(folder) / WEIGHTS, safetensors.numpy.save(arrays, metadata={**metadata, CHECKSUM: _checksum(arrays)}))
+
+
+def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
+    """CRC-32 of all values, in the order of their paths."""
+    value = 0
+    for path in sorted(arrays):
+        value = zlib.crc32(arrays[path].reshape(-1).view(np.uint8), value)
+    return f"{value:08x}"
 
 
 def load_weights(folder: str | os.PathLike) -> tuple[dict, dict[str, np.ndarray]]:
     """A model folder (or shipped name) -> (its config as a dict, {path: float32 array}).
 
-    Raises WeightsError naming the file when it is missing, truncated or no safetensors file.
+    Raises WeightsError naming the file when it is missing, damaged or no safetensors file.
     """
     folder = folder_of(folder)
     try:
@@ -53,6 +63,9 @@ def load_weights(folder: str | os.PathLike) -> tuple[dict, dict[str, np.ndarray]
         arrays = safetensors.numpy.load_file(folder / WEIGHTS)
     except (safetensors.SafetensorError, UnicodeDecodeError, json.JSONDecodeError, OSError) as error:
         raise WeightsError(f"{folder}: damaged {CONFIG} or {WEIGHTS} ({error}). Restore the folder, or train again.") from error
+    expected = read_metadata(folder).get(CHECKSUM)
+    if expected and _checksum(arrays) != expected:
+        raise WeightsError(f"{folder / WEIGHTS}: damaged, its checksum differs. Restore the file; a run that is started again writes it anew.")
     return config, {path: np.asarray(value, np.float32) for path, value in arrays.items()}
 
 

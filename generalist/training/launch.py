@@ -178,7 +178,7 @@ def _check_data(config: ConfigDict) -> None:
             there = [task for task in config.tasks.weights if DATASET_OF[task] not in lacking]
             hint = f"\n\nTo train on what is there, name its tasks behind the config: {','.join(['multitask.py:paper', *there])}" if there else ""
             raise UsageError(describe_missing(absent, config.data_dir) + hint)
-    if config.data.source == "folder":
+    if config.data.source in ("paper", "folder"):
         from generalist.input_pipeline import open_sources
 
         open_sources(config, config.tasks.weights, "train")

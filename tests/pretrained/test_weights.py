@@ -57,6 +57,15 @@ def test_damaged_files_are_named(folder, name, content):
         load_weights(folder)
 
 
+@pytest.mark.parametrize("place", [-1, -2_000, -8_000])
+def test_a_flipped_bit_is_found(folder, place):
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[place] ^= 4
+    (folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(WeightsError, match="model.safetensors: damaged, its checksum differs"):
+        load_weights(folder)
+
+
 def test_a_truncated_file_is_damaged(folder):
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
