@@ -140,9 +140,16 @@ def cost(lowered, limit: float, options: dict | None = None) -> Cost:
 
 
 def collectives(hlo: str) -> dict[str, tuple[int, int]]:
-    """Text of a compiled program -> {kind: (count, bytes of what a device receives)}. What is in a loop counts once."""
-    found = {}
-    for result, kind, start in re.findall(rf"= (.*?) ({'|'.join(COLLECTIVES)})(-start)?\(", hlo):
+    """Text of a compiled program -> {kind: (count, bytes of what a device receives)}. What is in a loop counts once.
+
+    One that the compiler spreads over several fusions, to hide it behind their work, stands in each of them, with the same channel.
+    """
+    found, channels = {}, set()
+    for result, kind, start, rest in re.findall(rf"= (.*?) ({'|'.join(COLLECTIVES)})(-start)?\((.*)", hlo):
+        channel = re.search(r"channel_id=\d+", rest)
+        if channel and (kind, channel[0]) in channels:
+            continue
+        channels.add((kind, channel and channel[0]))
         shapes = re.findall(r"([a-z]+\d*)\[([\d,]*)\]", re.sub(r"\{[^{}]*\}", "", result))
         if start and kind != "all-reduce":
             shapes = shapes[len(shapes) // 2:]  # (operands, results)

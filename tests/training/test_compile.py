@@ -21,6 +21,7 @@ HLO = """
   %all-reduce.2 = (f32[16]{0}, f32[]{:T(128)}, /*index=5*/s32[2,3]{1,0}) all-reduce(%a, %b, %c), to_apply=%add
   %ars = f32[10]{0} all-reduce-start(%a), to_apply=%add
   %fusion = f32[10]{0} fusion(%all-reduce.2), kind=kLoop
+  %all-gather.3 = bf16[64,32]{1,0} all-gather(%p), channel_id=1, backend_config="step 2 of the first"
 """
 
 
