@@ -114,7 +114,7 @@ def panoptic(task, semantic_rgb: np.ndarray, instance_rgb: np.ndarray) -> np.nda
     chosen = [distances[mask].sum(0).argmin() for mask in masks[scores >= task.instance.score_gate]]
     for index in range(STUFF, task.semantic.num_classes):
         free = (ids == 0) & (classes == index)
-        if free.sum() >= task.stuff_area_share * ids.size:
+        if free.sum() >= (task.stuff_area if isinstance(task.stuff_area, int) else task.stuff_area * ids.size):
             chosen.append(index)
             ids[free] = len(chosen)
     return numbered(ids, {number: task.categories[index]["id"] for number, index in enumerate(chosen, 1)})

@@ -135,11 +135,11 @@ class Cache:
 def cache_key(task: Task, target_size: int, source, rows: Sequence[int], train_sources: Sequence | None) -> str:
     """SHA-256 over the release, what is counted, the codec with all its settings, the resolution, and the examples of every source.
 
-    Of a source it takes class, length, first and last example, and what its files on this machine are (`Source.stamp`).
+    Of a source it takes class, length, first and last example, of the one that is measured also names and sizes of its files.
     """
     sha = hashlib.sha256(f"{__version__} {task!r} {target_size} {rows} {TRAIN_EXAMPLES} {FIGURES}".encode())
     for part, ends in [(source, (rows[0], rows[-1])), *((train, (0, len(train) - 1)) for train in train_sources or ())]:
-        sha.update(f"{type(part).__name__} {len(part)} {part.stamp() if hasattr(part, 'stamp') else ''}".encode())
+        sha.update(f"{type(part).__name__} {len(part)} {source.stamp() if part is source and hasattr(source, 'stamp') else ''}".encode())
         for example in map(part.__getitem__, ends):
             label = example["label"]
             array, rest = label if isinstance(label, tuple) else (label, None)

@@ -59,12 +59,13 @@ def ceiling(config, out_dir: str | pathlib.Path, *, names: Sequence[str] = (), s
     data = open_data(config, names, limit, log, trivial=False)
     results = {
         "settings": {"sizes": sizes, "split": config.eval.split, "generalist": __version__, **(facts or {})},
-        "tasks": {name: {"protocol": task.protocol, **describe_source(data.sources[name]), "examples": len(rows(data.sources[name], limit)),
-                         "sizes": {}} for name, task in data.tasks.items()}}
+        "tasks": {name: {"protocol": task.protocol, **describe_source(data.sources[name]), "examples": 0, "sizes": {}}
+                  for name, task in data.tasks.items()}}
     for size in sizes:
         runs = measure(data.tasks, data.sources, size, autoencoder, limit, log)
         for name, run in runs.items():
             results["tasks"][name]["sizes"][str(size)] = run.figures()
+            results["tasks"][name]["examples"] = len(run.scores["pixel"].rows)
         if any(run.first for run in runs.values()):
             picture = io.BytesIO()
             draw(runs).save(picture, "png", optimize=True)
@@ -133,7 +134,8 @@ def measure(tasks: Mapping[str, Task], sources: Mapping, size: int, autoencoder:
     for name, run in runs.items():
         for start in range(0, len(chosen[name]), BATCH):
             part = chosen[name][start:start + BATCH]
-            run.update(read(sources[name], part), size)
+            if examples := read(sources[name], part):
+                run.update(examples, size)
             done, now = done + len(part), time.monotonic()
             if now - said >= _LOG_EVERY:
                 rate, said = done / (now - began), now

@@ -87,7 +87,7 @@ def evaluate(
         metrics |= _flatten({f"{kind}/{name}": cache.get(keys[name]).get(kind, {}) for name in tasks})
 
     rows = {name: run.scores["prediction"].rows for name, run in runs.items()}
-    record.write(out_dir, metrics, record.card(tasks, sources, rows, settings),
+    record.write(out_dir, metrics, record.card(tasks, sources, rows, {name: run.left_out for name, run in runs.items()}, settings),
                  {name: (run.task, rows[name], run.samples) for name, run in runs.items()})
     partial.remove()
     log(tables.format_table(metrics))
@@ -110,6 +110,7 @@ class _Run:
         self.task, self.ways, self.panels = task, ways, panels
         self.scores = {kind: Scores(task) for kind in ways}
         self.samples: list[panels_lib.Sample] = []
+        self.left_out: list[str] = []  # damaged files
         self._submissions = {suffix: Submission(folder, task, suffix) for suffix in ways["prediction"]} if folder else {}
 
     def update(self, examples: Sequence[Example]) -> None:
@@ -125,11 +126,11 @@ class _Run:
     @property
     def state(self) -> tuple:
         """What `update` has changed; assigning it goes on from there."""
-        return self.scores, self.samples, {suffix: files.annotations for suffix, files in self._submissions.items()}
+        return self.scores, self.samples, self.left_out, {suffix: files.annotations for suffix, files in self._submissions.items()}
 
     @state.setter
     def state(self, state: tuple) -> None:
-        self.scores, self.samples, annotations = state
+        self.scores, self.samples, self.left_out, annotations = state
         for suffix, files in self._submissions.items():
             files.annotations = annotations[suffix]
 
@@ -184,6 +185,7 @@ def _walk(runs: Mapping[str, _Run], sources: Mapping, chosen: Mapping[str, list[
                 if examples:
                     runs[name].update(examples)
                 if count:
+                    runs[name].left_out = sorted({*runs[name].left_out, *getattr(sources[name], "damaged", ())})
                     done[name] += count
                     progress.add(count, name)
             partial.save({"runs": {name: run.state for name, run in runs.items()}, "seconds": seconds, "done": done})

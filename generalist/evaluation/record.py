@@ -24,33 +24,35 @@ from generalist.tasks import Task
 METRICS, CARD, CARD_TEXT, PER_IMAGE, PANELS = "metrics.json", "card.json", "card.md", "per_image.csv", "panels"
 
 
-def card(tasks: Mapping[str, Task], sources: Mapping, rows: Mapping[str, Sequence[Mapping]], facts: Mapping) -> dict:
+def card(tasks: Mapping[str, Task], sources: Mapping, rows: Mapping[str, Sequence[Mapping]], left_out: Mapping[str, Sequence[str]],
+         facts: Mapping) -> dict:
     """What one has to know to repeat the numbers: protocols, data, codecs, settings, device, memory, versions.
 
     Args:
       tasks: {name: codec}.
       sources: {name: source}.
       rows: {name: values per image}, whose keys say exactly which examples were measured.
+      left_out: {name: damaged files}, of examples that were not.
       facts: settings of the evaluation.
     """
     import jax
 
     versions = {"generalist": __version__, "python": platform.python_version(), "jax": jax.__version__, "numpy": np.__version__,
                 "opencv": cv2.__version__, "pillow": PIL.__version__}
-    return {"tasks": {name: _describe(task, sources[name], rows[name]) for name, task in tasks.items()}, **facts,
+    return {"tasks": {name: _describe(task, sources[name], rows[name], left_out[name]) for name, task in tasks.items()}, **facts,
             "device_kind": jax.devices()[0].device_kind, "devices": jax.device_count(), "machine": platform.platform(),
             "peak_memory": _peak_memory(jax.local_devices()[0]), "versions": versions,
             "null": "undefined (no such pixels or segments), or for psnr: exact, that is infinite",
             "seconds_per_image": "median over batches of painting and decoding"}
 
 
-def _describe(task: Task, source, rows: Sequence[Mapping]) -> dict:
+def _describe(task: Task, source, rows: Sequence[Mapping], left_out: Sequence[str]) -> dict:
     protocol, keys = task.metric().protocol, [row["key"] for row in rows]
     also = {key: metric.protocol for key, metric in further_metrics(task).items()}
     return {
         "protocol": protocol, "counts": PROTOCOLS[protocol], "also": {key: f"{name}: {PROTOCOLS[name]}" for key, name in also.items()},
         "ways": {suffix: said for suffix, said in WAYS.items() if rows and any(key.endswith(suffix) for key in rows[0])},
-        "codec_version": task.version, "examples": len(rows), "left_out": sorted(getattr(source, "damaged", ())), **describe_source(source),
+        "codec_version": task.version, "examples": len(rows), "left_out": list(left_out), **describe_source(source),
         "keys_sha256": hashlib.sha256("\n".join(keys).encode()).hexdigest()}
 
 

@@ -133,7 +133,8 @@ def run(values: flags.FlagValues, workdir: str) -> None:
     from generalist.training import compile, distributed, loop, setup
     from generalist.training.interruption import Interruption
 
-    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", str(GPU_SHARE))
+    if "XLA_CLIENT_MEM_FRACTION" not in os.environ:  # its newer name; both are an error
+        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", str(GPU_SHARE))
     config = setup.drop_untrained(values.config)
     launch = distributed.find(os.environ, values.coordinator, values.process_id, values.process_count)
     use_all_cores(config.sharding.cpu_devices or os.cpu_count(), config.batch_size // config.optimizer.accumulate, launch.count or 1)
@@ -199,7 +200,8 @@ def use_all_cores(devices: int, batch_size: int, processes: int = 1) -> None:
 
 def keep_freed_memory() -> None:
     """Lets glibc reuse freed arrays, here and in the processes started from here; given back to the system, every page is faulted in anew."""
-    os.environ.update({f"MALLOC_{name}": str(value) for name, (_, value) in MALLOC.items()})
+    for name, (_, value) in MALLOC.items():
+        os.environ.setdefault(f"MALLOC_{name}", str(value))
     with contextlib.suppress(OSError, AttributeError, TypeError):  # another libc
         mallopt = ctypes.CDLL(None).mallopt
         for option, value in MALLOC.values():

@@ -251,6 +251,9 @@ def compile_step(run: Run, state: State, config: ConfigDict, log: Callable[[str]
     cost = flops.training_step(model_settings(to_plain(config)), run.objective.prompts.shape[1], trained)
     compiled = CompiledStep(lower_step(run, state, config).compile(), cost)
     memory = compiled.memory
+    if memory is None:  # the platform does not tell, of a program from the cache for example
+        log(f"step compiled in {time.monotonic() - began:.0f} s: {cost / 1e9:,.2f} GFLOP an image")
+        return compiled
     log(f"step compiled in {time.monotonic() - began:.0f} s: {cost / 1e9:,.2f} GFLOP an image, "
         f"{_gib(memory.argument_size_in_bytes)} state and batch + {_gib(memory.temp_size_in_bytes)} temporaries a device")
     limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from generalist.configs import common
 from generalist.evaluation import data, evaluate
+from generalist.evaluation.ceiling import ceiling
 from generalist.input_pipeline.scenes import ScenesSource
 from generalist.input_pipeline.sources import DataError, open_source
 from generalist.metrics import PROTOCOLS, ImageQuality
@@ -126,6 +128,12 @@ def evaluate_lol(lol, out, on_error="raise", batch_size=2, limit=0):
                     log=len)
 
 
+def lol_config(lol):
+    config = common.only(common.paper(), ["light"])
+    config.data_dir, config.data.on_error = str(lol.parents[1]), "skip"
+    return config
+
+
 @pytest.mark.parametrize("damaged", [0, 1, 2])
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_a_damaged_example_that_is_skipped_is_not_replaced_by_another(lol, tmp_path, damaged, batch_size):
@@ -136,6 +144,8 @@ def test_a_damaged_example_that_is_skipped_is_not_replaced_by_another(lol, tmp_p
     assert metrics["light/examples"] == 2
     assert keys_measured(tmp_path / "eval/1") == [str(number) for number in range(3) if number != damaged]
     assert "Left out: the figures are not those of the whole set" in (tmp_path / "eval/1/card.md").read_text()
+    ceilings = ceiling(lol_config(lol), tmp_path / "ceiling", names=["light"], sizes=[SIZE], log=len)
+    assert ceilings["tasks"]["light"]["examples"] == 2
     (lol / "high/0.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match="every example of light is damaged: nothing was measured"):
         evaluate_lol(lol, tmp_path / "eval/2", "skip", limit=1)

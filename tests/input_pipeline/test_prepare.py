@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -126,6 +127,23 @@ def test_examples_come_back_bit_for_bit_for_every_task(tmp_path, small_shards, n
     absent = missing(tmp_path / "out", [name])
     assert [dataset.absent for dataset in absent] == ([("split train",)] if name == "sidd" else [])
 
+
+@pytest.mark.parametrize("name, make, split, files", [
+    ("nyu", save_nyu, "train", 10), ("nyu", save_nyu, "test", 1), ("ade20k", save_ade, "val", 4), ("coco", save_coco, "val", 5),
+    ("sidd", save_sidd, "val", 2), ("sidd", save_sidd, "train", 2), ("rain13k", save_rain, "test", 20), ("lol", save_lol, "test", 2)])
+def test_the_stamp_is_that_of_a_copy_and_changes_with_every_file(tmp_path, name, make, split, files):
+    """Figures of the truth and of trivial predictors are kept by it."""
+    make(tmp_path / "data")
+    shutil.copytree(tmp_path / "data", tmp_path / "copy")
+    source, copy = (prepares.SOURCES[name](tmp_path / root, split, log=len) for root in ("data", "copy"))
+    paths = sorted({path for path in source.paths() if os.path.isfile(path)})
+    assert len(paths) == files and source.stamp() == copy.stamp()
+    stamps = {source.stamp()}
+    for path in paths:
+        with open(path, "ab") as file:
+            file.write(b"x")
+        stamps.add(source.stamp())
+    assert len(stamps) == 1 + files
 
 def test_crops_of_full_frames_are_prepared_as_they_are_cut(tmp_path, small_shards):
     save_sidd(tmp_path)

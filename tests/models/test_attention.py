@@ -3,6 +3,8 @@
 import collections
 import itertools
 import re
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -223,3 +225,24 @@ def test_a_flash_attention_that_works_is_for_cuda_alone(gpu, caplog):
         assert "cbrt" in text["cuda"] and "cbrt" not in text["cpu"]
     np.testing.assert_array_equal(jax.jit(function)(*long_inputs()), expected)
     assert not caplog.messages
+
+
+SEVERAL = """
+import jax, jax.numpy as jnp, numpy as np
+jax.config.update("jax_num_cpu_devices", 4)
+from generalist.models import attention
+attention.MANY_QUERIES = 32
+attention._flash = lambda q, k, v, *, scale: jax.nn.dot_product_attention(q, k, v, scale=scale)
+devices = jax.local_devices()
+jax.local_devices = lambda backend=None: devices
+mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+shape = jax.ShapeDtypeStruct((4, 32, 2, 8), jnp.bfloat16, sharding=jax.NamedSharding(mesh, jax.P("data")))
+with jax.set_mesh(mesh):
+    jax.jit(lambda *qkv: attention.attention(*qkv)).trace(shape, shape, shape)
+    print(attention.flash_works(8, np.dtype(jnp.bfloat16), False))
+"""
+
+
+def test_flash_attention_is_tried_on_one_device_while_a_step_for_several_is_traced():
+    result = subprocess.run([sys.executable, "-c", SEVERAL], capture_output=True, text=True, check=True)
+    assert (result.stdout, result.stderr) == ("True\n", "")

@@ -147,6 +147,10 @@ class COCO(Source):
         self.annotations = read_annotations(f"{self.root}/annotations/panoptic_{split}.json")
         return self.subsets().get(self.task, list(range(len(self.annotations.files))))
 
+    def paths(self) -> list[str]:
+        json_path = f"{self.root}/annotations/panoptic_{self.SPLITS[self.split]}.json"
+        return [json_path, *(part for index in range(len(self)) for part in self._paths(index))]
+
     def _report_count(self, split: str, count: int) -> None:
         everything = len(self.annotations.files) if self.prepared is None else len(self.prepared)
         super()._report_count(split, everything if count else 0)

@@ -1,5 +1,6 @@
 """NYU Depth V2: indoor images with metric depth."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from etils import epath
@@ -63,6 +64,9 @@ class NYUV2(Source):
         key, row = self.items[index]
         image, depth = self._read_row(row)
         return {"key": key, "image": png(image), self.LABEL: png(depth)}
+
+    def paths(self) -> Iterable[str]:
+        return [self._mat] if self.items and isinstance(self.items[0][1], int) else super().paths()
 
     def decode_label(self, label: File | np.ndarray) -> np.ndarray:
         return label if isinstance(label, np.ndarray) else read_map(label, np.uint16, "NYU depth (millimetres)")

@@ -2,6 +2,7 @@
 
 import functools
 import threading
+from collections.abc import Iterable
 from typing import Any
 
 from etils import epath
@@ -109,6 +110,9 @@ class SIDD(Source):
         self._crops = self._crops_per_frame
         return self.pair(self.files(FRAMES, "*/*NOISY_SRGB_*", strip="NOISY_"),
                          self.files(FRAMES, "*/*GT_SRGB_*", strip="GT_"))
+
+    def paths(self) -> Iterable[str]:
+        return [path for path, _ in self._mat] if self.split == "val" else super().paths()
 
     def __len__(self) -> int:
         return len(self.items) * (self._crops or 1)
