@@ -142,14 +142,16 @@ def cost(lowered, limit: float, options: dict | None = None) -> Cost:
 def collectives(hlo: str) -> dict[str, tuple[int, int]]:
     """Text of a compiled program -> {kind: (count, bytes of what a device receives)}. What is in a loop counts once.
 
-    One that the compiler spreads over several fusions, to hide it behind their work, stands in each of them, with the same channel.
+    An all-gather that the compiler spreads over several fusions, to hide it behind their work, stands in each of them with the same channel;
+    those of other kinds share channels though they are several.
     """
     found, channels = {}, set()
     for result, kind, start, rest in re.findall(rf"= (.*?) ({'|'.join(COLLECTIVES)})(-start)?\((.*)", hlo):
         channel = re.search(r"channel_id=\d+", rest)
-        if channel and (kind, channel[0]) in channels:
-            continue
-        channels.add((kind, channel and channel[0]))
+        if kind == "all-gather" and channel:
+            if channel[0] in channels:
+                continue
+            channels.add(channel[0])
         shapes = re.findall(r"([a-z]+\d*)\[([\d,]*)\]", re.sub(r"\{[^{}]*\}", "", result))
         if start and kind != "all-reduce":
             shapes = shapes[len(shapes) // 2:]  # (operands, results)

@@ -22,12 +22,14 @@ HLO = """
   %ars = f32[10]{0} all-reduce-start(%a), to_apply=%add
   %fusion = f32[10]{0} fusion(%all-reduce.2), kind=kLoop
   %all-gather.3 = bf16[64,32]{1,0} all-gather(%p), channel_id=1, backend_config="step 2 of the first"
+  %all-reduce.4 = f32[3]{0} all-reduce(%d), channel_id=1, to_apply=%add
+  %all-reduce.5 = f32[3]{0} all-reduce(%e), channel_id=1, to_apply=%add
 """
 
 
 def test_collectives_are_counted_with_what_a_device_receives():
-    """64 * 32 * 2 bytes and 32 * 4 * 4; (16 + 1 + 6) * 4 and 10 * 4."""
-    assert compile.collectives(HLO) == {"all-gather": (2, 4096 + 512), "all-reduce": (2, 92 + 40)}
+    """64 * 32 * 2 bytes and 32 * 4 * 4; (16 + 1 + 6) * 4, 10 * 4 and twice 3 * 4."""
+    assert compile.collectives(HLO) == {"all-gather": (2, 4096 + 512), "all-reduce": (4, 92 + 40 + 24)}
 
 
 def test_cost_of_a_product_by_hand():
