@@ -107,8 +107,8 @@ def _gpus(topology: str):
     return topologies.get_topology_desc(platform="cuda", topology=f"1x{hosts or 1}x{gpus or 1}", target_config=target).devices
 
 
-def _lower_sampling(config: ConfigDict, prepared: setup.Run):
-    """One evaluation batch by the config's sampler, weights whole on every device."""
+def _lower_sampling(config: ConfigDict, prepared: setup.Run, platform: str | None = None):
+    """One evaluation batch by the config's sampler, weights whole on every device; for another platform as `setup.lower_step`."""
     whole, b = sharding.replicated(prepared.mesh), config.eval.batch_size
     b += -b % prepared.mesh.size
     shaped = lambda shape, dtype, where=prepared.batch_sharding: jax.ShapeDtypeStruct(shape, dtype, sharding=where)
@@ -117,8 +117,9 @@ def _lower_sampling(config: ConfigDict, prepared: setup.Run):
     side, d = config.data.image_size, config.diffusion
     sample = jax.jit(make_sampler(to_plain(config), prepared.graphdef), static_argnames=SETTINGS, out_shardings=whole)
     with jax.set_mesh(prepared.mesh):
-        return sample.lower(parameters, shaped((b, side, side, 3), jnp.uint8), shaped((b, *prepared.objective.prompts.shape[1:]), jnp.float32),
-                            shaped((), jnp.uint32, whole), steps=d.steps, sampler=d.sampler, start=d.start)
+        traced = sample.trace(parameters, shaped((b, side, side, 3), jnp.uint8), shaped((b, *prepared.objective.prompts.shape[1:]), jnp.float32),
+                              shaped((), jnp.uint32, whole), steps=d.steps, sampler=d.sampler, start=d.start)
+        return traced.lower(lowering_platforms=platform and (platform,))
 
 
 def cost(lowered, limit: float, options: dict | None = None) -> Cost:
@@ -182,11 +183,12 @@ def describe(name: str, c: Cost, hbm: float) -> list[str]:
 
 
 def _lower_for_cuda(config: ConfigDict, log: Callable[[str], None]) -> dict[str, Cost]:
-    """Lowers the training step to StableHLO for CUDA: shows that it can be built there; memory is known only to the GPU's compiler."""
+    """Lowers both steps to StableHLO for CUDA: shows that they can be built there; memory is known only to the GPU's compiler."""
     mesh = sharding.make_mesh(1, jax.local_devices()[:1])
     prepared = setup.abstract(config, mesh)
-    lowered = setup.lower_step(prepared, prepared.state, config, platform="cuda")
-    log(f"cuda: the training step lowers to {len(lowered.as_text()):,} characters of StableHLO for one GPU; "
-        f"{(lowered.cost_analysis() or {}).get('flops', 0.0) / config.batch_size / 1e9:,.2f} GFLOP an image. "
-        "Its memory is printed when a run starts there.")
+    for name, lowered, batch in (("training", setup.lower_step(prepared, prepared.state, config, "cuda"), config.batch_size),
+                                 ("sampling", _lower_sampling(config, prepared, "cuda"), config.eval.batch_size)):
+        flops = (lowered.cost_analysis() or {}).get("flops", 0.0) / batch
+        log(f"cuda: the {name} step lowers to {len(lowered.as_text()):,} characters of StableHLO for one GPU; {flops / 1e9:,.2f} GFLOP an image")
+    log("cuda: memory is printed when a run starts there; --topology=h100:N or h200:N asks the compiler")
     return {}

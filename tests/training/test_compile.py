@@ -44,7 +44,9 @@ def test_cost_of_a_product_by_hand():
 def test_the_step_of_a_config_lowers_for_cuda(tiny_config):
     lines = []
     compile.run(tiny_config, "cuda", lines.append)
-    assert len(lines) == 1 and lines[0].startswith("cuda: the training step lowers to ")
+    assert [line.split(" lowers to ")[0] for line in lines[:2]] == ["cuda: the training step", "cuda: the sampling step"]
+    training, sampling = (float(re.search(r"([\d.]+) GFLOP an image", line)[1]) for line in lines[:2])
+    assert training > 2.5 * sampling > 0
 
 
 def test_the_bfloat16_step_multiplies_in_bfloat16_without_stray_transposes_and_in_place(tiny_config):
