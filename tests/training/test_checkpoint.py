@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import inspect
+import os
 import pathlib
 import random
 import re
@@ -148,6 +149,7 @@ def is_unfinished(process, folder, moment: int) -> bool:
         assert process.poll() is None
     time.sleep(random.Random(moment).uniform(0, 0.1))
     process.send_signal(signal.SIGSTOP)
+    os.waitpid(process.pid, os.WUNTRACED)  # until it has stopped
     left = shutil.copytree(folder / "run", folder / str(moment))
     process.send_signal(signal.SIGCONT)
     unfinished = any("tmp" in path.name for path in (left / "checkpoints").iterdir())

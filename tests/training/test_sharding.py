@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import optax
 import pytest
-from jax.sharding import AbstractMesh, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from generalist.training import sharding
 
@@ -130,7 +130,7 @@ def test_parts_of_starting_weights_are_cut_by_numpy(monkeypatch):
 
 
 def test_split_kernels_travel_in_the_dtype_of_their_use_and_get_float32_gradients():
-    mesh = AbstractMesh((1, 4), ("data", "fsdp"))
+    mesh = AbstractMesh((1, 4), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
     shapes = {name: jax.ShapeDtypeStruct((64, 64), np.float32) for name in ("a.kernel", "a.embedding", "small.kernel")}
     split = {"a.kernel": sharding.NamedSharding(mesh, PartitionSpec("fsdp")), "a.embedding": sharding.NamedSharding(mesh, PartitionSpec("fsdp")),
              "small.kernel": sharding.replicated(mesh)}
