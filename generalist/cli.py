@@ -232,12 +232,8 @@ def ceiling(args: argparse.Namespace) -> int:
     if min(args.size, default=1) < 1 or args.limit < 0:
         raise ValueError(f"--size {' '.join(map(str, args.size))} --limit {args.limit}: sizes are at least 1, examples at least 0")
     from generalist.evaluation.ceiling import ceiling as measure
-    from generalist.training import launch
 
-    try:
-        config = launch.parse(["generalist", f"--config={args.config}"]).config
-    except launch.UsageError as error:
-        raise ValueError(str(error)) from error
+    config = cli_data.read_config(args.config)
     config.eval.split = args.split or config.eval.split
     autoencoder = _autoencoder(args.latent) if args.latent else None
     measure(config, args.out, names=args.task, sizes=args.size, autoencoder=autoencoder, limit=args.limit, facts={"autoencoder": args.latent})

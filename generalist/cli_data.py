@@ -5,11 +5,8 @@ import functools
 import os
 import pathlib
 import re
-import runpy
 import sys
 from collections.abc import Mapping
-
-import generalist
 
 
 def add_arguments(sub: argparse.ArgumentParser) -> None:
@@ -79,7 +76,7 @@ def _check_data(args: argparse.Namespace) -> int:
         raise ValueError(f"--limit {args.limit}: a number of at least 0")
     log = functools.partial(print, file=sys.stderr)
     if args.config:
-        own, data_dir = _read_config(args.config)
+        own, data_dir = _own_data(args.config)
         data_dir = args.data_dir or data_dir
         found = check_own(data_dir, own, args.datasets, args.limit, log=log)
     else:
@@ -96,15 +93,19 @@ def _check_data(args: argparse.Namespace) -> int:
     return 3 if found.incomplete or (args.datasets and found.absent) else 0
 
 
-def _read_config(given: str) -> tuple[dict[str, Mapping], str]:
-    """A config file, FILE or FILE:argument, found where main.py finds it -> definitions of the tasks that it trains, its data directory."""
-    path, _, argument = given.partition(".py:")
-    path = path.removesuffix(".py") + ".py"
-    package = pathlib.Path(generalist.__file__).parent
-    found = next((place / path for place in (pathlib.Path(), package, package.parent) if (place / path).is_file()), None)
-    if found is None:
-        raise ValueError(f"--config {given}: no file {path}; give the config file that main.py takes, such as configs/own_data.py")
-    config = runpy.run_path(str(found))["get_config"](*filter(None, [argument]))
+def read_config(given: str):
+    """A config FILE or FILE:argument, found where main.py finds it. ValueError names what is wrong with it."""
+    from generalist.training import launch
+
+    try:
+        return launch.parse(["generalist", f"--config={given}"]).config
+    except launch.UsageError as error:
+        raise ValueError(str(error)) from error
+
+
+def _own_data(given: str) -> tuple[dict[str, Mapping], str]:
+    """A config -> definitions of the tasks that it trains, its data directory."""
+    config = read_config(given)
     if config.data.source != "folder":
         raise ValueError(f"--config {given}: it trains on data.source {config.data.source!r}, not on folders of your own; "
                          "without --config the paper's data sets are checked")

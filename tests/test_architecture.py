@@ -18,7 +18,7 @@ NAMES = [path.relative_to(ROOT).as_posix() for path in FILES]
 ARROWS = {
     "__init__": {"inference", "tasks"},
     "cli": {"training", "evaluation", "inference", "input_pipeline", "pretrained", "cli_data"},
-    "cli_data": {"evaluation", "inference", "input_pipeline"},
+    "cli_data": {"training", "evaluation", "inference", "input_pipeline"},
     "training": {"evaluation", "inference", "input_pipeline", "models", "diffusion", "pretrained", "tasks"},
     "evaluation": {"inference", "metrics", "tasks", "input_pipeline"},
     "inference": {"models", "diffusion", "tasks", "pretrained"},

@@ -16,10 +16,11 @@ from PIL import Image
 from generalist import __version__
 from generalist.evaluation import panels, tables
 from generalist.evaluation.baselines import Ceiling
-from generalist.evaluation.data import open_data, read, rows
+from generalist.evaluation.data import open_data, read
 from generalist.evaluation.record import describe_source
 from generalist.evaluation.scores import Example, Scores, decode, decoders, finite_or_none, native_size
 from generalist.files import write_atomically
+from generalist.input_pipeline.check import spread
 from generalist.tasks import Depth, Instance, Restoration, Scalar, Semantic, Task
 from generalist.tasks.base import to_levels
 
@@ -129,7 +130,7 @@ def measure(tasks: Mapping[str, Task], sources: Mapping, size: int, autoencoder:
     """Runs every task over `limit` examples of its source, evenly spread (0: all), encoded at `size` x `size` pixels."""
     ways = {"pixel": lambda rgb: rgb} | ({"latent": autoencoder} if autoencoder else {})
     runs = {name: Run(task, ways) for name, task in tasks.items()}
-    chosen = {name: rows(sources[name], limit) for name in tasks}
+    chosen = {name: spread(len(sources[name]), limit) for name in tasks}
     done, total, began, said = 0, sum(map(len, chosen.values())), time.monotonic(), time.monotonic()
     for name, run in runs.items():
         for start in range(0, len(chosen[name]), BATCH):

@@ -4,8 +4,6 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from generalist.input_pipeline import open_sources
 from generalist.tasks import Instance, Panoptic, Restoration, Semantic, Task, get_tasks
 
@@ -59,11 +57,6 @@ def open_data(config, names: Sequence[str] = (), limit: int = 0, log: Callable[[
         raise ValueError(f"nothing to measure in {config.data_dir or 'the data directory'}: {', '.join(config.eval.tasks)} are all left out; "
                          "give another --data-dir, or --task to see why one is.")
     return data
-
-
-def rows(source, limit: int) -> list[int]:
-    """The examples to measure: `limit` of them, evenly spread, as neighbours in a list are often of one scene or one set; 0 takes all."""
-    return np.unique(np.linspace(0, len(source) - 1, min(limit or len(source), len(source))).round().astype(int)).tolist()
 
 
 def read(source, rows: Sequence[int]) -> list[Mapping[str, Any]]:

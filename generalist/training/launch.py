@@ -84,7 +84,8 @@ def parse(argv: list[str]) -> flags.FlagValues:
         os.environ["GENERALIST_DATA_DIR"] = data_dir  # the one rule that decides the data; configs read it
     path, _, argument = given.partition(".py:")
     resolved = _resolve(path if path.endswith(".py") else path + ".py")
-    argv = [f"--config={resolved}:{argument}" if a.startswith("--config=") else a for a in argv]
+    chosen = f"--config={resolved}:{argument}" if argument else f"--config={resolved}"  # without: the default of get_config
+    argv = [chosen if a.startswith("--config=") else a for a in argv]
     _check_fields(argv, _read_flags([a for a in argv if not a.startswith("--config.")]).config)
     values = _read_flags(argv)
     config = values.config

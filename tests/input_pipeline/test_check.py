@@ -280,7 +280,7 @@ def test_a_missing_folder_of_own_data_is_code_3(own, capsys):
 
 @pytest.mark.parametrize("arguments, said", [
     (["crp"], "Did you mean 'crop'"), (["--data-dir", "/nowhere"], "none of the folders crop, dehaze, height, plants in /nowhere"),
-    (["--data-dir", ""], "in GENERALIST_DATA_DIR, which is not set"), (["--config", "absent.py"], "--config absent.py: no file absent.py"),
+    (["--data-dir", ""], "in GENERALIST_DATA_DIR, which is not set"), (["--config", "absent.py"], "no config file absent.py. There are: configs/"),
     (["--config", "configs/multitask.py:scenes"], "trains on data.source 'scenes', not on folders of your own"),
     (["--config", "configs/own_data.py:ful"], "config argument 'ful'"), (["--config", "wrong.py"], r"void is 255. Did you mean (255,)?")])
 def test_own_data_that_cannot_be_checked_are_one_line_and_code_2(own, arguments, said, monkeypatch, capsys):

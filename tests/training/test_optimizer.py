@@ -87,7 +87,7 @@ def test_orthogonalize_equals_optax(shape):
     u, _, v = np.linalg.svd(np.random.default_rng(0).standard_normal(shape), full_matrices=False)
     x = jnp.asarray((u * np.geomspace(1, 1e-3, min(shape[1:]))) @ v, jnp.float32)
     expected = [newton_schulz(one, jnp.array([3.4445, -4.7750, 2.0315])) for one in x]
-    np.testing.assert_allclose(orthogonalize(x), expected, atol=3e-4)  # entries of about 0.1 to 0.4; small values squared; JAX 0.10: 1.4e-4, 0.12: 2.2e-4
+    np.testing.assert_allclose(orthogonalize(x), expected, atol=2e-4)  # entries of about 0.1 to 0.4; float32, small values squared
 
 
 @pytest.mark.parametrize("field", ["weight_decay_on", "lr_multipliers", "muon"])
