@@ -1,8 +1,9 @@
-# make demo: finetune the shipped model on the built-in scenes, evaluate, report. make test: all tests.
+# make demo: finetune the shipped model on the built-in scenes, evaluate, report.
+# make lint: linter, formatter, types. make test: all tests.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: env demo test clean
+.PHONY: env demo lint test clean
 
 env: .venv/.ready
 
@@ -17,9 +18,19 @@ env: .venv/.ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
 	@touch $@
 
+# Linter, formatter and type checker; pre-commit runs them before a commit.
+.venv/.ready-dev: .venv/.ready-test
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
 demo: env
 	$(BIN)/python main.py --config=configs/multitask.py
 	@echo "look at runs/multitask/report.html"
+
+lint: .venv/.ready-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
 
 test: .venv/.ready-test
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile

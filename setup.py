@@ -6,7 +6,9 @@ import re
 from setuptools import find_packages, setup
 
 HERE = pathlib.Path(__file__).parent
-VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "generalist/__init__.py").read_text()).group(1)
+VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "generalist/__init__.py").read_text()).group(
+    1
+)
 
 setup(
     name="generalist",
@@ -17,7 +19,9 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["generalist", "generalist.*"]),
-    package_data={"generalist": ["pretrained/scenes/*", "pretrained/scenes_autoencoder/*", "tasks/*.json"]},
+    package_data={
+        "generalist": ["pretrained/scenes/*", "pretrained/scenes_autoencoder/*", "tasks/*.json"]
+    },
     install_requires=[
         "absl-py>=2.1",
         "array_record>=0.8.3",  # the first that reads gs://
@@ -26,6 +30,7 @@ setup(
         "flax>=0.12,<0.14",
         "grain>=0.2.12",
         "jax>=0.10",
+        "jaxtyping>=0.3",
         "ml_dtypes>=0.5",
         "ml_collections>=1.0",
         "numpy>=2.0",
@@ -41,14 +46,36 @@ setup(
         "cuda12": ["jax[cuda12]>=0.10"],
         "cuda13": ["jax[cuda13]>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],
-        "data": ["gcsfs>=2025.1", "h5py>=3.12", "scipy>=1.14"],  # gs:// paths, and the .mat files of SIDD and NYU
-        "pretrained": ["huggingface_hub>=0.30", "tokenizers>=0.20"],  # published weights: the hub, and the text encoders' tokenizers
+        "data": [
+            "gcsfs>=2025.1",
+            "h5py>=3.12",
+            "scipy>=1.14",
+        ],  # gs:// paths, and the .mat files of SIDD and NYU
+        "pretrained": [
+            "huggingface_hub>=0.30",
+            "tokenizers>=0.20",
+        ],  # published weights: the hub, and the text encoders' tokenizers
         "beam": ["apache-beam>=2.60"],  # data prepare --beam
         "notebook": ["ipykernel>=6.29", "nbclient>=0.10", "nbformat>=5.10"],
+        "dev": ["pre-commit>=4", "pyright>=1.1.400", "ruff>=0.15"],  # make lint
         # What the tests compare with; nothing of it is imported by the package.
         "test": [
-            "apache-beam>=2.60", "diffusers>=0.35", "h5py>=3.12", "ipykernel>=6.29", "nbclient>=0.10", "nbformat>=5.10", "pytest>=8", "pytest-xdist>=3.6",
-            "scikit-image>=0.25", "scipy>=1.14", "tokenizers>=0.20", "torch>=2.8", "torchmetrics>=1.7", "transformers>=5.0"],
+            "apache-beam>=2.60",
+            "beartype>=0.20",  # checks the shape types of the package while the tests run
+            "diffusers>=0.35",
+            "h5py>=3.12",
+            "ipykernel>=6.29",
+            "nbclient>=0.10",
+            "nbformat>=5.10",
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "scikit-image>=0.25",
+            "scipy>=1.14",
+            "tokenizers>=0.20",
+            "torch>=2.8",
+            "torchmetrics>=1.7",
+            "transformers>=5.0",
+        ],
     },
     entry_points={"console_scripts": ["generalist=generalist.cli:main"]},
 )
