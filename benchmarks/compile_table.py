@@ -17,10 +17,17 @@ HEADER = """| topology | fsdp | images a chip | program | GiB a chip, of | state
 
 def row(topology: str, fsdp: int, chips: int, batch: int, name: str, cost: compile.Cost) -> str:
     """One program as a line of Markdown."""
-    moved = "; ".join(f"{kind} {count}, {size / GIB:.2f}" for kind, (count, size) in cost.collectives.items()) or "none"
+    moved = (
+        "; ".join(
+            f"{kind} {count}, {size / GIB:.2f}" for kind, (count, size) in cost.collectives.items()
+        )
+        or "none"
+    )
     total = cost.state + cost.temporaries
-    return (f"| {topology} | {fsdp} | {batch / chips:g} | {name} | {total / GIB:.2f} of {compile.HBM[topology.partition(':')[0]]} | "
-            f"{cost.state / GIB:.2f} + {cost.temporaries / GIB:.2f} | {cost.flops / 1e12:.2f} | {moved} | {cost.seconds:.0f} s |")
+    return (
+        f"| {topology} | {fsdp} | {batch / chips:g} | {name} | {total / GIB:.2f} of {compile.HBM[topology.partition(':')[0]]} | "
+        f"{cost.state / GIB:.2f} + {cost.temporaries / GIB:.2f} | {cost.flops / 1e12:.2f} | {moved} | {cost.seconds:.0f} s |"
+    )
 
 
 def main(arguments: list[str]) -> None:
@@ -31,8 +38,14 @@ def main(arguments: list[str]) -> None:
         config = multitask.get_config("paper")
         config.sharding.fsdp = int(fsdp)
         chips = len(compile.devices(topology))
-        for name, cost in compile.run(config, topology, lambda line: print(line, file=sys.stderr, flush=True)).items():
-            batch = config.batch_size if name == "training" else -(-config.eval.batch_size // chips) * chips
+        for name, cost in compile.run(
+            config, topology, lambda line: print(line, file=sys.stderr, flush=True)
+        ).items():
+            batch = (
+                config.batch_size
+                if name == "training"
+                else -(-config.eval.batch_size // chips) * chips
+            )
             print(row(topology, config.sharding.fsdp, chips, batch, name, cost), flush=True)
 
 

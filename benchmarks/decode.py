@@ -28,15 +28,27 @@ STUFF = 80  # index of COCO's first stuff class
 
 def pictures(number: int) -> dict[str, np.ndarray]:
     """What a good model would paint of one scene, by task, float32 (128, 128, 3)."""
-    label = {name: ScenesSource(name, "val", number + 1, PAINTED)[number]["label"] for name in ("depth", "semantic", "instance")}
+    label = {
+        name: ScenesSource(name, "val", number + 1, PAINTED)[number]["label"]
+        for name in ("depth", "semantic", "instance")
+    }
     things = 9  # the scenes' first thing class
-    coco = np.where(label["semantic"] < 0, -1, np.where(label["semantic"] >= things, label["semantic"] - things, label["semantic"] + STUFF))
+    coco = np.where(
+        label["semantic"] < 0,
+        -1,
+        np.where(
+            label["semantic"] >= things, label["semantic"] - things, label["semantic"] + STUFF
+        ),
+    )
     rng = np.random.default_rng(number)
     noisy = lambda target: target.rgb + NOISE * rng.standard_normal(target.rgb.shape, np.float32)
-    return {"depth": noisy(TASKS["depth"].encode(label["depth"], PAINTED)), "semantic": noisy(TASKS["semantic"].encode(label["semantic"], PAINTED)),
-            "coco_semantic": noisy(TASKS["coco_semantic"].encode(coco, PAINTED)),
-            "instance": noisy(TASKS["instance"].encode(label["instance"], PAINTED)),
-            "scenes": noisy(SCENES_TASKS["semantic"].encode(label["semantic"], PAINTED))}
+    return {
+        "depth": noisy(TASKS["depth"].encode(label["depth"], PAINTED)),
+        "semantic": noisy(TASKS["semantic"].encode(label["semantic"], PAINTED)),
+        "coco_semantic": noisy(TASKS["coco_semantic"].encode(coco, PAINTED)),
+        "instance": noisy(TASKS["instance"].encode(label["instance"], PAINTED)),
+        "scenes": noisy(SCENES_TASKS["semantic"].encode(label["semantic"], PAINTED)),
+    }
 
 
 def levels(rgb: np.ndarray) -> np.ndarray:
@@ -45,14 +57,21 @@ def levels(rgb: np.ndarray) -> np.ndarray:
 
 def enlarge(maps: np.ndarray) -> np.ndarray:
     """(h, w, n) -> (*SIZE, n): bilinear between pixel centres, edges repeated."""
-    axes = [np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1) for new, old in zip(SIZE, maps.shape)]
+    axes = [
+        np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+        for new, old in zip(SIZE, maps.shape)
+    ]
     grid = np.meshgrid(*axes, indexing="ij")
-    return np.stack([ndimage.map_coordinates(maps[..., i], grid, order=1) for i in range(maps.shape[-1])], -1)
+    return np.stack(
+        [ndimage.map_coordinates(maps[..., i], grid, order=1) for i in range(maps.shape[-1])], -1
+    )
 
 
 def nearest(masks: np.ndarray) -> np.ndarray:
     """(n, h, w) -> (n, *SIZE), the pixel that contains the centre."""
-    rows, columns = (((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(SIZE, masks.shape[1:]))
+    rows, columns = (
+        ((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(SIZE, masks.shape[1:])
+    )
     return masks[:, rows[:, None], columns]
 
 
@@ -83,8 +102,10 @@ def candidates(task, rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     shared = masks.astype(np.float32) @ masks.T.astype(np.float32)
     area = np.diagonal(shared)
     iou = np.triu(shared / (area[:, None] + area - shared), 1)
-    decay = np.exp(-2.0 * iou**2) / np.exp(-2.0 * iou.max(0)[:, None]**2)
-    scores = (1 - costs / max(costs.max(), 1)) * np.where(np.triu(np.ones_like(iou), 1) > 0, decay, 1).min(0)
+    decay = np.exp(-2.0 * iou**2) / np.exp(-2.0 * iou.max(0)[:, None] ** 2)
+    scores = (1 - costs / max(costs.max(), 1)) * np.where(
+        np.triu(np.ones_like(iou), 1) > 0, decay, 1
+    ).min(0)
     best = np.argsort(-scores, kind="stable")[:100]
     return masks[best].reshape(-1, PAINTED, PAINTED), scores[best]
 
@@ -94,7 +115,10 @@ def paint(task, masks: np.ndarray, scores: np.ndarray) -> np.ndarray:
     ids = np.zeros(masks.shape[1:], np.int32)
     for index, mask in enumerate(masks):
         free = mask & (ids == 0)
-        if scores[index] >= task.score_gate and mask.sum() - free.sum() <= task.overlap * mask.sum():
+        if (
+            scores[index] >= task.score_gate
+            and mask.sum() - free.sum() <= task.overlap * mask.sum()
+        ):
             ids[free] = index + 1
     return ids
 
@@ -114,21 +138,30 @@ def panoptic(task, semantic_rgb: np.ndarray, instance_rgb: np.ndarray) -> np.nda
     chosen = [distances[mask].sum(0).argmin() for mask in masks[scores >= task.instance.score_gate]]
     for index in range(STUFF, task.semantic.num_classes):
         free = (ids == 0) & (classes == index)
-        if free.sum() >= (task.stuff_area if isinstance(task.stuff_area, int) else task.stuff_area * ids.size):
+        if free.sum() >= (
+            task.stuff_area if isinstance(task.stuff_area, int) else task.stuff_area * ids.size
+        ):
             chosen.append(index)
             ids[free] = len(chosen)
-    return numbered(ids, {number: task.categories[index]["id"] for number, index in enumerate(chosen, 1)})
+    return numbered(
+        ids, {number: task.categories[index]["id"] for number, index in enumerate(chosen, 1)}
+    )
 
 
 def numbered(ids: np.ndarray, categories: dict[int, int]) -> np.ndarray:
     """1000 id + category of every pixel."""
-    return 1000 * ids + np.array([categories.get(number, 0) for number in range(ids.max() + 1)])[ids]
+    return (
+        1000 * ids + np.array([categories.get(number, 0) for number in range(ids.max() + 1)])[ids]
+    )
 
 
 def our_panoptic(task, rgb: dict[str, np.ndarray]) -> np.ndarray:
     """The same from the package's decoder."""
     prediction = task.decode(rgb, SIZE)
-    return numbered(prediction.id_map, {segment["id"]: segment["category_id"] for segment in prediction.segments_info})
+    return numbered(
+        prediction.id_map,
+        {segment["id"]: segment["category_id"] for segment in prediction.segments_info},
+    )
 
 
 def cases(painted: dict[str, np.ndarray]) -> dict:
@@ -136,17 +169,33 @@ def cases(painted: dict[str, np.ndarray]) -> dict:
     task, scenes = TASKS, SCENES_TASKS["semantic"]
     both = {name: painted[name] for name in task["panoptic"].components}
     return {
-        "depth": (lambda: task["depth"].decode(painted["depth"], SIZE).depth, lambda: depth(task["depth"], painted["depth"])),
-        "semantic, 150 classes": (lambda: task["semantic"].decode(painted["semantic"], SIZE).classes,
-                                  lambda: semantic(task["semantic"], painted["semantic"])),
-        "semantic of the scenes, 16 classes": (lambda: scenes.decode(painted["scenes"], SIZE).classes, lambda: semantic(scenes, painted["scenes"])),
-        "instance, 6,400 colours": (lambda: task["instance"].decode(painted["instance"], SIZE).instances,
-                                    lambda: instance(task["instance"], painted["instance"])),
-        "panoptic, 133 classes": (lambda: our_panoptic(task["panoptic"], both), lambda: panoptic(task["panoptic"], *both.values()))}
+        "depth": (
+            lambda: task["depth"].decode(painted["depth"], SIZE).depth,
+            lambda: depth(task["depth"], painted["depth"]),
+        ),
+        "semantic, 150 classes": (
+            lambda: task["semantic"].decode(painted["semantic"], SIZE).classes,
+            lambda: semantic(task["semantic"], painted["semantic"]),
+        ),
+        "semantic of the scenes, 16 classes": (
+            lambda: scenes.decode(painted["scenes"], SIZE).classes,
+            lambda: semantic(scenes, painted["scenes"]),
+        ),
+        "instance, 6,400 colours": (
+            lambda: task["instance"].decode(painted["instance"], SIZE).instances,
+            lambda: instance(task["instance"], painted["instance"]),
+        ),
+        "panoptic, 133 classes": (
+            lambda: our_panoptic(task["panoptic"], both),
+            lambda: panoptic(task["panoptic"], *both.values()),
+        ),
+    }
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--pictures", type=int, default=5)
     args = parser.parse_args()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
@@ -160,14 +209,27 @@ def main() -> int:
                 began = time.process_time()
                 results.append(way())
                 spent.append(time.process_time() - began)
-            differing.setdefault(name, []).append(float((np.abs(results[0] - results[1]) > 1e-3).mean()))
-    side_by_side.header("decoder", "ours, CPU ms an image: median (lowest..highest)", "obvious, CPU ms", "times as fast", "images a CPU second",
-                        "pixels that differ")
+            differing.setdefault(name, []).append(
+                float((np.abs(results[0] - results[1]) > 1e-3).mean())
+            )
+    side_by_side.header(
+        "decoder",
+        "ours, CPU ms an image: median (lowest..highest)",
+        "obvious, CPU ms",
+        "times as fast",
+        "images a CPU second",
+        "pixels that differ",
+    )
     for name, ways in seconds.items():
         ours, obvious = ([1000 * s for s in spent[1:]] for spent in ways)
-        side_by_side.row(name, side_by_side.spread(ours, 1), side_by_side.spread(obvious, 1),
-                         f"{statistics.median(obvious) / statistics.median(ours):.1f}", f"{1000 / statistics.median(ours):.1f}",
-                         f"{max(differing[name]):.0e}")
+        side_by_side.row(
+            name,
+            side_by_side.spread(ours, 1),
+            side_by_side.spread(obvious, 1),
+            f"{statistics.median(obvious) / statistics.median(ours):.1f}",
+            f"{1000 / statistics.median(ours):.1f}",
+            f"{max(differing[name]):.0e}",
+        )
     return 0 if max(map(max, differing.values())) <= TIES else 1
 
 

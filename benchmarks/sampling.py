@@ -27,7 +27,7 @@ AGREE = {"float32": 1e-3, "bfloat16": 5e-2}
 
 
 def coefficients(steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """alpha and sigma at the steps' times and at the clean image, float32 (steps + 1,) each."""
+    """Alpha and sigma at the steps' times and at the clean image, float32 (steps + 1,) each."""
     from generalist import diffusion
     from generalist.diffusion.samplers import time_grid
 
@@ -41,7 +41,10 @@ def timed(call, repeat: int) -> dict:
     began, used = time.perf_counter(), time.process_time()
     for _ in range(repeat):
         call()
-    return {"seconds": (time.perf_counter() - began) / repeat, "used": (time.process_time() - used) / repeat}
+    return {
+        "seconds": (time.perf_counter() - began) / repeat,
+        "used": (time.process_time() - used) / repeat,
+    }
 
 
 def measure_ours(args, cache: bool) -> dict:
@@ -61,7 +64,9 @@ def measure_ours(args, cache: bool) -> dict:
         kept = model.context(tokens)
 
         def denoise(x, t):
-            context = kept if cache else model.context(jax.lax.optimization_barrier((tokens, t))[0])  # else the compiler moves it out of the loop
+            context = (
+                kept if cache else model.context(jax.lax.optimization_barrier((tokens, t))[0])
+            )  # else the compiler moves it out of the loop
             return model(x, 999.0 * t, context)
 
         return diffusion.sample(denoise, x, diffusion.CosineSchedule(), "x0", "ddim", steps)
@@ -79,7 +84,10 @@ def measure_peer(args, tune: bool) -> dict:
     import torch
 
     model = unets.peer(args.size, args.variant, args.folder).eval().to(args.device)
-    tensors = {name: torch.from_numpy(value).to(args.device) for name, value in unets.inputs(args.size, args.batch).items()}
+    tensors = {
+        name: torch.from_numpy(value).to(args.device)
+        for name, value in unets.inputs(args.size, args.batch).items()
+    }
     tensors["x"] = tensors["x"].permute(0, 3, 1, 2).contiguous()
     if tune:
         model, tensors = unets.tuned(model, tensors)
@@ -96,7 +104,9 @@ def measure_peer(args, tune: bool) -> dict:
 
     found = {}
     for steps in STEPS:
-        alpha, sigma = (values.tolist() for values in np.load(args.folder / f"coefficients_{steps}.npy"))
+        alpha, sigma = (
+            values.tolist() for values in np.load(args.folder / f"coefficients_{steps}.npy")
+        )
         call = lambda steps=steps, alpha=alpha, sigma=sigma: sample(steps, alpha, sigma)
         np.save(args.folder / f"{'tuned' if tune else 'eager'}_{steps}.npy", call())
         found[str(steps)] = timed(call, args.repeat)
@@ -120,20 +130,31 @@ def measure_tasks(args) -> dict:
     side = settings["image_encoder"]["image_size"]
     rng = np.random.default_rng(0)
     image = jnp.asarray(rng.uniform(-1, 1, (1, side, side, 3)), jnp.float32)
-    text = jnp.asarray(rng.standard_normal((args.tasks, 8, settings["text_encoder"]["dim"])), jnp.float32)
+    text = jnp.asarray(
+        rng.standard_normal((args.tasks, 8, settings["text_encoder"]["dim"])), jnp.float32
+    )
 
     @jax.jit
     def paint(values, image, text):
         model = parameters.merge(graphdef, values)
         condition = model.encode(image, text)
-        return model.denoise(jnp.zeros((len(text), *model.diffused_shape)), jnp.ones(len(text)), condition)
+        return model.denoise(
+            jnp.zeros((len(text), *model.diffused_shape)), jnp.ones(len(text)), condition
+        )
 
     arms = {
-        "one after the other": lambda: np.concatenate([paint(values, image, text[i:i + 1]) for i in range(args.tasks)]),
-        "one batch, image encoded for each": lambda: np.asarray(paint(values, jnp.repeat(image, args.tasks, 0), text)),
-        "one batch, image encoded once": lambda: np.asarray(paint(values, image, text))}
+        "one after the other": lambda: np.concatenate(
+            [paint(values, image, text[i : i + 1]) for i in range(args.tasks)]
+        ),
+        "one batch, image encoded for each": lambda: np.asarray(
+            paint(values, jnp.repeat(image, args.tasks, 0), text)
+        ),
+        "one batch, image encoded once": lambda: np.asarray(paint(values, image, text)),
+    }
     pictures = [arm() for arm in arms.values()]
-    apart = max(float(np.abs(picture - pictures[0]).max()) for picture in pictures) / float(np.abs(pictures[0]).max())
+    apart = max(float(np.abs(picture - pictures[0]).max()) for picture in pictures) / float(
+        np.abs(pictures[0]).max()
+    )
     if apart > AGREE[args.dtype]:
         raise SystemExit(f"Error: the tasks' pictures differ by {apart:.1e} of the largest value")
     return {name: timed(arm, args.repeat) for name, arm in arms.items()}
@@ -141,74 +162,162 @@ def measure_tasks(args) -> dict:
 
 def compare_steps(args, folder: pathlib.Path, environment: dict) -> bool:
     """The table of steps; whether all arms painted the same."""
-    made = side_by_side.arm(__file__, ["--prepare", *options(args, folder)], {"JAX_PLATFORMS": "cpu"}, args.limit)
+    made = side_by_side.arm(
+        __file__, ["--prepare", *options(args, folder)], {"JAX_PLATFORMS": "cpu"}, args.limit
+    )
     if "error" in made:
         raise SystemExit(made["error"])
-    measure = lambda arm: side_by_side.arm(__file__, ["--measure", arm, *options(args, folder)], environment, args.limit)
-    found = side_by_side.rounds(args.arms, args.runs, measure, lambda result: ", ".join(
-        f"{steps} steps {args.batch / value['seconds']:.2f} images/s" for steps, value in result.items()))
+    measure = lambda arm: side_by_side.arm(
+        __file__, ["--measure", arm, *options(args, folder)], environment, args.limit
+    )
+    found = side_by_side.rounds(
+        args.arms,
+        args.runs,
+        measure,
+        lambda result: ", ".join(
+            f"{steps} steps {args.batch / value['seconds']:.2f} images/s"
+            for steps, value in result.items()
+        ),
+    )
     good = {arm: runs for arm, runs in found.items() if not any("error" in run for run in runs)}
     for arm in set(found) - set(good):
         print(f"{arm}: failed: {found[arm][-1]['error']}", flush=True)
-    side_by_side.header("steps", "arm", "images/s: median (lowest..highest)", "images a CPU second", "x eager", "x tuned", "furthest from ours")
+    side_by_side.header(
+        "steps",
+        "arm",
+        "images/s: median (lowest..highest)",
+        "images a CPU second",
+        "x eager",
+        "x tuned",
+        "furthest from ours",
+    )
     same = len(good) == len(found)
     for steps in STEPS:
-        rate = {arm: [args.batch / run[str(steps)]["seconds"] for run in runs] for arm, runs in good.items()}
+        rate = {
+            arm: [args.batch / run[str(steps)]["seconds"] for run in runs]
+            for arm, runs in good.items()
+        }
         pictures = {arm: np.load(folder / f"{arm}_{steps}.npy") for arm in good}
         for arm, runs in good.items():
-            against = [f"{statistics.median(rate[arm]) / statistics.median(rate[peer]):.2f}" if peer in rate else "-" for peer in ("eager", "tuned")]
-            apart = float(np.abs(pictures[arm] - pictures[next(iter(good))]).max())  # pictures are in [-1, 1]
+            against = [
+                f"{statistics.median(rate[arm]) / statistics.median(rate[peer]):.2f}"
+                if peer in rate
+                else "-"
+                for peer in ("eager", "tuned")
+            ]
+            apart = float(
+                np.abs(pictures[arm] - pictures[next(iter(good))]).max()
+            )  # pictures are in [-1, 1]
             same &= apart <= AGREE[args.dtype]
             used = statistics.median(run[str(steps)]["used"] for run in runs)
-            side_by_side.row(steps, arm, side_by_side.spread(rate[arm]), f"{args.batch / used:.2f}" if args.device == "cpu" else "-", *against,
-                             f"{apart:.0e}")
+            side_by_side.row(
+                steps,
+                arm,
+                side_by_side.spread(rate[arm]),
+                f"{args.batch / used:.2f}" if args.device == "cpu" else "-",
+                *against,
+                f"{apart:.0e}",
+            )
     return same
 
 
 def compare_tasks(args, folder: pathlib.Path, environment: dict) -> bool:
     """The table of tasks; whether they were painted."""
-    measure = lambda _: side_by_side.arm(__file__, ["--measure", "tasks", *options(args, folder)], environment, args.limit)
-    (runs,) = side_by_side.rounds(["tasks"], args.runs, measure, lambda result: ", ".join(
-        f"{name} {1000 * value['seconds']:.1f} ms" for name, value in result.items())).values()
+    measure = lambda _: side_by_side.arm(
+        __file__, ["--measure", "tasks", *options(args, folder)], environment, args.limit
+    )
+    (runs,) = side_by_side.rounds(
+        ["tasks"],
+        args.runs,
+        measure,
+        lambda result: ", ".join(
+            f"{name} {1000 * value['seconds']:.1f} ms" for name, value in result.items()
+        ),
+    ).values()
     if "error" in runs[-1]:
         print(f"tasks: failed: {runs[-1]['error']}")
         return False
     print()
-    side_by_side.header(f"{args.tasks} tasks of one image, 1 step", "ms: median (lowest..highest)", "CPU ms", "times as fast")
+    side_by_side.header(
+        f"{args.tasks} tasks of one image, 1 step",
+        "ms: median (lowest..highest)",
+        "CPU ms",
+        "times as fast",
+    )
     first = statistics.median(run[next(iter(runs[0]))]["seconds"] for run in runs)
     for name in runs[0]:
         seconds = [1000 * run[name]["seconds"] for run in runs]
         used = statistics.median(1000 * run[name]["used"] for run in runs)
-        side_by_side.row(name, side_by_side.spread(seconds, 1), f"{used:.1f}", f"{1000 * first / statistics.median(seconds):.2f}")
+        side_by_side.row(
+            name,
+            side_by_side.spread(seconds, 1),
+            f"{used:.1f}",
+            f"{1000 * first / statistics.median(seconds):.2f}",
+        )
     return True
 
 
 def options(args, folder: pathlib.Path) -> list:
     """The command line of an arm."""
-    return ["--size", args.size, "--variant", args.variant, "--batch", args.batch, "--repeat", args.repeat, "--tasks", args.tasks,
-            "--device", args.device, "--dtype", args.dtype, "--folder", folder]
+    return [
+        "--size",
+        args.size,
+        "--variant",
+        args.variant,
+        "--batch",
+        args.batch,
+        "--repeat",
+        args.repeat,
+        "--tasks",
+        args.tasks,
+        "--device",
+        args.device,
+        "--dtype",
+        args.dtype,
+        "--folder",
+        folder,
+    ]
 
 
 def parse() -> argparse.Namespace:
     """The command line, with what follows from the device filled in."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=list(unets.SIZES), help="of the models (default: full on a GPU, else small)")
-    parser.add_argument("--variant", choices=[name for name in unets.VARIANTS if name != "W"], help="of the UNet (default: E on a GPU, else S)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--size",
+        choices=list(unets.SIZES),
+        help="of the models (default: full on a GPU, else small)",
+    )
+    parser.add_argument(
+        "--variant",
+        choices=[name for name in unets.VARIANTS if name != "W"],
+        help="of the UNet (default: E on a GPU, else S)",
+    )
     parser.add_argument("--arms", nargs="*", default=ARMS, choices=ARMS)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--tasks", type=int, default=6)
     parser.add_argument("--repeat", type=int, default=3, help="calls timed in each run")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    parser.add_argument("--dtype", choices=list(AGREE), help="of the computation (default: bfloat16 on a GPU, else float32)")
-    parser.add_argument("--limit", type=float, default=600, help="seconds after which a run counts as failed")
+    parser.add_argument(
+        "--dtype",
+        choices=list(AGREE),
+        help="of the computation (default: bfloat16 on a GPU, else float32)",
+    )
+    parser.add_argument(
+        "--limit", type=float, default=600, help="seconds after which a run counts as failed"
+    )
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     parser.add_argument("--prepare", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=pathlib.Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     args.device = side_by_side.device(args.device)
     on_gpu = args.device == "cuda"
-    args.size, args.variant = args.size or ("full" if on_gpu else "small"), args.variant or ("E" if on_gpu else "S")
+    args.size, args.variant = (
+        args.size or ("full" if on_gpu else "small"),
+        args.variant or ("E" if on_gpu else "S"),
+    )
     args.dtype = args.dtype or ("bfloat16" if on_gpu else "float32")
     return args
 
@@ -221,12 +330,19 @@ def main() -> int:
         unets.prepare(args.size, args.variant, args.folder)
         return 0
     if args.measure:
-        measures = {"tasks": measure_tasks, "ours": functools.partial(measure_ours, cache=True), "ours-no-cache": functools.partial(
-            measure_ours, cache=False), "eager": functools.partial(measure_peer, tune=False), "tuned": functools.partial(measure_peer, tune=True)}
+        measures = {
+            "tasks": measure_tasks,
+            "ours": functools.partial(measure_ours, cache=True),
+            "ours-no-cache": functools.partial(measure_ours, cache=False),
+            "eager": functools.partial(measure_peer, tune=False),
+            "tuned": functools.partial(measure_peer, tune=True),
+        }
         print(json.dumps(measures[args.measure](args)))
         return 0
     machine = side_by_side.machine(("jax", "torch", "diffusers"))
-    print(f"{machine}; {args.size} {args.variant}, batch {args.batch}, {args.dtype} on {args.device}, {args.runs} runs of {args.repeat} calls")
+    print(
+        f"{machine}; {args.size} {args.variant}, batch {args.batch}, {args.dtype} on {args.device}, {args.runs} runs of {args.repeat} calls"
+    )
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         environment = side_by_side.caches(args.device, folder)

@@ -39,43 +39,68 @@ def start(args) -> dict[str, float]:
     marks.append(("first batch", time.monotonic()))
     jax.block_until_ready(step(run.state, batch))
     marks.append(("first step", time.monotonic()))
-    seconds = {name: moment - before for (name, moment), before in zip(marks, [args.began, *(moment for _, moment in marks)])}
+    seconds = {
+        name: moment - before
+        for (name, moment), before in zip(marks, [args.began, *(moment for _, moment in marks)])
+    }
     return {**seconds, "all": marks[-1][1] - args.began}
 
 
 def measure(args, arm: str, folder: str) -> dict:
     """One start; the cache of a round is in `folder`."""
-    cache = {} if arm == "no cache" else {"JAX_COMPILATION_CACHE_DIR": folder, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    cache = (
+        {}
+        if arm == "no cache"
+        else {
+            "JAX_COMPILATION_CACHE_DIR": folder,
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
+    )
     environment = {"GENERALIST_DATA_DIR": args.data_dir} if args.data_dir else {}
-    return side_by_side.arm(__file__, ["--config", args.config, "--began", time.monotonic()], {**cache, **environment}, args.limit)
+    return side_by_side.arm(
+        __file__,
+        ["--config", args.config, "--began", time.monotonic()],
+        {**cache, **environment},
+        args.limit,
+    )
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--config", default="scenes", help="what follows configs/multitask.py:")
     parser.add_argument("--data_dir", default="")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--limit", type=float, default=600, help="seconds after which a start counts as failed")
+    parser.add_argument(
+        "--limit", type=float, default=600, help="seconds after which a start counts as failed"
+    )
     parser.add_argument("--began", type=float, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.began:
         print(json.dumps(start(args)), flush=True)
         os._exit(0)  # waits for no reader
-    print(f"{side_by_side.machine(('jax', 'flax', 'optax', 'numpy'))}; configs/multitask.py:{args.config}")
+    print(
+        f"{side_by_side.machine(('jax', 'flax', 'optax', 'numpy'))}; configs/multitask.py:{args.config}"
+    )
     found: dict[str, list[dict]] = {arm: [] for arm in ARMS}
     for number in range(args.runs):
         with tempfile.TemporaryDirectory() as folder:
             for arm in ARMS:
                 found[arm].append(measure(args, arm, folder))
                 text = found[arm][-1].get("error") or f"{found[arm][-1]['all']:.1f} s"
-                print(f"run {number + 1} of {args.runs}: {arm}: {text}", file=sys.stderr, flush=True)
+                print(
+                    f"run {number + 1} of {args.runs}: {arm}: {text}", file=sys.stderr, flush=True
+                )
     failed = [run["error"] for runs in found.values() for run in runs if "error" in run]
     if failed:
         print(f"failed: {failed[0]}")
         return 1
     side_by_side.header("s: median (lowest..highest)", *ARMS)
     for part in found[ARMS[0]][0]:
-        side_by_side.row(part, *(side_by_side.spread([run[part] for run in found[arm]], 1) for arm in ARMS))
+        side_by_side.row(
+            part, *(side_by_side.spread([run[part] for run in found[arm]], 1) for arm in ARMS)
+        )
     return 0
 
 

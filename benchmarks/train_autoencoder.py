@@ -46,7 +46,9 @@ def make_step(graphdef, optimizer):
     def loss(values, images, key):
         model, images = parameters_lib.merge(graphdef, values), images / 127.5 - 1.0
         mean, logvar = model.encode(images)
-        error = model.decode(mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape)) - images
+        error = (
+            model.decode(mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape)) - images
+        )
         kl = 0.5 * (mean**2 + jnp.exp(logvar) - 1.0 - logvar)
         return jnp.abs(error).mean() + (error**2).mean() + KL_WEIGHT * kl.mean()
 
@@ -68,24 +70,47 @@ def train(minutes: float, lr: float, batch_size: int, init: str = ""):
 
     mesh, config = sharding.make_mesh(), common.scenes()
     sources = open_sources(config, ["depth"], "train")  # its images; the depth maps are not used
-    batches = loader.training_batches(sources, {"depth": SCENES_TASKS["depth"]}, {"depth": 1.0}, seed=SEED + bool(init),
-                                      batch_size=batch_size, image_size=SIZE, target_size=SIZE)
+    batches = loader.training_batches(
+        sources,
+        {"depth": SCENES_TASKS["depth"]},
+        {"depth": 1.0},
+        seed=SEED + bool(init),
+        batch_size=batch_size,
+        image_size=SIZE,
+        target_size=SIZE,
+    )
     graphdef, values = parameters_lib.split(make_model(SEED))
     values["quant_conv.bias"] = np.repeat(np.float32([0, LOGVAR]), SETTINGS["latent_channels"])
-    values = jax.device_put(read_autoencoder(init).values if init else values, sharding.replicated(mesh))
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1.0, b2=0.99, weight_decay=1e-4))  # times `learning_rate`
-    step, state, share, done, began, said = make_step(graphdef, optimizer), optimizer.init(values), 0.0, 0, 0.0, 0.0
+    values = jax.device_put(
+        read_autoencoder(init).values if init else values, sharding.replicated(mesh)
+    )
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adamw(1.0, b2=0.99, weight_decay=1e-4)
+    )  # times `learning_rate`
+    step, state, share, done, began, said = (
+        make_step(graphdef, optimizer),
+        optimizer.init(values),
+        0.0,
+        0,
+        0.0,
+        0.0,
+    )
     state = jax.device_put(state, sharding.replicated(mesh))
     print(f"{sum(x.size for x in values.values()):,} parameters, compiling", flush=True)
     while share < 1.0:
         images = jax.device_put(next(batches)["image"], sharding.batch_sharding(mesh))
         learning_rate = lr * min((done + 1) / WARMUP, 1.0) * 0.5 * (1.0 + math.cos(math.pi * share))
-        values, state, loss = step(values, state, images, jax.random.key(done), np.float32(learning_rate))
+        values, state, loss = step(
+            values, state, images, jax.random.key(done), np.float32(learning_rate)
+        )
         loss, done, now = float(loss), done + 1, time.monotonic()
         began = began or now  # compiling does not count
         share = min((now - began) / (60.0 * minutes), 1.0)
         if now - said > LOG_EVERY:
-            print(f"step {done} | loss {loss:.4f} | ETA {60.0 * minutes * (1.0 - share):.0f} s", flush=True)
+            print(
+                f"step {done} | loss {loss:.4f} | ETA {60.0 * minutes * (1.0 - share):.0f} s",
+                flush=True,
+            )
             said = now
     return graphdef, values, done
 
@@ -97,7 +122,10 @@ def measure(graphdef, values) -> tuple[float, float]:
     from generalist.metrics import ImageQuality
     from generalist.models import parameters as parameters_lib
 
-    encode, decode = (jax.jit(lambda v, x, name=name: getattr(parameters_lib.merge(graphdef, v), name)(x)) for name in ("encode", "decode"))
+    encode, decode = (
+        jax.jit(lambda v, x, name=name: getattr(parameters_lib.merge(graphdef, v), name)(x))
+        for name in ("encode", "decode")
+    )
     config, metric, latents = common.scenes(), ImageQuality(protocol="rgb-skimage"), []
     for split in ("train", "val"):
         source = open_sources(config, ["depth"], split, EXAMPLES)["depth"]
@@ -107,16 +135,25 @@ def measure(graphdef, values) -> tuple[float, float]:
                 latents.append(np.asarray(latent))
             else:
                 decoded = np.asarray(decode(values, latent))[0]
-                metric.update(np.uint8(np.rint(np.clip((decoded + 1.0) * 127.5, 0, 255))), example["image"])
+                metric.update(
+                    np.uint8(np.rint(np.clip((decoded + 1.0) * 127.5, 0, 255))), example["image"]
+                )
     return 1.0 / float(np.std(latents)), metric.compute()["psnr"]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--minutes", type=float, default=15.0, help="training time")
     parser.add_argument("--lr", type=float, default=2e-3, help="highest learning rate")
     parser.add_argument("--batch_size", type=int, default=8)
-    parser.add_argument("--init", default="", metavar="FOLDER", help="a folder to continue from (default: from scratch)")
+    parser.add_argument(
+        "--init",
+        default="",
+        metavar="FOLDER",
+        help="a folder to continue from (default: from scratch)",
+    )
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/autoencoder"))
     args = parser.parse_args()
     if args.out.is_dir() and any(args.out.iterdir()):
@@ -126,8 +163,16 @@ def main() -> None:
 
     graphdef, values, steps = train(args.minutes, args.lr, args.batch_size, args.init)
     scaling_factor, psnr = measure(graphdef, values)
-    export_part("autoencoder", SETTINGS | {"scaling_factor": round(scaling_factor, 5)}, values, args.out, "float16")
-    print(f"{args.out}: {steps} steps of {args.batch_size}, scaling factor {scaling_factor:.4f}, held-out PSNR {psnr:.2f} dB")
+    export_part(
+        "autoencoder",
+        SETTINGS | {"scaling_factor": round(scaling_factor, 5)},
+        values,
+        args.out,
+        "float16",
+    )
+    print(
+        f"{args.out}: {steps} steps of {args.batch_size}, scaling factor {scaling_factor:.4f}, held-out PSNR {psnr:.2f} dB"
+    )
 
 
 if __name__ == "__main__":

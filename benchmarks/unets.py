@@ -7,12 +7,39 @@ import numpy as np
 
 # side of the image in pixels, condition tokens and arguments of `UNet`, for each size
 SIZES = {
-    "small": (64, 72, {"channels": (64, 128, 128), "layers_per_block": 1, "attention_levels": (True, True, False), "context_dim": 128, "heads": 4,
-                       "groups": 16}),
-    "full": (128, 333, {"channels": (320, 640, 1280, 1280), "layers_per_block": 2, "attention_levels": (True, True, True, False), "context_dim": 768,
-                        "heads": 8, "groups": 32})}
+    "small": (
+        64,
+        72,
+        {
+            "channels": (64, 128, 128),
+            "layers_per_block": 1,
+            "attention_levels": (True, True, False),
+            "context_dim": 128,
+            "heads": 4,
+            "groups": 16,
+        },
+    ),
+    "full": (
+        128,
+        333,
+        {
+            "channels": (320, 640, 1280, 1280),
+            "layers_per_block": 2,
+            "attention_levels": (True, True, True, False),
+            "context_dim": 768,
+            "heads": 8,
+            "groups": 32,
+        },
+    ),
+}
 # What each variant changes: faithful, no transformer at the first level, windows, 2x2 blocks of pixels. S: the shape of the scenes model.
-VARIANTS = {"A": {}, "C": {}, "W": {"window": 16}, "E": {"patch": 2}, "S": {"channels": (64, 128), "attention_levels": (False, True), "patch": 4}}
+VARIANTS = {
+    "A": {},
+    "C": {},
+    "W": {"window": 16},
+    "E": {"patch": 2},
+    "S": {"channels": (64, 128), "attention_levels": (False, True), "patch": 4},
+}
 
 
 def settings(size: str, variant: str) -> dict:
@@ -27,8 +54,12 @@ def inputs(size: str, batch: int) -> dict[str, np.ndarray]:
     side, tokens, unet = SIZES[size]
     rng = np.random.default_rng(0)
     normal = lambda *shape: rng.standard_normal((batch, *shape), np.float32)
-    return {"x": normal(side, side, 3), "target": normal(side, side, 3), "timesteps": np.linspace(20, 980, batch, dtype=np.float32),
-            "tokens": normal(tokens, unet["context_dim"])}
+    return {
+        "x": normal(side, side, 3),
+        "target": normal(side, side, 3),
+        "timesteps": np.linspace(20, 980, batch, dtype=np.float32),
+        "tokens": normal(tokens, unet["context_dim"]),
+    }
 
 
 def prepare(size: str, variant: str, folder: pathlib.Path) -> None:
@@ -45,7 +76,9 @@ def prepare(size: str, variant: str, folder: pathlib.Path) -> None:
     values = {path: np.asarray(value) for path, value in values.items()}
     safetensors.numpy.save_file(values, folder / "ours.safetensors")
     if not chosen.get("window"):
-        export_part("unet", {**chosen, "patch": 1}, values, folder / "peer")  # the stem of E and S is around it, see `peer`
+        export_part(
+            "unet", {**chosen, "patch": 1}, values, folder / "peer"
+        )  # the stem of E and S is around it, see `peer`
     print(json.dumps({"parameters": sum(value.size for value in values.values())}))
 
 
@@ -58,13 +91,17 @@ def ours(size: str, variant: str, folder: pathlib.Path, dtype: str, remat: str =
     from generalist.models.layers import Rngs
     from generalist.models.unet import UNet
 
-    make = lambda: UNet(**settings(size, variant), dtype=jnp.dtype(dtype), remat=remat, rngs=Rngs(None))
+    make = lambda: UNet(
+        **settings(size, variant), dtype=jnp.dtype(dtype), remat=remat, rngs=Rngs(None)
+    )
     values = safetensors.numpy.load_file(folder / "ours.safetensors")
-    return parameters.abstract(make)[0], {path: jnp.asarray(value) for path, value in values.items()}
+    return parameters.abstract(make)[0], {
+        path: jnp.asarray(value) for path, value in values.items()
+    }
 
 
 def peer(size: str, variant: str, folder: pathlib.Path):
-    """diffusers' UNet as a torch module of (x (b, 3, s, s), timesteps, tokens), with the stem of E and S around it."""
+    """Diffusers' UNet as a torch module of (x (b, 3, s, s), timesteps, tokens), with the stem of E and S around it."""
     import torch
     from diffusers import UNet2DConditionModel
 
@@ -77,9 +114,19 @@ def peer(size: str, variant: str, folder: pathlib.Path):
         def forward(self, x, timesteps, tokens):
             p, (b, c, h, w) = self.patch, x.shape
             if p > 1:
-                x = x.reshape(b, c, h // p, p, w // p, p).permute(0, 3, 5, 1, 2, 4).reshape(b, p * p * c, h // p, w // p)
+                x = (
+                    x.reshape(b, c, h // p, p, w // p, p)
+                    .permute(0, 3, 5, 1, 2, 4)
+                    .reshape(b, p * p * c, h // p, w // p)
+                )
             y = self.unet(x, timesteps, tokens, return_dict=False)[0]
-            return y if p == 1 else y.reshape(b, p, p, c, h // p, w // p).permute(0, 3, 4, 1, 5, 2).reshape(b, c, h, w)
+            return (
+                y
+                if p == 1
+                else y.reshape(b, p, p, c, h // p, w // p)
+                .permute(0, 3, 4, 1, 5, 2)
+                .reshape(b, c, h, w)
+            )
 
     return Peer()
 
@@ -90,5 +137,12 @@ def tuned(model, tensors: dict, mode: str = "default"):
 
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")
-    images = {name: tensor.contiguous(memory_format=torch.channels_last) for name, tensor in tensors.items() if tensor.ndim == 4}
-    return torch.compile(model.to(memory_format=torch.channels_last), mode=mode), {**tensors, **images}
+    images = {
+        name: tensor.contiguous(memory_format=torch.channels_last)
+        for name, tensor in tensors.items()
+        if tensor.ndim == 4
+    }
+    return torch.compile(model.to(memory_format=torch.channels_last), mode=mode), {
+        **tensors,
+        **images,
+    }

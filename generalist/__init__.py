@@ -15,9 +15,13 @@ if TYPE_CHECKING:
     from generalist.tasks import TASKS
 
 __version__ = "0.1.0"
-__all__ = ["Generalist", "TASKS", "load", "tasks"]
+__all__ = ["TASKS", "Generalist", "load", "tasks"]
 
-_HOME = {"Generalist": "generalist.inference", "load": "generalist.inference", "TASKS": "generalist.tasks"}
+_HOME = {
+    "Generalist": "generalist.inference",
+    "load": "generalist.inference",
+    "TASKS": "generalist.tasks",
+}
 
 
 def __getattr__(name: str):
@@ -25,7 +29,9 @@ def __getattr__(name: str):
         return importlib.import_module("generalist.tasks")
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
-    raise AttributeError(f"module 'generalist' has no attribute {name!r}; it has {', '.join(__all__)} and __version__")
+    raise AttributeError(
+        f"module 'generalist' has no attribute {name!r}; it has {', '.join(__all__)} and __version__"
+    )
 
 
 def __dir__() -> list[str]:

@@ -26,7 +26,9 @@ def _tiny_config() -> ConfigDict:
     c.batch_size = 4
     c.data.image_size = c.model.target_size = 32
     c.data.scenes_train, c.data.scenes_size, c.data.threads, c.data.prefetch = 64, 32, 1, 1
-    c.model.unet.update({"channels": (16, 32), "context_dim": 32, "heads": 2, "patch": 4, "groups": 8})
+    c.model.unet.update(
+        {"channels": (16, 32), "context_dim": 32, "heads": 2, "patch": 4, "groups": 8}
+    )
     c.model.image_encoder.update({"image_size": 32, "patch": 8, "dim": 16, "depth": 1, "heads": 2})
     c.model.text_encoder.update({"dim": 16, "depth": 1, "heads": 2})
     c.optimizer.warmup_steps, c.optimizer.muon = 1, ()  # Muon takes long to compile
@@ -46,7 +48,11 @@ def tiny_config() -> ConfigDict:
 def _random_value(rng: np.random.Generator, path: str, shape: tuple[int, ...]) -> np.ndarray:
     """Values of an ordinary size everywhere; layers that begin at zero would make every prediction the same."""
     noise = rng.standard_normal(shape, np.float32)
-    return 1.0 + 0.1 * noise if path.endswith("scale") else noise / np.sqrt(np.prod(shape[:-1]), dtype=np.float32)
+    return (
+        1.0 + 0.1 * noise
+        if path.endswith("scale")
+        else noise / np.sqrt(np.prod(shape[:-1]), dtype=np.float32)
+    )
 
 
 @pytest.fixture(scope="session")
@@ -61,7 +67,9 @@ def tiny_workdir(tmp_path_factory):
     config = json.loads(_tiny_config().to_json_best_effort())
     _, shapes = parameters.abstract(lambda: models.build(model_settings(config)))
     rng = np.random.default_rng(0)
-    save_weights(folder, {path: _random_value(rng, path, x.shape) for path, x in shapes.items()}, {})
+    save_weights(
+        folder, {path: _random_value(rng, path, x.shape) for path, x in shapes.items()}, {}
+    )
     (folder / CONFIG).write_text(json.dumps(config))
     return folder
 

@@ -17,7 +17,9 @@ from generalist import cli
 def use_tiny(tiny_model, monkeypatch):
     """The commands load the shared model, whatever they are told to load; returns the list of what they were told."""
     loaded = []
-    monkeypatch.setattr(generalist, "load", lambda source: loaded.append(source) or tiny_model, raising=False)
+    monkeypatch.setattr(
+        generalist, "load", lambda source: loaded.append(source) or tiny_model, raising=False
+    )
     return loaded
 
 
@@ -25,7 +27,9 @@ def use_tiny(tiny_model, monkeypatch):
 def photos(tmp_path):
     images = {"a": (20, 30), "b": (40, 25)}
     for name, size in images.items():
-        Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)).save(tmp_path / f"{name}.png")
+        Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)).save(
+            tmp_path / f"{name}.png"
+        )
     (tmp_path / "bad.jpg").write_text("no image")
     return tmp_path
 
@@ -33,10 +37,30 @@ def photos(tmp_path):
 def test_predict_writes_data_and_pictures(use_tiny, photos, tiny_workdir, capsys):
     out = photos / "out"
     images = [f"{photos}/{name}.png" for name in "ab"]
-    code = cli.main(["predict", *images, "--task", "depth", "panoptic", "--from", str(tiny_workdir), "--out", str(out)])
+    code = cli.main(
+        [
+            "predict",
+            *images,
+            "--task",
+            "depth",
+            "panoptic",
+            "--from",
+            str(tiny_workdir),
+            "--out",
+            str(out),
+        ]
+    )
     assert code == 0 and use_tiny == [str(tiny_workdir)]
-    kinds = ("depth.png", "depth.render.png", "panoptic.png", "panoptic.json", "panoptic.render.png")
-    assert {file.name for file in out.iterdir()} == {f"{stem}.{kind}" for stem in "ab" for kind in kinds}
+    kinds = (
+        "depth.png",
+        "depth.render.png",
+        "panoptic.png",
+        "panoptic.json",
+        "panoptic.render.png",
+    )
+    assert {file.name for file in out.iterdir()} == {
+        f"{stem}.{kind}" for stem in "ab" for kind in kinds
+    }
     assert np.asarray(Image.open(out / "b.depth.png")).shape == (40, 25)
     assert np.asarray(Image.open(out / "b.depth.render.png")).shape == (40, 25, 3)
     printed = capsys.readouterr().out
@@ -64,8 +88,10 @@ def test_default_weights(use_tiny, photos, monkeypatch, tiny_workdir):
 
 def test_mistakes_are_one_line_and_code_2(use_tiny, photos, capsys):
     Image.new("RGB", (4, 4)).save(photos / "a.bmp")
-    for arguments, said in ((["a.png", "--task", "dept"], "Did you mean 'depth'"),
-                            (["a.png", "a.bmp"], "the results of both would be named a.*")):
+    for arguments, said in (
+        (["a.png", "--task", "dept"], "Did you mean 'depth'"),
+        (["a.png", "a.bmp"], "the results of both would be named a.*"),
+    ):
         assert cli.main(["predict", *(f"{photos}/{a}" if "." in a else a for a in arguments)]) == 2
         error = capsys.readouterr().err
         assert said in error and error.startswith("generalist: error: ") and error.count("\n") == 1
@@ -88,30 +114,82 @@ def test_evaluate_and_report(tiny_workdir, tmp_path, monkeypatch):
     from generalist.training import setup
 
     calls = []
-    monkeypatch.setattr(setup, "evaluate", lambda config, workdir, limit, log, **choices: calls.append((config, workdir, limit, choices)))
+    monkeypatch.setattr(
+        setup,
+        "evaluate",
+        lambda config, workdir, limit, log, **choices: calls.append(
+            (config, workdir, limit, choices)
+        ),
+    )
     monkeypatch.setattr(evaluation, "write_report", lambda workdir: calls.append(workdir))
     monkeypatch.setenv("GENERALIST_DATA_DIR", str(tmp_path))
     assert cli.main(["evaluate", "--from", str(tiny_workdir), "--limit", "3"]) == 0
     assert cli.main(["report", "runs/a"]) == 0
     (config, workdir, limit, choices), reported = calls
-    assert (config.model.target_size, config.data_dir, workdir, limit, reported) == (32, str(tmp_path), tiny_workdir, 3, "runs/a")
-    assert choices == {"names": None, "out_dir": tiny_workdir / "eval" / "0", "steps": None, "native": False, "submission": False}
+    assert (config.model.target_size, config.data_dir, workdir, limit, reported) == (
+        32,
+        str(tmp_path),
+        tiny_workdir,
+        3,
+        "runs/a",
+    )
+    assert choices == {
+        "names": None,
+        "out_dir": tiny_workdir / "eval" / "0",
+        "steps": None,
+        "native": False,
+        "submission": False,
+    }
 
 
-def test_evaluate_on_other_data_keeps_apart_what_is_chosen(tiny_workdir, tmp_path, monkeypatch, capsys):
+def test_evaluate_on_other_data_keeps_apart_what_is_chosen(
+    tiny_workdir, tmp_path, monkeypatch, capsys
+):
     from generalist.training import setup
 
     calls = []
-    monkeypatch.setattr(setup, "evaluate", lambda config, workdir, limit, log, **choices: calls.append((config, choices)))
+    monkeypatch.setattr(
+        setup,
+        "evaluate",
+        lambda config, workdir, limit, log, **choices: calls.append((config, choices)),
+    )
     command = ["evaluate", "--from", str(tiny_workdir), "--data-dir", f"{tmp_path}/data"]
     assert cli.main(command) == 0
-    assert cli.main([*command, "--task", "derain", "--split", "test/Rain100H", "--steps", "4", "--native", "--submission"]) == 0
+    assert (
+        cli.main(
+            [
+                *command,
+                "--task",
+                "derain",
+                "--split",
+                "test/Rain100H",
+                "--steps",
+                "4",
+                "--native",
+                "--submission",
+            ]
+        )
+        == 0
+    )
     (_, first), (config, second) = calls
-    assert (config.data.source, config.data_dir, config.eval.split) == ("paper", f"{tmp_path}/data", "test/Rain100H")
-    assert first["names"] == [] and first["out_dir"] == tiny_workdir / "eval" / "0_data" and first["native"] is True
+    assert (config.data.source, config.data_dir, config.eval.split) == (
+        "paper",
+        f"{tmp_path}/data",
+        "test/Rain100H",
+    )
+    assert (
+        first["names"] == []
+        and first["out_dir"] == tiny_workdir / "eval" / "0_data"
+        and first["native"] is True
+    )
     assert cli.main([*command, "--no-native"]) == 0 and calls.pop()[1]["native"] is False
-    assert second == {"names": ["derain"], "out_dir": tiny_workdir / "eval" / "0_derain_data_test-Rain100H_4steps", "steps": 4, "native": True,
-                      "submission": True}
+    assert second == {
+        "names": ["derain"],
+        "out_dir": tiny_workdir / "eval" / "0_derain_data_test-Rain100H_4steps",
+        "steps": 4,
+        "native": True,
+        "submission": True,
+    }
     assert cli.main([*command, "--steps", "0"]) == 2
     assert "steps at least 1" in capsys.readouterr().err
 
@@ -120,9 +198,26 @@ def test_ceiling_of_pixels_and_of_latents(tmp_path, monkeypatch, capsys):
     from diffusers import AutoencoderKL
 
     monkeypatch.delenv("GENERALIST_DATA_DIR", raising=False)
-    AutoencoderKL(block_out_channels=(8,), layers_per_block=1, norm_num_groups=4).save_pretrained(tmp_path / "vae")
+    AutoencoderKL(block_out_channels=(8,), layers_per_block=1, norm_num_groups=4).save_pretrained(
+        tmp_path / "vae"
+    )
     out = tmp_path / "out"
-    assert cli.main(["ceiling", "--size", "32", "--limit", "2", "--latent", str(tmp_path / "vae"), "--out", str(out)]) == 0
+    assert (
+        cli.main(
+            [
+                "ceiling",
+                "--size",
+                "32",
+                "--limit",
+                "2",
+                "--latent",
+                str(tmp_path / "vae"),
+                "--out",
+                str(out),
+            ]
+        )
+        == 0
+    )
     assert {file.name for file in out.iterdir()} == {"ceiling.json", "ceiling_32.png"}
     assert "| depth    | RMSE, m " in capsys.readouterr().out
     assert cli.main(["ceiling", "--latent", str(tmp_path / "absent")]) == 2
@@ -135,8 +230,15 @@ def test_doctor_names_what_is_wrong(use_tiny, monkeypatch, capsys):
     monkeypatch.setenv("GENERALIST_DATA_DIR", "/nowhere/at/all")
     assert cli.main(["doctor"]) == 1
     printed = capsys.readouterr().out
-    assert f"generalist {generalist.__version__}" in printed and "jax " in printed and "device 0" in printed
-    assert "warning: GENERALIST_DATA_DIR=/nowhere/at/all is no folder" in printed and "M parameters" in printed
+    assert (
+        f"generalist {generalist.__version__}" in printed
+        and "jax " in printed
+        and "device 0" in printed
+    )
+    assert (
+        "warning: GENERALIST_DATA_DIR=/nowhere/at/all is no folder" in printed
+        and "M parameters" in printed
+    )
 
 
 def test_doctor_sees_an_unused_card(monkeypatch):
@@ -158,14 +260,28 @@ def test_a_closed_pipe_is_no_error(tmp_path, monkeypatch, capsys):
 
 def test_help_shows_examples_without_loading_jax():
     code = "import sys; from generalist import cli; cli.make_parser().print_help(); assert 'jax' not in sys.modules"
-    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
     assert "generalist predict photo.jpg --task depth semantic" in printed
 
 
 def test_as_a_module_with_a_real_process(photos, tiny_workdir):
-    command = [sys.executable, "-m", "generalist.cli", "predict", "a.png", "--from", str(tiny_workdir), "--out", "out"]
+    command = [
+        sys.executable,
+        "-m",
+        "generalist.cli",
+        "predict",
+        "a.png",
+        "--from",
+        str(tiny_workdir),
+        "--out",
+        "out",
+    ]
     environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(generalist.__file__).parents[1])}
-    done = subprocess.run(command, cwd=photos, capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(
+        command, cwd=photos, capture_output=True, text=True, env=environment, check=False
+    )
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     assert (photos / "out" / "a.depth.png").is_file()
 
@@ -173,20 +289,33 @@ def test_as_a_module_with_a_real_process(photos, tiny_workdir):
 def test_export_halves_the_weights_and_keeps_the_predictions(tiny_workdir, tmp_path, capsys):
     assert cli.main(["export", "--from", str(tiny_workdir), "--out", str(tmp_path / "small")]) == 0
     assert "MB" in capsys.readouterr().out
-    sizes = [(folder / "model.safetensors").stat().st_size for folder in (tiny_workdir, tmp_path / "small")]
+    sizes = [
+        (folder / "model.safetensors").stat().st_size
+        for folder in (tiny_workdir, tmp_path / "small")
+    ]
     assert sizes[1] < 0.6 * sizes[0]
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
-    full, small = (generalist.load(folder).predict(image, "depth").depth for folder in (tiny_workdir, tmp_path / "small"))
-    np.testing.assert_allclose(small, full, atol=0.05)  # metres; float16 keeps 11 bits of each weight
+    full, small = (
+        generalist.load(folder).predict(image, "depth").depth
+        for folder in (tiny_workdir, tmp_path / "small")
+    )
+    np.testing.assert_allclose(
+        small, full, atol=0.05
+    )  # metres; float16 keeps 11 bits of each weight
 
 
 def test_weights_inspect_reports_every_tensor_of_a_published_folder(tmp_path, capsys):
     from diffusers import AutoencoderKL
 
-    AutoencoderKL(block_out_channels=(8,), layers_per_block=1, norm_num_groups=4).save_pretrained(tmp_path)
+    AutoencoderKL(block_out_channels=(8,), layers_per_block=1, norm_num_groups=4).save_pretrained(
+        tmp_path
+    )
     assert cli.main(["weights", "inspect", str(tmp_path)]) == 0
     said = capsys.readouterr().out
-    assert "tensors used, 0 of other parts" in said and "encoder.conv_in.weight -> encoder.conv_in.kernel" in said
+    assert (
+        "tensors used, 0 of other parts" in said
+        and "encoder.conv_in.weight -> encoder.conv_in.kernel" in said
+    )
     assert cli.main(["weights", "inspect", str(tmp_path / "absent")]) == 2
     assert "no such folder" in capsys.readouterr().err
 
@@ -198,9 +327,15 @@ def test_weights_export_writes_what_transformers_reads(tiny_workdir, tmp_path, c
     command = ["weights", "export", "--from", str(tiny_workdir), "--out", str(tmp_path)]
     assert cli.main([*command, "--part", "image_encoder", "--dtype", "float16"]) == 0
     assert "SiglipVisionModel: " in capsys.readouterr().out
-    peer, info = transformers.SiglipVisionModel.from_pretrained(tmp_path / "image_encoder", output_loading_info=True)
+    peer, info = transformers.SiglipVisionModel.from_pretrained(
+        tmp_path / "image_encoder", output_loading_info=True
+    )
     assert not info["missing_keys"] and not info["unexpected_keys"] and peer.config.image_size == 32
     capsys.readouterr()  # what transformers shows of its progress
     assert cli.main(command) == 2
     error = capsys.readouterr().err
-    assert "patch=" in error and "--part image_encoder can be written" in error and error.count("\n") == 1
+    assert (
+        "patch=" in error
+        and "--part image_encoder can be written" in error
+        and error.count("\n") == 1
+    )

@@ -11,25 +11,48 @@ from generalist.training.workdir import flatten
 STUDIES = {
     "conditioning": {
         "cross_attention": {"model.concatenate_image": False, "model.aligned_features": False},
-        "concatenate": {"model.aligned_features": False}, "aligned": {"model.concatenate_image": False}, "both": {}},
+        "concatenate": {"model.aligned_features": False},
+        "aligned": {"model.concatenate_image": False},
+        "both": {},
+    },
     "initialisation": {"scratch": {}, "pretrained": {"model.init_from": "scenes"}},
     "image_encoder": {
-        "tuned": {}, "frozen": {"optimizer.frozen": (r"^text_encoder\.", r"^image_encoder\.")}, "coarse": {"model.image_encoder.patch": 16},
-        "deep": {"model.image_encoder.depth": 4}},
+        "tuned": {},
+        "frozen": {"optimizer.frozen": (r"^text_encoder\.", r"^image_encoder\.")},
+        "coarse": {"model.image_encoder.patch": 16},
+        "deep": {"model.image_encoder.depth": 4},
+    },
     "resolution": {
-        str(size): {"data.scenes_size": 256, "data.image_size": size, "model.target_size": size, "model.unet.patch": size // 16}
-        for size in (64, 128, 256)},
+        str(size): {
+            "data.scenes_size": 256,
+            "data.image_size": size,
+            "model.target_size": size,
+            "model.unet.patch": size // 16,
+        }
+        for size in (64, 128, 256)
+    },
     "latent_vs_pixel": {
         "pixel": {"diffusion.prototype_weight": 0.0, "model.unet.refine": 0},
-        "latent": {"diffusion.prototype_weight": 0.0, "model.unet.refine": 0, "model.unet.patch": 1,
-                   "model.init_from": "autoencoder=scenes_autoencoder"}}}
+        "latent": {
+            "diffusion.prototype_weight": 0.0,
+            "model.unet.refine": 0,
+            "model.unet.patch": 1,
+            "model.init_from": "autoencoder=scenes_autoencoder",
+        },
+    },
+}
 
 
-@pytest.mark.parametrize(("study", "variant"), [(s, v) for s, variants in STUDIES.items() for v in variants])
+@pytest.mark.parametrize(
+    ("study", "variant"), [(s, v) for s, variants in STUDIES.items() for v in variants]
+)
 def test_an_ablation_changes_what_it_says_and_nothing_else(study, variant):
     module = importlib.import_module(f"generalist.configs.ablations.{study}")
     assert list(module.VARIANTS) == list(STUDIES[study])
-    recipe, config = flatten(common.scenes(scratch=True).to_dict()), flatten(module.get_config(variant).to_dict())
+    recipe, config = (
+        flatten(common.scenes(scratch=True).to_dict()),
+        flatten(module.get_config(variant).to_dict()),
+    )
     changed = {field for field in recipe if recipe[field] != config[field]}
     expected = {field for field, value in STUDIES[study][variant].items() if value != recipe[field]}
     assert changed == expected
@@ -46,11 +69,22 @@ def test_an_ablation_of_the_full_size_model_and_a_wrong_name(study, monkeypatch)
         module.get_config("other")
 
 
-@pytest.mark.parametrize(("words", "weights", "evaluated"), [
-    ("scenes,depth", ["depth"], ("depth",)), ("light,scenes,scratch,depth", ["depth", "light"], ("depth", "light")),
-    ("scenes,panoptic", ["semantic", "instance"], ("semantic", "instance", "panoptic")),
-    ("paper,small,panoptic,semantic", ["semantic", "coco_semantic", "instance"], ("semantic", "coco_semantic", "instance", "panoptic"))])
-def test_tasks_named_behind_the_config_are_all_that_is_trained_and_evaluated(words, weights, evaluated):
+@pytest.mark.parametrize(
+    ("words", "weights", "evaluated"),
+    [
+        ("scenes,depth", ["depth"], ("depth",)),
+        ("light,scenes,scratch,depth", ["depth", "light"], ("depth", "light")),
+        ("scenes,panoptic", ["semantic", "instance"], ("semantic", "instance", "panoptic")),
+        (
+            "paper,small,panoptic,semantic",
+            ["semantic", "coco_semantic", "instance"],
+            ("semantic", "coco_semantic", "instance", "panoptic"),
+        ),
+    ],
+)
+def test_tasks_named_behind_the_config_are_all_that_is_trained_and_evaluated(
+    words, weights, evaluated
+):
     c = common.get_config(words)
     for group in ("weights", "loss_weights", "timesteps"):
         assert set(c.tasks[group]) == set(weights)
@@ -61,25 +95,55 @@ def test_tasks_named_behind_the_config_are_all_that_is_trained_and_evaluated(wor
 def test_the_paper_is_trained_on_painters_mixture_and_augmented_as_painter_does(words):
     """train_painter_vit_large.sh, without its pose task, whose share was 0.20."""
     c = common.get_config(words)
-    assert c.tasks.weights.to_dict() == {"depth": 0.10, "semantic": 0.20, "coco_semantic": 0.25, "instance": 0.15, "denoise": 0.15,
-                                         "derain": 0.05, "light": 0.05}
+    assert c.tasks.weights.to_dict() == {
+        "depth": 0.10,
+        "semantic": 0.20,
+        "coco_semantic": 0.25,
+        "instance": 0.15,
+        "denoise": 0.15,
+        "derain": 0.05,
+        "light": 0.05,
+    }
     assert c.data.augment.to_dict() == {
-        "tasks": ("depth", "semantic", "coco_semantic", "instance", "denoise", "derain", "light"), "scale": (0.3, 1.0),
-        "ratio": (3 / 4, 4 / 3), "flip": 0.5, "jitter": (0.4, 0.4, 0.2, 0.1), "jitter_share": 0.8}
+        "tasks": ("depth", "semantic", "coco_semantic", "instance", "denoise", "derain", "light"),
+        "scale": (0.3, 1.0),
+        "ratio": (3 / 4, 4 / 3),
+        "flip": 0.5,
+        "jitter": (0.4, 0.4, 0.2, 0.1),
+        "jitter_share": 0.8,
+    }
 
 
 def test_the_small_model_on_the_papers_data_has_the_papers_tasks_and_the_scenes_model(monkeypatch):
     monkeypatch.setenv("GENERALIST_DATA_DIR", "/data")
     small, scenes, paper = (common.get_config(words) for words in ("small", "scenes", "paper"))
-    assert (small.data.source, small.data_dir, small.tasks.set, small.total_steps) == ("paper", "/data", "paper", 480)
+    assert (small.data.source, small.data_dir, small.tasks.set, small.total_steps) == (
+        "paper",
+        "/data",
+        "paper",
+        480,
+    )
     assert small.model.to_dict() == scenes.model.to_dict() and small.model.init_from == "scenes"
-    assert small.tasks.weights.to_dict() == paper.tasks.weights.to_dict() and small.eval.tasks == paper.eval.tasks
-    assert small.data.augment.to_dict() == paper.data.augment.to_dict() and scenes.data.augment.tasks == ()
+    assert (
+        small.tasks.weights.to_dict() == paper.tasks.weights.to_dict()
+        and small.eval.tasks == paper.eval.tasks
+    )
+    assert (
+        small.data.augment.to_dict() == paper.data.augment.to_dict()
+        and scenes.data.augment.tasks == ()
+    )
     assert common.get_config("paper,small,scratch").model.init_from == ""
 
 
-@pytest.mark.parametrize(("words", "said"), [("scenes,paper", "choose 'scenes' or 'paper'"), ("paper,smal", "'small'"),
-                                              ("scenes,coco_semantic", "Did you mean 'semantic'"), ("paper,derian", "Did you mean 'derain'")])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("scenes,paper", "choose 'scenes' or 'paper'"),
+        ("paper,smal", "'small'"),
+        ("scenes,coco_semantic", "Did you mean 'semantic'"),
+        ("paper,derian", "Did you mean 'derain'"),
+    ],
+)
 def test_a_wrong_word_behind_the_config_is_an_error(words, said):
     with pytest.raises(ValueError, match=said):
         common.get_config(words)
@@ -90,12 +154,22 @@ def test_a_task_of_weight_0_is_neither_trained_nor_evaluated():
     c.tasks.weights.instance = 0.0
     left = setup.drop_untrained(c)
     assert set(left.tasks.weights) == {"depth", "semantic", "denoise", "derain", "light"}
-    assert left.eval.tasks == ("depth", "semantic", "denoise", "derain", "light")  # nor what would be merged from it
-    assert c.tasks.weights.instance == 0.0 and "panoptic" in c.eval.tasks  # the config given is left alone
+    assert left.eval.tasks == (
+        "depth",
+        "semantic",
+        "denoise",
+        "derain",
+        "light",
+    )  # nor what would be merged from it
+    assert (
+        c.tasks.weights.instance == 0.0 and "panoptic" in c.eval.tasks
+    )  # the config given is left alone
 
 
 def test_nothing_to_evaluate_is_an_error_before_anything_is_trained():
     c = common.get_config("scenes,depth")
     c.eval.tasks = ("semantic",)
-    with pytest.raises(ValueError, match="nothing to evaluate: eval.tasks are semantic, trained are depth"):
+    with pytest.raises(
+        ValueError, match="nothing to evaluate: eval.tasks are semantic, trained are depth"
+    ):
         setup.drop_untrained(c)

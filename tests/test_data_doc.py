@@ -10,7 +10,11 @@ from generalist import cli
 from generalist.input_pipeline.sources import SOURCES
 
 TEXT = (pathlib.Path(__file__).parents[1] / "docs/data.md").read_text()
-COMMANDS = [line.split("#")[0].strip() for block in re.findall(r"```sh\n(.*?)```", TEXT, re.S) for line in block.splitlines()]
+COMMANDS = [
+    line.split("#")[0].strip()
+    for block in re.findall(r"```sh\n(.*?)```", TEXT, re.S)
+    for line in block.splitlines()
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -28,13 +28,28 @@ def test_runs_from_start_to_end(notebook, tiny_config, tiny_workdir, tmp_path, m
     (train,) = [i for i, cell in enumerate(notebook.cells) if "train_and_evaluate(" in cell.source]
     tiny_config.model.init_from = str(tiny_workdir)
     tiny_config.eval.tasks = ("depth", "semantic", "instance", "denoise")
-    small = {name: getattr(tiny_config, name).to_dict() for name in ("data", "model", "optimizer", "eval")} | {"batch_size": 4}
+    small = {
+        name: getattr(tiny_config, name).to_dict()
+        for name in ("data", "model", "optimizer", "eval")
+    } | {"batch_size": 4}
     notebook.cells.insert(train, nbformat.v4.new_code_cell(f"config.update({small})"))
-    nbclient.NotebookClient(notebook, timeout=SECONDS, resources={"metadata": {"path": tmp_path}}).execute()
+    nbclient.NotebookClient(
+        notebook, timeout=SECONDS, resources={"metadata": {"path": tmp_path}}
+    ).execute()
 
-    printed = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
+    printed = "".join(
+        output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", [])
+    )
     assert "the reloaded model predicts the same" in printed
-    assert {path.name for path in (tmp_path / "generalist-model").iterdir()} == {"config.json", "model.safetensors"}
+    assert {path.name for path in (tmp_path / "generalist-model").iterdir()} == {
+        "config.json",
+        "model.safetensors",
+    }
     assert (tmp_path / "predictions" / "depth.png").stat().st_size > 0
-    pictures = [o for cell in notebook.cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
+    pictures = [
+        o
+        for cell in notebook.cells
+        for o in cell.get("outputs", [])
+        if "image/png" in o.get("data", {})
+    ]
     assert len(pictures) >= 5  # at least a panel, and the four predictions

@@ -15,7 +15,11 @@ from generalist.training import launch
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
-SHELL = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.S)) + "\n" + "\n".join(re.findall(r"`([^`\n]*python main\.py [^`\n]*)`", README))
+SHELL = (
+    "\n".join(re.findall(r"```sh\n(.*?)```", README, re.S))
+    + "\n"
+    + "\n".join(re.findall(r"`([^`\n]*python main\.py [^`\n]*)`", README))
+)
 
 
 def lines(program: str) -> list[str]:
@@ -61,15 +65,26 @@ def test_the_python_of_the_readme_runs_on_an_image_of_any_size(tmp_path, monkeyp
 def test_published_weights_load_as_the_readme_says(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     UNet2DConditionModel(
-        block_out_channels=(8, 16), layers_per_block=1, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), norm_num_groups=4, cross_attention_dim=6, attention_head_dim=2,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        norm_num_groups=4,
+        cross_attention_dim=6,
+        attention_head_dim=2,
     ).save_pretrained("stable-diffusion-v1-5/unet")
-    scope = {"x": np.ones((1, 8, 8, 4), np.float32), "timestep": np.ones(1), "tokens": np.ones((1, 3, 6), np.float32)}
+    scope = {
+        "x": np.ones((1, 8, 8, 4), np.float32),
+        "timestep": np.ones(1),
+        "tokens": np.ones((1, 3, 6), np.float32),
+    }
     exec(PYTHON[1], scope)
     assert scope["eps"].shape == (1, 8, 8, 4)
 
 
 def test_files_the_readme_names_exist():
-    named = re.findall(r"\]\((?!http)([^)]+)\)", README) + re.findall(r"`((?:docs|notebooks|generalist)/[\w./]+)`", README)
+    named = re.findall(r"\]\((?!http)([^)]+)\)", README) + re.findall(
+        r"`((?:docs|notebooks|generalist)/[\w./]+)`", README
+    )
     assert named
     assert [path for path in named if not (ROOT / path).exists()] == []

@@ -21,8 +21,10 @@ def parse(arg: str) -> tuple[str, set[str], list[str]]:
     named = [word for word in words if word not in (*data, "small", "scratch")]
     known = {"scenes": SCENES, "paper": PAPER}[name] + ("panoptic",)
     if len(data) > 1 or set(named) - set(known):
-        raise ValueError(f"config argument {arg!r}:{_closest(named, known)} choose 'scenes' or 'paper', and optionally 'small', 'scratch' and "
-                         f"the tasks to train, without which it is all of them: {', '.join(known)}")
+        raise ValueError(
+            f"config argument {arg!r}:{_closest(named, known)} choose 'scenes' or 'paper', and optionally 'small', 'scratch' and "
+            f"the tasks to train, without which it is all of them: {', '.join(known)}"
+        )
     return name, set(words) & {"small", "scratch"}, named
 
 
@@ -48,20 +50,41 @@ def paper() -> ConfigDict:
     c.data_dir = os.environ.get("GENERALIST_DATA_DIR", "")  # local path or gs://...
 
     c.tasks = ConfigDict()
-    c.tasks.set = "paper"  # the codecs: "paper", "scenes", or the definitions of own tasks (docs/own_data.md)
+    c.tasks.set = (
+        "paper"  # the codecs: "paper", "scenes", or the definitions of own tasks (docs/own_data.md)
+    )
     # Share of the samples (relative): Painter's mixture without its pose task.
     # A task of weight 0 is neither trained nor evaluated, and its data are not needed.
-    c.tasks.weights = ConfigDict({
-        "depth": 0.10, "semantic": 0.20, "coco_semantic": 0.25, "instance": 0.15, "denoise": 0.15, "derain": 0.05, "light": 0.05})
+    c.tasks.weights = ConfigDict(
+        {
+            "depth": 0.10,
+            "semantic": 0.20,
+            "coco_semantic": 0.25,
+            "instance": 0.15,
+            "denoise": 0.15,
+            "derain": 0.05,
+            "light": 0.05,
+        }
+    )
     c.tasks.loss_weights = ConfigDict({name: 1.0 for name in PAPER})
     # Logit-normal mean and deviation of t, and the share of samples at t = 1. Masks can be read through heavy
     # noise, photographs cannot: tasks with flat colours train closer to pure noise.
-    c.tasks.timesteps = ConfigDict({
-        "depth": (0.5, 1.0, 0.5), "semantic": (1.0, 1.0, 0.5), "coco_semantic": (1.0, 1.0, 0.5), "instance": (1.0, 1.0, 0.5),
-        "denoise": (0.0, 1.0, 0.5), "derain": (0.0, 1.0, 0.5), "light": (0.0, 1.0, 0.5)})
+    c.tasks.timesteps = ConfigDict(
+        {
+            "depth": (0.5, 1.0, 0.5),
+            "semantic": (1.0, 1.0, 0.5),
+            "coco_semantic": (1.0, 1.0, 0.5),
+            "instance": (1.0, 1.0, 0.5),
+            "denoise": (0.0, 1.0, 0.5),
+            "derain": (0.0, 1.0, 0.5),
+            "light": (0.0, 1.0, 0.5),
+        }
+    )
 
     c.data = ConfigDict()
-    c.data.source = "paper"  # "paper" or "folder" (own data), both in data_dir, or "scenes" (built in)
+    c.data.source = (
+        "paper"  # "paper" or "folder" (own data), both in data_dir, or "scenes" (built in)
+    )
     c.data.image_size = 256  # side of the image the encoder sees
     c.data.threads = 16
     c.data.workers = 0  # processes that read, each with so many threads; 0: the threads of the training process, mostly as fast
@@ -71,8 +94,16 @@ def paper() -> ConfigDict:
     c.data.scenes_size = 64
     # Random windows (area share, width / height) and mirroring of image and label; brightness, contrast, saturation and hue of the
     # image, never of a restoration task's. All of it for these tasks only.
-    c.data.augment = ConfigDict({
-        "tasks": PAPER, "scale": (0.3, 1.0), "ratio": (3 / 4, 4 / 3), "flip": 0.5, "jitter": (0.4, 0.4, 0.2, 0.1), "jitter_share": 0.8})
+    c.data.augment = ConfigDict(
+        {
+            "tasks": PAPER,
+            "scale": (0.3, 1.0),
+            "ratio": (3 / 4, 4 / 3),
+            "flip": 0.5,
+            "jitter": (0.4, 0.4, 0.2, 0.1),
+            "jitter_share": 0.8,
+        }
+    )
 
     c.model = _model()
 
@@ -83,7 +114,9 @@ def paper() -> ConfigDict:
     c.diffusion.start = "zeros"  # what t = 1 looks like: "zeros" (its mean) or "noise"
     c.diffusion.drop_image = 0.0  # share of samples without the image (for guidance)
     c.diffusion.drop_text = 0.0
-    c.diffusion.prototype_weight = 0.0  # cross-entropy of the soft colour decode, segmentation by palette only
+    c.diffusion.prototype_weight = (
+        0.0  # cross-entropy of the soft colour decode, segmentation by palette only
+    )
     c.diffusion.prototype_temperature = 0.12
     c.diffusion.sampler = "one_step"  # or "ddim", "dpmpp_2m"
     c.diffusion.steps = 1
@@ -112,7 +145,9 @@ def paper() -> ConfigDict:
     c.sharding.min_size = 2**16  # elements an array must have to be split
     # (path regex, axis to split over fsdp, or None to keep it whole), first match wins; without: the largest axis that fsdp divides.
     c.sharding.rules = ()
-    c.sharding.cpu_devices = 0  # without an accelerator: devices the CPU is split into; 0: one a core
+    c.sharding.cpu_devices = (
+        0  # without an accelerator: devices the CPU is split into; 0: one a core
+    )
 
     c.checkpoint = ConfigDict()
     c.checkpoint.every_steps = 1_000
@@ -139,20 +174,39 @@ def _model() -> ConfigDict:
     # "unet=FOLDER,image_encoder=FOLDER,text_encoder=FOLDER"; with "autoencoder=FOLDER" the model diffuses latents.
     # The sizes of published parts, the prompts' ids and the image's normalisation below then follow from the folders.
     m.init_from = ""
-    m.adapt = ConfigDict({
-        "conv": "cycle",  # conv_in and conv_out of another number of channels: "cycle", "mean", "fresh"; see pretrained/parts.py
-        "new": (r"^unet\.(position|pooled_text|aligned|refine)\.",)})  # path regexes: what no checkpoint has
+    m.adapt = ConfigDict(
+        {
+            "conv": "cycle",  # conv_in and conv_out of another number of channels: "cycle", "mean", "fresh"; see pretrained/parts.py
+            "new": (r"^unet\.(position|pooled_text|aligned|refine)\.",),
+        }
+    )  # path regexes: what no checkpoint has
     m.dtype = "bfloat16"  # computation; parameters are float32
     # What the backward pass computes again, to save memory: "none", "products" (all but convolutions and dense layers) or "blocks" (all).
     m.remat = "none"
     m.target_size = 128
-    m.concatenate_image = True  # append the image to x_t; False is the paper's cross-attention alone
+    m.concatenate_image = (
+        True  # append the image to x_t; False is the paper's cross-attention alone
+    )
     m.aligned_features = True  # add the encoder's token grid at every level
     m.pooled_text = False  # add the mean prompt token to the time embedding
-    m.unet = ConfigDict({  # Stable Diffusion's; variant C: (False, True, True, False), W: window=16, E: patch=2 and refine=64
-        "channels": (320, 640, 1280, 1280), "layers_per_block": 2, "attention_levels": (True, True, True, False),
-        "context_dim": 768, "heads": 8, "head_dim": 64, "window": 0, "patch": 2, "groups": 32, "position": False, "refine": 64})
-    m.image_encoder = ConfigDict({"image_size": 256, "patch": 16, "dim": 768, "depth": 12, "heads": 12})
+    m.unet = ConfigDict(
+        {  # Stable Diffusion's; variant C: (False, True, True, False), W: window=16, E: patch=2 and refine=64
+            "channels": (320, 640, 1280, 1280),
+            "layers_per_block": 2,
+            "attention_levels": (True, True, True, False),
+            "context_dim": 768,
+            "heads": 8,
+            "head_dim": 64,
+            "window": 0,
+            "patch": 2,
+            "groups": 32,
+            "position": False,
+            "refine": 64,
+        }
+    )
+    m.image_encoder = ConfigDict(
+        {"image_size": 256, "patch": 16, "dim": 768, "depth": 12, "heads": 12}
+    )
     m.image_mean = m.image_std = (0.5, 0.5, 0.5)  # what the image encoder was trained to see
     m.text_encoder = ConfigDict({"dim": 768, "depth": 12, "heads": 12})
     m.prompt_ids = ConfigDict()  # of a published tokenizer, by task; none: words are hashed
@@ -172,17 +226,33 @@ def small(c: ConfigDict, scratch: bool = False) -> ConfigDict:
     c.model.dtype = "float32"
     c.model.target_size = 64
     c.model.pooled_text = True
-    c.model.unet = ConfigDict({
-        "channels": (64, 128), "layers_per_block": 1, "attention_levels": (False, True), "context_dim": 128, "heads": 4, "head_dim": 32,
-        "window": 0, "patch": 4, "groups": 16, "position": True, "refine": 64})
-    c.model.image_encoder = ConfigDict({"image_size": 64, "patch": 8, "dim": 128, "depth": 2, "heads": 4})
+    c.model.unet = ConfigDict(
+        {
+            "channels": (64, 128),
+            "layers_per_block": 1,
+            "attention_levels": (False, True),
+            "context_dim": 128,
+            "heads": 4,
+            "head_dim": 32,
+            "window": 0,
+            "patch": 4,
+            "groups": 16,
+            "position": True,
+            "refine": 64,
+        }
+    )
+    c.model.image_encoder = ConfigDict(
+        {"image_size": 64, "patch": 8, "dim": 128, "depth": 2, "heads": 4}
+    )
     c.model.text_encoder = ConfigDict({"dim": 64, "depth": 2, "heads": 2})
 
     c.optimizer.lr = 2e-3 if scratch else 2e-4
     c.optimizer.warmup_steps = 50
     if scratch:  # far more progress a step than AdamW, for more arithmetic; a short finetuning takes the cheaper one
-        c.optimizer.muon = (r"^unet\.(down_blocks|mid_block|up_blocks|aligned|pooled_text|refine\.convs)\..*kernel$",
-                            r"^(image_encoder\.layers|image_projection)\..*kernel$")
+        c.optimizer.muon = (
+            r"^unet\.(down_blocks|mid_block|up_blocks|aligned|pooled_text|refine\.convs)\..*kernel$",
+            r"^(image_encoder\.layers|image_projection)\..*kernel$",
+        )
     c.optimizer.lr_multipliers = ()
     c.optimizer.ema = 0.99
 
@@ -201,8 +271,26 @@ def scenes(scratch: bool = False) -> ConfigDict:
     c.data_dir = ""
 
     c.tasks.set = "scenes"
-    c.tasks.weights = ConfigDict({"depth": 1.75, "semantic": 1.25, "instance": 0.75, "denoise": 1.0, "derain": 0.85, "light": 0.7})
-    c.tasks.loss_weights = ConfigDict({"depth": 5.0, "semantic": 1.0, "instance": 1.0, "denoise": 8.0, "derain": 8.0, "light": 3.0})
+    c.tasks.weights = ConfigDict(
+        {
+            "depth": 1.75,
+            "semantic": 1.25,
+            "instance": 0.75,
+            "denoise": 1.0,
+            "derain": 0.85,
+            "light": 0.7,
+        }
+    )
+    c.tasks.loss_weights = ConfigDict(
+        {
+            "depth": 5.0,
+            "semantic": 1.0,
+            "instance": 1.0,
+            "denoise": 8.0,
+            "derain": 8.0,
+            "light": 3.0,
+        }
+    )
 
     c.data.source = "scenes"
     c.data.scenes_train = 1_000_000  # rendered on demand: practically never the same twice
@@ -232,7 +320,9 @@ def only(c: ConfigDict, names) -> ConfigDict:
     merged = {"semantic" if c.tasks.set == "scenes" else "coco_semantic", "instance"}
     kept = {part for name in names for part in (merged if name == "panoptic" else {name})}
     for group in ("weights", "loss_weights", "timesteps"):
-        c.tasks[group] = ConfigDict({name: value for name, value in c.tasks[group].to_dict().items() if name in kept})
+        c.tasks[group] = ConfigDict(
+            {name: value for name, value in c.tasks[group].to_dict().items() if name in kept}
+        )
     evaluated = kept | ({"panoptic"} if merged <= kept else set())
     c.eval.tasks = tuple(name for name in c.eval.tasks if name in evaluated)
     return c
@@ -242,5 +332,11 @@ def get_config(arg: str = "") -> ConfigDict:
     """`paper` or `scenes`, small or not, with all tasks or some, as `parse` decides."""
     name, size, tasks = parse(arg)
     scratch = "scratch" in size
-    c = scenes(scratch) if name == "scenes" else small(paper(), scratch) if "small" in size else paper()
+    c = (
+        scenes(scratch)
+        if name == "scenes"
+        else small(paper(), scratch)
+        if "small" in size
+        else paper()
+    )
     return only(c, tasks) if tasks else c

@@ -22,13 +22,19 @@ TASKS = {
         "void": (0,),
     },
     "plants": {"kind": "instances", "folder": "plants"},
-    "dehaze": {"kind": "image", "folder": "dehaze", "prompt": "Performance image restoration dehazing"},
+    "dehaze": {
+        "kind": "image",
+        "folder": "dehaze",
+        "prompt": "Performance image restoration dehazing",
+    },
 }
 
 
 def get_config(arg: str = ""):
     """The small model, or with "full" the full-size one, on the tasks above."""
     if arg not in ("", "full"):
-        raise ValueError(f"config argument {arg!r}: give 'full' for the full-size model, or nothing")
+        raise ValueError(
+            f"config argument {arg!r}: give 'full' for the full-size model, or nothing"
+        )
     c = common.own(TASKS)
     return c if arg else common.small(c)

@@ -3,7 +3,12 @@
 from generalist.diffusion.loss_weights import loss_weight
 from generalist.diffusion.parameterisation import KINDS, expand, target, to_eps, to_v, to_x0
 from generalist.diffusion.samplers import SAMPLERS, sample, start, time_grid
-from generalist.diffusion.schedules import SCHEDULES, CosineSchedule, ScaledLinearSchedule, get_schedule
+from generalist.diffusion.schedules import (
+    SCHEDULES,
+    CosineSchedule,
+    ScaledLinearSchedule,
+    get_schedule,
+)
 from generalist.diffusion.timesteps import check_timestep_law, sample_timesteps
 
 __all__ = [

@@ -21,7 +21,9 @@ def expand(a: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.reshape(a, a.shape + (1,) * (x.ndim - a.ndim))
 
 
-def target(kind: str, x0: jax.Array, eps: jax.Array, alpha: jax.Array, sigma: jax.Array) -> jax.Array:
+def target(
+    kind: str, x0: jax.Array, eps: jax.Array, alpha: jax.Array, sigma: jax.Array
+) -> jax.Array:
     """What a network of that kind has to output for x_t = alpha x0 + sigma eps; (b,h,w,c).
 
     Raises:
@@ -32,7 +34,9 @@ def target(kind: str, x0: jax.Array, eps: jax.Array, alpha: jax.Array, sigma: ja
     return x0 if kind == "x0" else alpha * eps - sigma * x0
 
 
-def to_x0(kind: str, prediction: jax.Array, x_t: jax.Array, alpha: jax.Array, sigma: jax.Array) -> jax.Array:
+def to_x0(
+    kind: str, prediction: jax.Array, x_t: jax.Array, alpha: jax.Array, sigma: jax.Array
+) -> jax.Array:
     """The clean image that a prediction of that kind means; (b,h,w,c).
 
     An eps prediction holds no information on x0 at t = 1 (alpha = 0): the value there is finite, not useful.
@@ -47,7 +51,9 @@ def to_x0(kind: str, prediction: jax.Array, x_t: jax.Array, alpha: jax.Array, si
     return (x_t - sigma * prediction) / jnp.maximum(alpha, FLOOR)
 
 
-def to_eps(kind: str, prediction: jax.Array, x_t: jax.Array, alpha: jax.Array, sigma: jax.Array) -> jax.Array:
+def to_eps(
+    kind: str, prediction: jax.Array, x_t: jax.Array, alpha: jax.Array, sigma: jax.Array
+) -> jax.Array:
     """The noise that a prediction of that kind means; (b,h,w,c).
 
     An x0 prediction holds no information on eps at t = 0 (sigma = 0): the value there is finite, not useful.
@@ -62,7 +68,9 @@ def to_eps(kind: str, prediction: jax.Array, x_t: jax.Array, alpha: jax.Array, s
     return (x_t - alpha * prediction) / jnp.maximum(sigma, FLOOR)
 
 
-def to_v(kind: str, prediction: jax.Array, x_t: jax.Array, alpha: jax.Array, sigma: jax.Array) -> jax.Array:
+def to_v(
+    kind: str, prediction: jax.Array, x_t: jax.Array, alpha: jax.Array, sigma: jax.Array
+) -> jax.Array:
     """The velocity v = alpha eps - sigma x0 that a prediction of that kind means; (b,h,w,c).
 
     Raises:

@@ -48,7 +48,9 @@ def dpmpp_2m(alpha: jax.Array, sigma: jax.Array, eta: float = 0.0) -> Coefficien
     began at t = 1, where log(alpha / sigma) = -inf; hence up to three steps from pure noise equal DDIM.
     """
     first_order = ddim(alpha, sigma)
-    length = jnp.diff(jnp.log(alpha[:-1] / sigma[:-1]))  # of all steps but the last; the first may be infinite
+    length = jnp.diff(
+        jnp.log(alpha[:-1] / sigma[:-1])
+    )  # of all steps but the last; the first may be infinite
     ratio = jnp.zeros_like(first_order.keep).at[1:-1].set(length[1:] / length[:-1])
     return first_order._replace(extrapolate=0.5 * ratio * first_order.pull)
 
@@ -72,7 +74,7 @@ def time_grid(steps: int) -> np.ndarray:
 
 
 def start(key: jax.Array | None, shape: tuple[int, ...], kind: str = "zeros") -> jax.Array:
-    """x at t = 1, float32 of that shape: "zeros" (the mean of the noise; key is not used) or "noise" (N(0, 1)).
+    """X at t = 1, float32 of that shape: "zeros" (the mean of the noise; key is not used) or "noise" (N(0, 1)).
 
     Raises:
         ValueError: unknown kind.
@@ -113,10 +115,16 @@ def sample(
     """
     coefficients = SAMPLERS[one_of(SAMPLERS, sampler, "sampler")]
     if sampler == "one_step" and steps != 1:
-        raise ValueError(f"sampler 'one_step' takes steps=1, not {steps!r}; for more steps use 'ddim' or 'dpmpp_2m'.")
+        raise ValueError(
+            f"sampler 'one_step' takes steps=1, not {steps!r}; for more steps use 'ddim' or 'dpmpp_2m'."
+        )
     if not 0.0 <= eta <= 1.0 or (eta > 0.0 and sampler != "ddim"):
-        raise ValueError(f"eta={eta!r} with sampler {sampler!r}: eta must be 0, or in [0, 1] with 'ddim'.")
-    return solve(denoise, x_init, schedule, kind, coefficients, time_grid(steps), eta=eta, key=key, clip=clip)
+        raise ValueError(
+            f"eta={eta!r} with sampler {sampler!r}: eta must be 0, or in [0, 1] with 'ddim'."
+        )
+    return solve(
+        denoise, x_init, schedule, kind, coefficients, time_grid(steps), eta=eta, key=key, clip=clip
+    )
 
 
 def solve(
@@ -142,7 +150,9 @@ def solve(
     table = sampler(jnp.append(alpha, 1.0), jnp.append(sigma, 0.0), eta)
     keys = jax.random.split(key, len(times)) if eta > 0.0 else None
 
-    def step(carry: tuple[jax.Array, jax.Array], now: tuple) -> tuple[tuple[jax.Array, jax.Array], None]:
+    def step(
+        carry: tuple[jax.Array, jax.Array], now: tuple
+    ) -> tuple[tuple[jax.Array, jax.Array], None]:
         x, previous = carry
         t, alpha, sigma, factor, step_key = now
         x0 = to_x0(kind, denoise(x, jnp.full(x.shape[:1], t)), x, alpha, sigma).astype(jnp.float32)

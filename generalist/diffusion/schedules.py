@@ -46,11 +46,13 @@ class CosineSchedule:
             ValueError: size or reference is not positive.
         """
         if size <= 0 or reference <= 0:
-            raise ValueError(f"size={size!r} and reference={reference!r} must be positive numbers of pixels.")
+            raise ValueError(
+                f"size={size!r} and reference={reference!r} must be positive numbers of pixels."
+            )
         return cls(shift=2.0 * math.log(reference / size))
 
     def alpha_sigma(self, t: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """t float32 (b,) in [0, 1] -> (alpha, sigma), each float32 (b,): (1, 0) at t = 0, exactly (0, 1) at t = 1."""
+        """T float32 (b,) in [0, 1] -> (alpha, sigma), each float32 (b,): (1, 0) at t = 0, exactly (0, 1) at t = 1."""
         t = jnp.asarray(t, jnp.float32)
         # sin(pi (1 - t) / 2) is cos(pi t / 2) without its rounding error at t = 1, where alpha must be zero.
         image = math.exp(self.shift / 2) * jnp.sin(jnp.pi / 2 * (1.0 - t))
@@ -59,7 +61,7 @@ class CosineSchedule:
         return image / norm, noise / norm
 
     def logsnr(self, t: jax.Array) -> jax.Array:
-        """t float32 (b,) in [0, 1] -> logSNR float32 (b,), clipped to [-20, 20]."""
+        """T float32 (b,) in [0, 1] -> logSNR float32 (b,), clipped to [-20, 20]."""
         return _logsnr(*self.alpha_sigma(t))
 
 
@@ -89,7 +91,7 @@ class ScaledLinearSchedule:
             )
 
     def alpha_sigma(self, t: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """t float32 (b,) in [0, 1] -> (alpha, sigma), each float32 (b,); with zero terminal SNR (0, 1) at t = 1."""
+        """T float32 (b,) in [0, 1] -> (alpha, sigma), each float32 (b,); with zero terminal SNR (0, 1) at t = 1."""
         table = jnp.asarray(_scaled_linear_alphas(self), jnp.float32)
         position = jnp.asarray(t, jnp.float32) * (self.steps - 1)
         left = jnp.clip(position.astype(jnp.int32), 0, self.steps - 2)
@@ -98,7 +100,7 @@ class ScaledLinearSchedule:
         return alpha, jnp.sqrt((1.0 - alpha) * (1.0 + alpha))
 
     def logsnr(self, t: jax.Array) -> jax.Array:
-        """t float32 (b,) in [0, 1] -> logSNR float32 (b,), clipped to [-20, 20]."""
+        """T float32 (b,) in [0, 1] -> logSNR float32 (b,), clipped to [-20, 20]."""
         return _logsnr(*self.alpha_sigma(t))
 
 
@@ -119,7 +121,7 @@ def get_schedule(name: str, **kwargs: Any) -> Schedule:
 
 
 def one_of(names: Iterable[str], name: str, what: str) -> str:
-    """name itself if it is one of names, or else a ValueError with the closest match and all valid names."""
+    """Name itself if it is one of names, or else a ValueError with the closest match and all valid names."""
     names = list(names)
     if name in names:
         return name
@@ -136,7 +138,7 @@ def _logsnr(alpha: jax.Array, sigma: jax.Array) -> jax.Array:
 
 @functools.lru_cache
 def _scaled_linear_alphas(schedule: ScaledLinearSchedule) -> np.ndarray:
-    """alpha = sqrt(alpha_bar) at every step, float64 (steps,), decreasing."""
+    """Alpha = sqrt(alpha_bar) at every step, float64 (steps,), decreasing."""
     betas = np.linspace(schedule.beta_start**0.5, schedule.beta_end**0.5, schedule.steps) ** 2
     alphas = np.sqrt(np.cumprod(1.0 - betas))
     if schedule.zero_terminal_snr:

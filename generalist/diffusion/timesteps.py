@@ -6,7 +6,11 @@ import numpy as np
 
 
 def sample_timesteps(
-    key: jax.Array, mean: jax.Array, std: jax.Array, pure: jax.Array, uniform: jax.Array | None = None
+    key: jax.Array,
+    mean: jax.Array,
+    std: jax.Array,
+    pure: jax.Array,
+    uniform: jax.Array | None = None,
 ) -> jax.Array:
     """Timesteps (b,) float32 in [0, 1]: logit-normal, sigmoid(mean + std n) with n ~ N(0, 1), or exactly 1.
 
@@ -33,6 +37,10 @@ def check_timestep_law(mean: np.ndarray, std: np.ndarray, pure: np.ndarray) -> N
     if not np.all(np.isfinite(mean)):
         raise ValueError(f"timestep mean={mean!r} must be finite: it is the location of logit(t).")
     if not np.all(np.isfinite(std) & (np.asarray(std) > 0)):
-        raise ValueError(f"timestep std={std!r} must be positive and finite; for a uniform t set uniform=True.")
+        raise ValueError(
+            f"timestep std={std!r} must be positive and finite; for a uniform t set uniform=True."
+        )
     if not np.all((np.asarray(pure) >= 0) & (np.asarray(pure) <= 1)):
-        raise ValueError(f"timestep pure={pure!r} must lie in [0, 1]: it is the share of examples at t = 1.")
+        raise ValueError(
+            f"timestep pure={pure!r} must lie in [0, 1]: it is the share of examples at t = 1."
+        )

@@ -16,7 +16,9 @@ from generalist.files import write_atomically
 from generalist.tasks import Instance, Panoptic, Restoration, RestorationPrediction, Semantic, Task
 from generalist.tasks.base import resize_nearest, to_size
 
-TRAIN_EXAMPLES = 256  # training labels that the mean depth map and the majority class map are made of
+TRAIN_EXAMPLES = (
+    256  # training labels that the mean depth map and the majority class map are made of
+)
 
 
 class Ceiling:
@@ -30,7 +32,11 @@ class Ceiling:
         self._size = target_size
 
     def __call__(self, task: Task, examples: Sequence[Example]) -> list:
-        return decode(task, self.paint(task, examples), [native_size(example["label"]) for example in examples])
+        return decode(
+            task,
+            self.paint(task, examples),
+            [native_size(example["label"]) for example in examples],
+        )
 
     def paint(self, task: Task, examples: Sequence[Example]) -> dict[str, np.ndarray]:
         """{component: its colour maps, float32 (b, s, s, 3)}; a task that is no merge of others is its own component."""
@@ -57,13 +63,23 @@ class Trivial:
 
     def __call__(self, task: Task, examples: Sequence[Example]) -> list:
         if isinstance(task, Restoration):
-            return [RestorationPrediction(e["image"].astype(np.float32), np.ones(e["image"].shape[:2], np.float32)) for e in examples]
-        painted = {part.name: np.repeat(self._paint(part, task)[None], len(examples), 0) for part in component_tasks(task)}
+            return [
+                RestorationPrediction(
+                    e["image"].astype(np.float32), np.ones(e["image"].shape[:2], np.float32)
+                )
+                for e in examples
+            ]
+        painted = {
+            part.name: np.repeat(self._paint(part, task)[None], len(examples), 0)
+            for part in component_tasks(task)
+        }
         return decode(task, painted, [native_size(example["label"]) for example in examples])
 
     def sources(self, task: Task) -> list | None:
         """The training sources that the prediction of `task` follows from; None if one is not there."""
-        parts = [part for part in component_tasks(task) if not isinstance(part, Instance | Restoration)]
+        parts = [
+            part for part in component_tasks(task) if not isinstance(part, Instance | Restoration)
+        ]
         found = [self._source(part, task) for part in parts]
         return None if None in found else found
 
@@ -75,7 +91,9 @@ class Trivial:
             if isinstance(part, Instance):
                 painted = np.full((*self._size, 3), -1, np.float32)
             elif isinstance(part, Semantic):
-                painted = part.encode(majority_map(self._labels(part, task), part.num_classes, self._size), self._size).rgb
+                painted = part.encode(
+                    majority_map(self._labels(part, task), part.num_classes, self._size), self._size
+                ).rgb
             else:
                 painted = mean_target(part, self._labels(part, task), self._size)
             self._painted[part.name] = painted
@@ -84,9 +102,15 @@ class Trivial:
     def _labels(self, part, task):
         source = self._source(part, task)
         # Spread over the whole source: neighbours in a file list are often frames of one video.
-        for index in np.unique(np.linspace(0, len(source) - 1, TRAIN_EXAMPLES).astype(int)).tolist():
+        for index in np.unique(
+            np.linspace(0, len(source) - 1, TRAIN_EXAMPLES).astype(int)
+        ).tolist():
             label = source[index]["label"]
-            yield task.component_labels(label)[part.name] if isinstance(task, Panoptic) and source.task == task.name else label
+            yield (
+                task.component_labels(label)[part.name]
+                if isinstance(task, Panoptic) and source.task == task.name
+                else label
+            )
 
 
 def mean_target(task: Task, labels, size: tuple[int, int]) -> np.ndarray:
@@ -118,7 +142,10 @@ class Cache:
         self._path = path
         try:
             self._entries = json.loads(path.read_text())
-        except (FileNotFoundError, json.JSONDecodeError):  # a damaged cache costs only its recomputation
+        except (
+            FileNotFoundError,
+            json.JSONDecodeError,
+        ):  # a damaged cache costs only its recomputation
             self._entries = {}
 
     def get(self, key: str) -> dict[str, dict]:
@@ -132,16 +159,27 @@ class Cache:
             write_atomically(self._path, json.dumps(self._entries, indent=1).encode())
 
 
-def cache_key(task: Task, target_size: int, source, rows: Sequence[int], train_sources: Sequence | None) -> str:
+def cache_key(
+    task: Task, target_size: int, source, rows: Sequence[int], train_sources: Sequence | None
+) -> str:
     """SHA-256 over the release, what is counted, the codec with all its settings, the resolution, and the examples of every source.
 
     Of a source it takes class, length, first and last example, of the one that is measured also names and sizes of its files.
     """
-    sha = hashlib.sha256(f"{__version__} {task!r} {target_size} {rows} {TRAIN_EXAMPLES} {FIGURES}".encode())
-    for part, ends in [(source, (rows[0], rows[-1])), *((train, (0, len(train) - 1)) for train in train_sources or ())]:
-        sha.update(f"{type(part).__name__} {len(part)} {source.stamp() if part is source and hasattr(source, 'stamp') else ''}".encode())
+    sha = hashlib.sha256(
+        f"{__version__} {task!r} {target_size} {rows} {TRAIN_EXAMPLES} {FIGURES}".encode()
+    )
+    for part, ends in [
+        (source, (rows[0], rows[-1])),
+        *((train, (0, len(train) - 1)) for train in train_sources or ()),
+    ]:
+        sha.update(
+            f"{type(part).__name__} {len(part)} {source.stamp() if part is source and hasattr(source, 'stamp') else ''}".encode()
+        )
         for example in map(part.__getitem__, ends):
             label = example["label"]
             array, rest = label if isinstance(label, tuple) else (label, None)
-            sha.update(f"{example['key']} {rest}".encode() + example["image"].tobytes() + array.tobytes())
+            sha.update(
+                f"{example['key']} {rest}".encode() + example["image"].tobytes() + array.tobytes()
+            )
     return sha.hexdigest()[:32]

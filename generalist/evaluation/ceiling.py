@@ -18,13 +18,32 @@ from generalist.evaluation import panels, tables
 from generalist.evaluation.baselines import Ceiling
 from generalist.evaluation.data import open_data, read
 from generalist.evaluation.record import describe_source
-from generalist.evaluation.scores import Example, Scores, decode, decoders, finite_or_none, native_size
+from generalist.evaluation.scores import (
+    Example,
+    Scores,
+    decode,
+    decoders,
+    finite_or_none,
+    native_size,
+)
 from generalist.files import write_atomically
 from generalist.input_pipeline.check import spread
 from generalist.tasks import Depth, Instance, Restoration, Scalar, Semantic, Task
 from generalist.tasks.base import to_levels
 
-FIGURES = ("rmse", "delta1", "mae", "rms_error", "miou", "miou_painter", "miou_distance", "boundary_f", "pq", "psnr", "ssim")  # of tables.QUANTITIES
+FIGURES = (
+    "rmse",
+    "delta1",
+    "mae",
+    "rms_error",
+    "miou",
+    "miou_painter",
+    "miou_distance",
+    "boundary_f",
+    "pq",
+    "psnr",
+    "ssim",
+)  # of tables.QUANTITIES
 BATCH = 8  # maps a call of the autoencoder
 RIGHT, WRONG = (226, 228, 232), (208, 32, 48)  # pixels of an error map of classes or instances
 _LOG_EVERY = 5.0  # seconds
@@ -33,8 +52,17 @@ _LOG_EVERY = 5.0  # seconds
 Autoencoder = Callable[[np.ndarray], np.ndarray]
 
 
-def ceiling(config, out_dir: str | pathlib.Path, *, names: Sequence[str] = (), sizes: Sequence[int] = (),
-            autoencoder: Autoencoder | None = None, limit: int = 0, facts: Mapping | None = None, log: Callable[[str], None] = print) -> dict:
+def ceiling(
+    config,
+    out_dir: str | pathlib.Path,
+    *,
+    names: Sequence[str] = (),
+    sizes: Sequence[int] = (),
+    autoencoder: Autoencoder | None = None,
+    limit: int = 0,
+    facts: Mapping | None = None,
+    log: Callable[[str], None] = print,
+) -> dict:
     """Measures the ceilings of tasks on held-out data; writes ceiling.json and, for each size, ceiling_<size>.png.
 
     Args:
@@ -59,9 +87,22 @@ def ceiling(config, out_dir: str | pathlib.Path, *, names: Sequence[str] = (), s
     out_dir, sizes = pathlib.Path(out_dir), list(sizes) or [config.model.target_size]
     data = open_data(config, names, limit, log, trivial=False)
     results = {
-        "settings": {"sizes": sizes, "split": config.eval.split, "generalist": __version__, **(facts or {})},
-        "tasks": {name: {"protocol": task.protocol, **describe_source(data.sources[name]), "examples": 0, "sizes": {}}
-                  for name, task in data.tasks.items()}}
+        "settings": {
+            "sizes": sizes,
+            "split": config.eval.split,
+            "generalist": __version__,
+            **(facts or {}),
+        },
+        "tasks": {
+            name: {
+                "protocol": task.protocol,
+                **describe_source(data.sources[name]),
+                "examples": 0,
+                "sizes": {},
+            }
+            for name, task in data.tasks.items()
+        },
+    }
     for size in sizes:
         runs = measure(data.tasks, data.sources, size, autoencoder, limit, log)
         for name, run in runs.items():
@@ -71,7 +112,9 @@ def ceiling(config, out_dir: str | pathlib.Path, *, names: Sequence[str] = (), s
             picture = io.BytesIO()
             draw(runs).save(picture, "png", optimize=True)
             write_atomically(out_dir / f"ceiling_{size}.png", picture.getvalue())
-    write_atomically(out_dir / "ceiling.json", json.dumps(results, indent=1, allow_nan=False).encode())
+    write_atomically(
+        out_dir / "ceiling.json", json.dumps(results, indent=1, allow_nan=False).encode()
+    )
     log(format_table(results["tasks"]))
     return results
 
@@ -97,36 +140,68 @@ class Run:
         for way, function in self._ways.items():
             painted = {name: _check(function(rgb), rgb.shape) for name, rgb in truth.items()}
             sizes = [native_size(example["label"]) for example in examples]
-            predictions = {suffix: decode(codec, painted, sizes) for suffix, codec in self._decoders.items()}
+            predictions = {
+                suffix: decode(codec, painted, sizes) for suffix, codec in self._decoders.items()
+            }
             self.scores[way].update(examples, predictions)
             if not self.task.components:
                 self._compare(way, painted[self.task.name], truth[self.task.name])
-                self.first.setdefault(way, (to_8_bits(painted[self.task.name][0]), predictions[""][0]))
+                self.first.setdefault(
+                    way, (to_8_bits(painted[self.task.name][0]), predictions[""][0])
+                )
 
     def _compare(self, way: str, painted: np.ndarray, truth: np.ndarray) -> None:
         for ours, theirs in zip(painted, truth):
             self._colours[way].append(count_colours(ours))
-            self._change[way].append(float(np.abs(to_levels(self.task.name, ours) - to_levels(self.task.name, theirs)).mean()))
+            self._change[way].append(
+                float(
+                    np.abs(
+                        to_levels(self.task.name, ours) - to_levels(self.task.name, theirs)
+                    ).mean()
+                )
+            )
 
     def figures(self) -> dict[str, dict[str, float | None]]:
         """{way: {metric: value}}."""
-        found = {way: {key: finite_or_none(value) for key, value in scores.compute().items()} for way, scores in self.scores.items()}
+        found = {
+            way: {key: finite_or_none(value) for key, value in scores.compute().items()}
+            for way, scores in self.scores.items()
+        }
         for way in () if self.task.components else found:
-            found[way] |= {"colours": float(np.mean(self._colours[way])), "colour_change": float(np.mean(self._change[way]))}
+            found[way] |= {
+                "colours": float(np.mean(self._colours[way])),
+                "colour_change": float(np.mean(self._change[way])),
+            }
         return found
 
     def caption(self) -> str:
         """The first example's figures, way after way."""
         said = []
         for way, scores in self.scores.items():
-            values = {key: value for key, value in scores.rows[0].items() if key in FIGURES and np.isfinite(value)}
-            said.append(f"{way}: {tables.format_values(values)}   {self._colours[way][0]:,} colours")
-        name = f"clean image ({self.task.name})" if isinstance(self.task, Restoration) else self.task.name
+            values = {
+                key: value
+                for key, value in scores.rows[0].items()
+                if key in FIGURES and np.isfinite(value)
+            }
+            said.append(
+                f"{way}: {tables.format_values(values)}   {self._colours[way][0]:,} colours"
+            )
+        name = (
+            f"clean image ({self.task.name})"
+            if isinstance(self.task, Restoration)
+            else self.task.name
+        )
         return f"{name}     " + "     ".join(said)
 
 
-def measure(tasks: Mapping[str, Task], sources: Mapping, size: int, autoencoder: Autoencoder | None, limit: int = 0,
-            log: Callable[[str], None] = print) -> dict[str, Run]:
+def measure(
+    tasks: Mapping[str, Task],
+    sources: Mapping,
+    size: int,
+    autoencoder: Autoencoder | None,
+    limit: int = 0,
+    log: Callable[[str], None] = print,
+) -> dict[str, Run]:
     """Runs every task over `limit` examples of its source, evenly spread (0: all), encoded at `size` x `size` pixels."""
     ways = {"pixel": lambda rgb: rgb} | ({"latent": autoencoder} if autoencoder else {})
     runs = {name: Run(task, ways) for name, task in tasks.items()}
@@ -134,13 +209,15 @@ def measure(tasks: Mapping[str, Task], sources: Mapping, size: int, autoencoder:
     done, total, began, said = 0, sum(map(len, chosen.values())), time.monotonic(), time.monotonic()
     for name, run in runs.items():
         for start in range(0, len(chosen[name]), BATCH):
-            part = chosen[name][start:start + BATCH]
+            part = chosen[name][start : start + BATCH]
             if examples := read(sources[name], part):
                 run.update(examples, size)
             done, now = done + len(part), time.monotonic()
             if now - said >= _LOG_EVERY:
                 rate, said = done / (now - began), now
-                log(f"ceiling at {size} pixels: {done}/{total} examples ({name}) | {rate:.1f}/s | ETA {(total - done) / rate:.0f} s")
+                log(
+                    f"ceiling at {size} pixels: {done}/{total} examples ({name}) | {rate:.1f}/s | ETA {(total - done) / rate:.0f} s"
+                )
     return runs
 
 
@@ -148,13 +225,15 @@ def _check(rgb: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """`rgb` as an array; ValueError unless it is finite and has `shape`."""
     rgb = np.asarray(rgb)
     if rgb.shape != shape or not np.isfinite(rgb).all():
-        raise ValueError(f"the autoencoder made {rgb.dtype} of shape {rgb.shape}{'' if rgb.shape != shape else ' with nan or inf in it'} "
-                         f"of colours of shape {shape}: it must return finite values of the same shape")
+        raise ValueError(
+            f"the autoencoder made {rgb.dtype} of shape {rgb.shape}{'' if rgb.shape != shape else ' with nan or inf in it'} "
+            f"of colours of shape {shape}: it must return finite values of the same shape"
+        )
     return rgb
 
 
 def to_8_bits(rgb: np.ndarray) -> np.ndarray:
-    """float (h, w, 3) in about [-1, 1] -> uint8, clipped and rounded to the nearest of 256 levels."""
+    """Float (h, w, 3) in about [-1, 1] -> uint8, clipped and rounded to the nearest of 256 levels."""
     return np.rint(to_levels("ceiling", rgb)).astype(np.uint8)
 
 
@@ -168,25 +247,48 @@ def format_table(results: Mapping[str, Mapping]) -> str:
     first = next(iter(results.values()))["sizes"]
     columns = [(size, way) for size, ways in first.items() for way in ways]
     both = len(columns) > len(first)
-    rows = [("task", "figure", *(f"{size}, {way}" if both else size for size, way in columns)), ("---", "---", *("---:" for _ in columns))]
+    rows = [
+        ("task", "figure", *(f"{size}, {way}" if both else size for size, way in columns)),
+        ("---", "---", *("---:" for _ in columns)),
+    ]
     for name, result in results.items():
         figures = [result["sizes"][size][way] for size, way in columns]
         for key in FIGURES:
             if key in figures[0]:
                 q = tables.QUANTITIES[key]
-                rows.append((name, f"{q.label}, {q.unit}".rstrip(", "), *(tables.format_value(key, values, key) for values in figures)))
+                rows.append(
+                    (
+                        name,
+                        f"{q.label}, {q.unit}".rstrip(", "),
+                        *(tables.format_value(key, values, key) for values in figures),
+                    )
+                )
         if both and "colours" in figures[0]:
-            rows.append((name, "distinct colours", *(f"{values['colours']:,.0f}" for values in figures)))
-            rows.append((name, "change of colour, levels of 255", *(f"{values['colour_change']:.2f}" for values in figures)))
+            rows.append(
+                (name, "distinct colours", *(f"{values['colours']:,.0f}" for values in figures))
+            )
+            rows.append(
+                (
+                    name,
+                    "change of colour, levels of 255",
+                    *(f"{values['colour_change']:.2f}" for values in figures),
+                )
+            )
     widths = [max(map(len, column)) for column in zip(*rows)]
     pad = lambda i, cell: cell.ljust(widths[i]) if i < 2 else cell.rjust(widths[i])
-    return "\n".join("| " + " | ".join(pad(i, cell) for i, cell in enumerate(row)) + " |" for row in rows)
+    return "\n".join(
+        "| " + " | ".join(pad(i, cell) for i, cell in enumerate(row)) + " |" for row in rows
+    )
 
 
 def draw(runs: Mapping[str, Run]) -> Image.Image:
     """One example of depth, scalar, semantic, instances and restoration, where given: input, colour map, what is decoded, where it is wrong."""
-    shown = {type(run.task): run for run in reversed(runs.values()) if run.first}  # one of a kind, the first of them
-    shown = [shown[kind] for kind in (Depth, Scalar, Semantic, Instance, Restoration) if kind in shown]
+    shown = {
+        type(run.task): run for run in reversed(runs.values()) if run.first
+    }  # one of a kind, the first of them
+    shown = [
+        shown[kind] for kind in (Depth, Scalar, Semantic, Instance, Restoration) if kind in shown
+    ]
     ways = list(shown[0].first)
     titles = ["input", "truth as colours", *(["after the autoencoder"] if "latent" in ways else [])]
     for way in ways:
@@ -195,9 +297,14 @@ def draw(runs: Mapping[str, Run]) -> Image.Image:
     for run in shown:
         pictures = [run.example["image"], *(colours for colours, _ in run.first.values())]
         for _, prediction in run.first.values():
-            pictures += [run.task.render(prediction), error(run.task, prediction, run.example["label"])]
+            pictures += [
+                run.task.render(prediction),
+                error(run.task, prediction, run.example["label"]),
+            ]
         rows.append([panels.enlarge(picture, panels.OVERVIEW_SIDE) for picture in pictures])
-    return panels.compose(titles, rows, [run.caption() for run in shown], *_keys([run.task for run in shown]))
+    return panels.compose(
+        titles, rows, [run.caption() for run in shown], *_keys([run.task for run in shown])
+    )
 
 
 def error(task: Task, prediction, label) -> np.ndarray:
@@ -214,7 +321,7 @@ def error(task: Task, prediction, label) -> np.ndarray:
 
 
 def unmatched(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """bool (h, w): pixels outside the pairs of segments that overlap each other most; 0, no instance, pairs with 0 only."""
+    """Bool (h, w): pixels outside the pairs of segments that overlap each other most; 0, no instance, pairs with 0 only."""
     (_, a), (_, b) = (np.unique(ids, return_inverse=True) for ids in (found, truth))
     a, b = a.reshape(found.shape), b.reshape(truth.shape)
     overlap = np.zeros((a.max() + 1, b.max() + 1), np.int64)
@@ -231,5 +338,9 @@ def _keys(tasks: Sequence[Task]) -> tuple[list[panels.Bar], list[tuple[str, tupl
         if isinstance(task, Restoration):
             bars.append(panels.Bar("image error", "0", "64 of 255", ramp))
         if isinstance(task, Semantic | Instance) and not legend:
-            legend = [("right", RIGHT), ("wrong class, or an instance lost, merged or split", WRONG), ("no instance, or no truth", (0, 0, 0))]
+            legend = [
+                ("right", RIGHT),
+                ("wrong class, or an instance lost, merged or split", WRONG),
+                ("no instance, or no truth", (0, 0, 0)),
+            ]
     return bars, legend

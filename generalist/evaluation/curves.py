@@ -12,7 +12,9 @@ _POINTS = 300  # at most, a line; longer ones show means of neighbours
 Series = Sequence[tuple[float, float]]
 
 
-def line_chart(series: Mapping[str, Series], *, y_label: str, x_label: str = "step", log_y: bool = False) -> str:
+def line_chart(
+    series: Mapping[str, Series], *, y_label: str, x_label: str = "step", log_y: bool = False
+) -> str:
     """A figure with axes, ticks, one line a series and, where there are several, a legend.
 
     Args:
@@ -34,14 +36,27 @@ def line_chart(series: Mapping[str, Series], *, y_label: str, x_label: str = "st
     def place(x: float, y: float) -> tuple[float, float]:
         across = (x - x_range[0]) / (x_range[1] - x_range[0])
         up = (scale(y) - scale(y_range[0])) / (scale(y_range[1]) - scale(y_range[0]))
-        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
+        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (
+            HEIGHT - TOP - BOTTOM
+        )
 
-    parts = [_grid(place, x_range, x_ticks, y_range, y_ticks), _labels(x_label, y_label + (" (log scale)" if log_y else ""))]
+    parts = [
+        _grid(place, x_range, x_ticks, y_range, y_ticks),
+        _labels(x_label, y_label + (" (log scale)" if log_y else "")),
+    ]
     for colour, line in zip(_cycle(series), series.values()):
         path = " ".join("{:.1f},{:.1f}".format(*place(*point)) for point in line)
         # A line of one point would be invisible.
-        dot = "" if len(line) != 1 else '<circle cx="{:.1f}" cy="{:.1f}" r="3" fill="{}"/>'.format(*place(*line[0]), colour)
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.8" stroke-linejoin="round"/>{dot}')
+        dot = (
+            ""
+            if len(line) != 1
+            else '<circle cx="{:.1f}" cy="{:.1f}" r="3" fill="{}"/>'.format(
+                *place(*line[0]), colour
+            )
+        )
+        parts.append(
+            f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.8" stroke-linejoin="round"/>{dot}'
+        )
     title = html.escape(f"{y_label} over {x_label}")
     svg = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{title}">{"".join(parts)}</svg>'
     return f"<figure>{svg}{_legend(series)}</figure>"
@@ -50,7 +65,11 @@ def line_chart(series: Mapping[str, Series], *, y_label: str, x_label: str = "st
 def _x_axis(low: float, high: float) -> tuple[tuple[float, float], list[float]]:
     """As `linear_axis`, but the limits are those of the data: no empty margin at the end of a run."""
     limits, ticks = linear_axis(low, high)
-    return (limits, ticks) if low == high else ((low, high), [tick for tick in ticks if low <= tick <= high])
+    return (
+        (limits, ticks)
+        if low == high
+        else ((low, high), [tick for tick in ticks if low <= tick <= high])
+    )
 
 
 def linear_axis(low: float, high: float) -> tuple[tuple[float, float], list[float]]:
@@ -73,7 +92,9 @@ def log_axis(low: float, high: float) -> tuple[tuple[float, float], list[float]]
     top = min((tick for tick in candidates if tick >= high * (1 - 1e-9)), default=high)
     top = top if top > bottom else bottom * 10
     ticks = [tick for tick in candidates if bottom * (1 - 1e-9) <= tick <= top * (1 + 1e-9)]
-    return (bottom, top), ticks if len(ticks) <= 8 else [tick for tick in ticks if math.log10(tick) % 1 in (0.0, 1.0)]
+    return (bottom, top), ticks if len(ticks) <= 8 else [
+        tick for tick in ticks if math.log10(tick) % 1 in (0.0, 1.0)
+    ]
 
 
 def format_tick(value: float) -> str:
@@ -91,28 +112,39 @@ def _grid(place, x_range, x_ticks, y_range, y_ticks) -> str:
     parts = []
     for tick in y_ticks:
         (left, y), (right, _) = place(x_range[0], tick), place(x_range[1], tick)
-        parts.append(f'<line class="grid" x1="{left:.1f}" y1="{y:.1f}" x2="{right:.1f}" y2="{y:.1f}"/>'
-                     f'<text x="{left - 8:.1f}" y="{y + 4:.1f}" text-anchor="end">{format_tick(tick)}</text>')
+        parts.append(
+            f'<line class="grid" x1="{left:.1f}" y1="{y:.1f}" x2="{right:.1f}" y2="{y:.1f}"/>'
+            f'<text x="{left - 8:.1f}" y="{y + 4:.1f}" text-anchor="end">{format_tick(tick)}</text>'
+        )
     for tick in x_ticks:
         x, y = place(tick, y_range[0])
-        parts.append(f'<line class="axis" x1="{x:.1f}" y1="{y:.1f}" x2="{x:.1f}" y2="{y + 5:.1f}"/>'
-                     f'<text x="{x:.1f}" y="{y + 19:.1f}" text-anchor="middle">{format_tick(tick)}</text>')
+        parts.append(
+            f'<line class="axis" x1="{x:.1f}" y1="{y:.1f}" x2="{x:.1f}" y2="{y + 5:.1f}"/>'
+            f'<text x="{x:.1f}" y="{y + 19:.1f}" text-anchor="middle">{format_tick(tick)}</text>'
+        )
     (left, bottom), (right, _) = place(x_range[0], y_range[0]), place(x_range[1], y_range[0])
-    return "".join(parts) + f'<line class="axis" x1="{left:.1f}" y1="{bottom:.1f}" x2="{right:.1f}" y2="{bottom:.1f}"/>'
+    return (
+        "".join(parts)
+        + f'<line class="axis" x1="{left:.1f}" y1="{bottom:.1f}" x2="{right:.1f}" y2="{bottom:.1f}"/>'
+    )
 
 
 def _labels(x_label: str, y_label: str) -> str:
     middle = TOP + (HEIGHT - TOP - BOTTOM) / 2
-    return (f'<text text-anchor="middle" x="{(LEFT + WIDTH - RIGHT) / 2:.0f}" y="{HEIGHT - 6}">{html.escape(x_label)}</text>'
-            f'<text text-anchor="middle" x="14" y="{middle:.0f}" transform="rotate(-90 14 {middle:.0f})">'
-            f"{html.escape(y_label)}</text>")
+    return (
+        f'<text text-anchor="middle" x="{(LEFT + WIDTH - RIGHT) / 2:.0f}" y="{HEIGHT - 6}">{html.escape(x_label)}</text>'
+        f'<text text-anchor="middle" x="14" y="{middle:.0f}" transform="rotate(-90 14 {middle:.0f})">'
+        f"{html.escape(y_label)}</text>"
+    )
 
 
 def _legend(series: Mapping[str, Series]) -> str:
     if len(series) < 2:
         return ""
-    entries = (f'<span><i style="background:{colour}"></i>{html.escape(name)}</span>'
-               for colour, name in zip(_cycle(series), series))
+    entries = (
+        f'<span><i style="background:{colour}"></i>{html.escape(name)}</span>'
+        for colour, name in zip(_cycle(series), series)
+    )
     return f'<figcaption class="legend">{"".join(entries)}</figcaption>'
 
 
@@ -129,5 +161,7 @@ def _clean(points: Series, log_y: bool) -> list[tuple[float, float]]:
     """The finite points, thinned to means over runs of neighbours."""
     points = [(x, y) for x, y in points if math.isfinite(y) and (y > 0 or not log_y)]
     run = math.ceil(len(points) / _POINTS) or 1
-    runs = [points[i:i + run] for i in range(0, len(points), run)]
-    return [(sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part)) for part in runs]
+    runs = [points[i : i + run] for i in range(0, len(points), run)]
+    return [
+        (sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part)) for part in runs
+    ]

@@ -22,7 +22,13 @@ class Data(NamedTuple):
     train_sources: dict[str, Any]
 
 
-def open_data(config, names: Sequence[str] = (), limit: int = 0, log: Callable[[str], None] = print, trivial: bool = True) -> Data:
+def open_data(
+    config,
+    names: Sequence[str] = (),
+    limit: int = 0,
+    log: Callable[[str], None] = print,
+    trivial: bool = True,
+) -> Data:
     """Opens the evaluation split `config.eval.split` of the tasks.
 
     Args:
@@ -47,15 +53,21 @@ def open_data(config, names: Sequence[str] = (), limit: int = 0, log: Callable[[
             log(f"{name} is left out: {_first_line(error)}")
             continue
         data.tasks[name], data.sources[name] = task, source
-        if not trivial or isinstance(task, Instance | Restoration):  # whose trivial predictor learns nothing
+        if not trivial or isinstance(
+            task, Instance | Restoration
+        ):  # whose trivial predictor learns nothing
             continue
         try:
             data.train_sources[name] = _open(config, name, "train", None)
         except ValueError as error:
-            log(f"{name} has no trivial predictor, which needs the training split: {_first_line(error)}")
+            log(
+                f"{name} has no trivial predictor, which needs the training split: {_first_line(error)}"
+            )
     if not data.tasks:
-        raise ValueError(f"nothing to measure in {config.data_dir or 'the data directory'}: {', '.join(config.eval.tasks)} are all left out; "
-                         "give another --data-dir, or --task to see why one is.")
+        raise ValueError(
+            f"nothing to measure in {config.data_dir or 'the data directory'}: {', '.join(config.eval.tasks)} are all left out; "
+            "give another --data-dir, or --task to see why one is."
+        )
     return data
 
 
@@ -72,8 +84,10 @@ def with_official_protocol(task: Task) -> Task:
     """
     (official,) = get_tasks("paper", [task.name]).values()
     if isinstance(task, Semantic | Panoptic) and _classes(task) != _classes(official):
-        raise ValueError(f"Task '{task.name}': the model paints {len(_classes(task))} classes ({', '.join(_classes(task)[:3])}, ...), the data "
-                         f"have {len(_classes(official))} ({', '.join(_classes(official)[:3])}, ...): train it on them first.")
+        raise ValueError(
+            f"Task '{task.name}': the model paints {len(_classes(task))} classes ({', '.join(_classes(task)[:3])}, ...), the data "
+            f"have {len(_classes(official))} ({', '.join(_classes(official)[:3])}, ...): train it on them first."
+        )
     return dataclasses.replace(task, protocol=official.protocol)
 
 

@@ -13,7 +13,9 @@ from generalist.tasks import TASKS, Scalar, Semantic, get_tasks
 ROWS = 4
 
 
-def dataset_panel(name: str, split: str, data_dir, own: Mapping | None = None, rows: int = ROWS) -> Image.Image:
+def dataset_panel(
+    name: str, split: str, data_dir, own: Mapping | None = None, rows: int = ROWS
+) -> Image.Image:
     """Evenly spread examples of a split, one a row: the image and the label of each task of the data set.
 
     With `own`, the definition of the task `name` on own data, what the colours mean stands below.
@@ -21,7 +23,12 @@ def dataset_panel(name: str, split: str, data_dir, own: Mapping | None = None, r
     """
     settings = {"on_error": "skip", "log": lambda line: None}
     tasks = get_tasks({name: own}) if own else {task: TASKS[task] for task in SOURCES[name].TASKS}
-    sources = [Folder(data_dir, split, name, own, **settings) if own else open_source(name, task, split, data_dir, **settings) for task in tasks]
+    sources = [
+        Folder(data_dir, split, name, own, **settings)
+        if own
+        else open_source(name, task, split, data_dir, **settings)
+        for task in tasks
+    ]
     pictures, captions = [], []
     for index in spread(min(map(len, sources)), rows):
         examples = [source[index] for source in sources]
@@ -29,5 +36,15 @@ def dataset_panel(name: str, split: str, data_dir, own: Mapping | None = None, r
         pictures.append([enlarge(picture, SIDE) for picture in (examples[0]["image"], *labels)])
         captions.append(f"{split}: {examples[0]['key']}")
     known = [tasks[name]] if own else []
-    return compose(["image", *tasks], pictures, captions, [value_bars(task)[0] for task in known if isinstance(task, Scalar)],
-                   [entry for task in known if isinstance(task, Semantic) for entry in (*task.legend(), ("void", (0, 0, 0)))])
+    return compose(
+        ["image", *tasks],
+        pictures,
+        captions,
+        [value_bars(task)[0] for task in known if isinstance(task, Scalar)],
+        [
+            entry
+            for task in known
+            if isinstance(task, Semantic)
+            for entry in (*task.legend(), ("void", (0, 0, 0)))
+        ],
+    )

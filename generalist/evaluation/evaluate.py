@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from generalist.evaluation import panels as panels_lib
 from generalist.evaluation import data, record, tables
+from generalist.evaluation import panels as panels_lib
 from generalist.evaluation.baselines import Cache, Ceiling, Trivial, cache_key
 from generalist.evaluation.partial import Partial
 from generalist.evaluation.predictors import Model, PredictRGB, Tiles
@@ -23,10 +23,22 @@ _LOG_EVERY = 5.0  # seconds
 
 
 def evaluate(
-        predict_rgb: PredictRGB, tasks: Mapping[str, Task], sources: Mapping, *, target_size: int,
-        train_sources: Mapping | None = None, limit: int = 0, batch_size: int = 64, panels: int = 4, out_dir: str | pathlib.Path,
-        steps: int | None = None, native: bool = False, submission: bool = False, facts: Mapping | None = None,
-        log: Callable[[str], None] = print) -> dict[str, float | None]:
+    predict_rgb: PredictRGB,
+    tasks: Mapping[str, Task],
+    sources: Mapping,
+    *,
+    target_size: int,
+    train_sources: Mapping | None = None,
+    limit: int = 0,
+    batch_size: int = 64,
+    panels: int = 4,
+    out_dir: str | pathlib.Path,
+    steps: int | None = None,
+    native: bool = False,
+    submission: bool = False,
+    facts: Mapping | None = None,
+    log: Callable[[str], None] = print,
+) -> dict[str, float | None]:
     """Measures a model by the official metric of each task, at the labels' own resolution.
 
     An evaluation that is interrupted goes on by the same call, from the last state in `out_dir` (at most half a minute
@@ -64,18 +76,51 @@ def evaluate(
     out_dir = pathlib.Path(out_dir)
     _check(tasks, sources, train_sources or {})
     chosen = {name: spread(len(sources[name]), limit) for name in tasks}
-    model, trivial, cache = Model(predict_rgb, target_size), Trivial(train_sources, target_size), Cache(out_dir.parent / BASELINES)
-    keys = {name: cache_key(task, target_size, sources[name], chosen[name], trivial.sources(task))
-            for name, task in tasks.items()}
+    model, trivial, cache = (
+        Model(predict_rgb, target_size),
+        Trivial(train_sources, target_size),
+        Cache(out_dir.parent / BASELINES),
+    )
+    keys = {
+        name: cache_key(task, target_size, sources[name], chosen[name], trivial.sources(task))
+        for name, task in tasks.items()
+    }
     runs = {}
     for name, task in tasks.items():
-        predictors = {"ceiling": Ceiling(target_size)} | ({"trivial": trivial} if trivial.sources(task) is not None else {})
-        ways = {kind: _ways(task, predictor) for kind, predictor in predictors.items() if kind not in cache.get(keys[name])}
-        tiles = {"_tiles": (task, Tiles(predict_rgb, target_size))} if native and isinstance(task, Restoration) else {}
-        runs[name] = _Run(task, {"prediction": _ways(task, model) | tiles, **ways}, panels, out_dir / SUBMISSION if submission else None)
+        predictors = {"ceiling": Ceiling(target_size)} | (
+            {"trivial": trivial} if trivial.sources(task) is not None else {}
+        )
+        ways = {
+            kind: _ways(task, predictor)
+            for kind, predictor in predictors.items()
+            if kind not in cache.get(keys[name])
+        }
+        tiles = (
+            {"_tiles": (task, Tiles(predict_rgb, target_size))}
+            if native and isinstance(task, Restoration)
+            else {}
+        )
+        runs[name] = _Run(
+            task,
+            {"prediction": _ways(task, model) | tiles, **ways},
+            panels,
+            out_dir / SUBMISSION if submission else None,
+        )
 
-    settings = {"target_size": target_size, "steps": steps, "batch_size": batch_size, **(facts or {})}
-    identity = [settings, keys, panels, native, submission, {name: list(run.ways) for name, run in runs.items()}]
+    settings = {
+        "target_size": target_size,
+        "steps": steps,
+        "batch_size": batch_size,
+        **(facts or {}),
+    }
+    identity = [
+        settings,
+        keys,
+        panels,
+        native,
+        submission,
+        {name: list(run.ways) for name, run in runs.items()},
+    ]
     partial = Partial(out_dir / PARTIAL, identity, log)
     _walk(runs, sources, chosen, batch_size, model.seconds, partial, log)
     _check_measured(runs)
@@ -83,13 +128,24 @@ def evaluate(
     cache.put({key: baselines for key, baselines in computed.items() if baselines})
     metrics = _flatten({name: run.finish() for name, run in runs.items()})
     metrics |= {f"{name}/examples": len(runs[name].scores["prediction"].rows) for name in tasks}
-    metrics |= {f"{name}/seconds_per_image": float(np.median(model.seconds[task])) for name, task in tasks.items()}
+    metrics |= {
+        f"{name}/seconds_per_image": float(np.median(model.seconds[task]))
+        for name, task in tasks.items()
+    }
     for kind in ("trivial", "ceiling"):
-        metrics |= _flatten({f"{kind}/{name}": cache.get(keys[name]).get(kind, {}) for name in tasks})
+        metrics |= _flatten(
+            {f"{kind}/{name}": cache.get(keys[name]).get(kind, {}) for name in tasks}
+        )
 
     rows = {name: run.scores["prediction"].rows for name, run in runs.items()}
-    record.write(out_dir, metrics, record.card(tasks, sources, rows, {name: run.left_out for name, run in runs.items()}, settings),
-                 {name: (run.task, rows[name], run.samples) for name, run in runs.items()})
+    record.write(
+        out_dir,
+        metrics,
+        record.card(
+            tasks, sources, rows, {name: run.left_out for name, run in runs.items()}, settings
+        ),
+        {name: (run.task, rows[name], run.samples) for name, run in runs.items()},
+    )
     partial.remove()
     log(tables.format_table(metrics))
     return metrics
@@ -107,27 +163,47 @@ class _Run:
       ways: {"prediction", "ceiling" or "trivial": {suffix: (codec, predictor)}}.
     """
 
-    def __init__(self, task: Task, ways: Mapping[str, Mapping[str, tuple[Task, Predictor]]], panels: int, folder: pathlib.Path | None):
+    def __init__(
+        self,
+        task: Task,
+        ways: Mapping[str, Mapping[str, tuple[Task, Predictor]]],
+        panels: int,
+        folder: pathlib.Path | None,
+    ):
         self.task, self.ways, self.panels = task, ways, panels
         self.scores = {kind: Scores(task) for kind in ways}
         self.samples: list[panels_lib.Sample] = []
         self.left_out: list[str] = []  # damaged files
-        self._submissions = {suffix: Submission(folder, task, suffix) for suffix in ways["prediction"]} if folder else {}
+        self._submissions = (
+            {suffix: Submission(folder, task, suffix) for suffix in ways["prediction"]}
+            if folder
+            else {}
+        )
 
     def update(self, examples: Sequence[Example]) -> None:
         for kind, ways in self.ways.items():
-            predictions = {suffix: predictor(codec, examples) for suffix, (codec, predictor) in ways.items()}
+            predictions = {
+                suffix: predictor(codec, examples) for suffix, (codec, predictor) in ways.items()
+            }
             self.scores[kind].update(examples, predictions)
             if kind == "prediction":
-                shown = zip(examples, predictions[""], self.scores[kind].rows[-len(examples):])
-                self.samples += [panels_lib.Sample(*s) for s in itertools.islice(shown, self.panels - len(self.samples))]
+                shown = zip(examples, predictions[""], self.scores[kind].rows[-len(examples) :])
+                self.samples += [
+                    panels_lib.Sample(*s)
+                    for s in itertools.islice(shown, self.panels - len(self.samples))
+                ]
                 for suffix, files in self._submissions.items():
                     files.add([example["key"] for example in examples], predictions[suffix])
 
     @property
     def state(self) -> tuple:
         """What `update` has changed; assigning it goes on from there."""
-        return self.scores, self.samples, self.left_out, {suffix: files.annotations for suffix, files in self._submissions.items()}
+        return (
+            self.scores,
+            self.samples,
+            self.left_out,
+            {suffix: files.annotations for suffix, files in self._submissions.items()},
+        )
 
     @state.setter
     def state(self, state: tuple) -> None:
@@ -142,7 +218,9 @@ class _Run:
         return _finite(self.scores["prediction"])
 
     def baselines(self) -> dict[str, dict[str, float | None]]:
-        return {kind: _finite(scores) for kind, scores in self.scores.items() if kind != "prediction"}
+        return {
+            kind: _finite(scores) for kind, scores in self.scores.items() if kind != "prediction"
+        }
 
 
 class _Progress:
@@ -160,18 +238,30 @@ class _Progress:
         if now - self._said >= _LOG_EVERY:
             rate = (self._done - self._first) / (now - self._began)
             left = (self._total - self._done) / rate
-            self._log(f"eval {self._done}/{self._total} examples ({task}) | {rate:.1f}/s | ETA {left:.0f} s")
+            self._log(
+                f"eval {self._done}/{self._total} examples ({task}) | {rate:.1f}/s | ETA {left:.0f} s"
+            )
             self._said = now
 
 
-def _walk(runs: Mapping[str, _Run], sources: Mapping, chosen: Mapping[str, list[int]], batch_size: int, seconds: dict, partial: Partial,
-          log: Callable[[str], None]) -> None:
+def _walk(
+    runs: Mapping[str, _Run],
+    sources: Mapping,
+    chosen: Mapping[str, list[int]],
+    batch_size: int,
+    seconds: dict,
+    partial: Partial,
+    log: Callable[[str], None],
+) -> None:
     """Feeds every run its examples, from where `partial` says. A composed task walks beside its components, whose painting it shares.
 
     `seconds` is the model's record, which belongs to the state that is kept.
     """
-    composed = [[*(part for part in run.task.components if part in runs), name]
-                for name, run in runs.items() if run.task.components]
+    composed = [
+        [*(part for part in run.task.components if part in runs), name]
+        for name, run in runs.items()
+        if run.task.components
+    ]
     alone = [[name] for name in runs if not any(name in group for group in composed)]
     saved = partial.load()
     for name, state in saved.get("runs", {}).items():
@@ -180,23 +270,36 @@ def _walk(runs: Mapping[str, _Run], sources: Mapping, chosen: Mapping[str, list[
     done = dict.fromkeys(runs, 0) | saved.get("done", {})
     progress = _Progress(sum(map(len, chosen.values())), sum(done.values()), log)
     for group in alone + composed:
-        readers = [_batches(sources[name], chosen[name][done[name]:], batch_size) for name in group]
+        readers = [
+            _batches(sources[name], chosen[name][done[name] :], batch_size) for name in group
+        ]
         for parts in itertools.zip_longest(*readers, fillvalue=(0, ())):
             for name, (count, examples) in zip(group, parts):
                 if examples:
                     runs[name].update(examples)
                 if count:
-                    runs[name].left_out = sorted({*runs[name].left_out, *getattr(sources[name], "damaged", ())})
+                    runs[name].left_out = sorted(
+                        {*runs[name].left_out, *getattr(sources[name], "damaged", ())}
+                    )
                     done[name] += count
                     progress.add(count, name)
-            partial.save({"runs": {name: run.state for name, run in runs.items()}, "seconds": seconds, "done": done})
+            partial.save(
+                {
+                    "runs": {name: run.state for name, run in runs.items()},
+                    "seconds": seconds,
+                    "done": done,
+                }
+            )
 
 
 def _batches(source, rows: Sequence[int], batch_size: int) -> Iterator[tuple[int, list[Example]]]:
     """(rows read, the examples of them that are not damaged), batch by batch; the next one is read while the caller works on this one."""
+
     def read(start: int) -> tuple[int, list[Example]]:
-        part = rows[start:start + batch_size]
-        return len(part), [_check_example(example, source.task) for example in data.read(source, part)]
+        part = rows[start : start + batch_size]
+        return len(part), [
+            _check_example(example, source.task) for example in data.read(source, part)
+        ]
 
     with ThreadPoolExecutor(1) as reader:
         pending = reader.submit(read, 0)
@@ -209,26 +312,34 @@ def _batches(source, rows: Sequence[int], batch_size: int) -> Iterator[tuple[int
 def _check_measured(runs: Mapping[str, _Run]) -> None:
     empty = [name for name, run in runs.items() if not run.scores["prediction"].rows]
     if empty:
-        raise ValueError(f"every example of {', '.join(empty)} is damaged: nothing was measured. `generalist data check` names the files.")
+        raise ValueError(
+            f"every example of {', '.join(empty)} is damaged: nothing was measured. `generalist data check` names the files."
+        )
 
 
 def _check(tasks: Mapping[str, Task], sources: Mapping, train_sources: Mapping) -> None:
     missing = [name for name in tasks if name not in sources]
     if missing:
-        raise ValueError(f"no source for task {', '.join(missing)}; there are sources for {', '.join(sources) or 'none'}. "
-                         "Add a source, or leave the task out of eval.tasks.")
+        raise ValueError(
+            f"no source for task {', '.join(missing)}; there are sources for {', '.join(sources) or 'none'}. "
+            "Add a source, or leave the task out of eval.tasks."
+        )
     for kind, group in (("", sources), ("training ", train_sources)):
         empty = [name for name in tasks if name in group and not len(group[name])]
         if empty:
-            raise ValueError(f"the {kind}source of task {', '.join(empty)} is empty: {group[empty[0]]!r}. Choose another "
-                             "split, or leave the task out of eval.tasks.")
+            raise ValueError(
+                f"the {kind}source of task {', '.join(empty)} is empty: {group[empty[0]]!r}. Choose another "
+                "split, or leave the task out of eval.tasks."
+            )
 
 
 def _check_example(example: Example, task: str) -> Example:
     image = np.asarray(example["image"])
     if image.ndim != 3 or image.shape[-1] != 3 or image.dtype != np.uint8:
-        raise ValueError(f"Task '{task}', example {example['key']!r}: the image must be uint8 of shape (height, width, 3), "
-                         f"got {image.dtype} of shape {image.shape}.")
+        raise ValueError(
+            f"Task '{task}', example {example['key']!r}: the image must be uint8 of shape (height, width, 3), "
+            f"got {image.dtype} of shape {image.shape}."
+        )
     return example
 
 
@@ -237,4 +348,6 @@ def _finite(scores: Scores) -> dict[str, float | None]:
 
 
 def _flatten(tree: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    return {f"{name}/{key}": value for name, values in tree.items() for key, value in values.items()}
+    return {
+        f"{name}/{key}": value for name, values in tree.items() for key, value in values.items()
+    }

@@ -15,7 +15,11 @@ SIDE, OVERVIEW_SIDE = 256, 192  # pixels: the longer side of an image in a panel
 MARGIN, GAP, LINE = 16, 8, 22  # pixels around the picture, between images, and for a line of text
 INK, FAINT, PAPER = (28, 30, 34), (110, 114, 120), (255, 255, 255)
 # How the columns of a restoration are called in the overview: input, prediction.
-_RESTORATION = {"denoise": ("noisy", "denoised"), "derain": ("rainy", "derained"), "light": ("dark", "lightened")}
+_RESTORATION = {
+    "denoise": ("noisy", "denoised"),
+    "derain": ("rainy", "derained"),
+    "light": ("dark", "lightened"),
+}
 _ERROR_LEVELS = 64  # of 255: the brightest restoration error
 
 
@@ -47,8 +51,12 @@ def task_panel(task: Task, samples: Sequence[Sample]) -> Image.Image:
     """One row a sample, captioned with its key and values: input, prediction, truth, error or confidence; a legend below."""
     columns, bars = _columns(task)
     rows = [[enlarge(column.picture(sample), SIDE) for column in columns] for sample in samples]
-    captions = [f"{sample.example['key']}   {tables.format_values(sample.values)}" for sample in samples]
-    return compose([column.title for column in columns], rows, captions, bars, _legend(task, samples))
+    captions = [
+        f"{sample.example['key']}   {tables.format_values(sample.values)}" for sample in samples
+    ]
+    return compose(
+        [column.title for column in columns], rows, captions, bars, _legend(task, samples)
+    )
 
 
 def overview(runs: Mapping[str, tuple[Task, Sequence[Sample]]]) -> Image.Image:
@@ -62,7 +70,10 @@ def overview(runs: Mapping[str, tuple[Task, Sequence[Sample]]]) -> Image.Image:
     titles = ["input"]
     for name, (task, samples) in runs.items():
         before, after = _RESTORATION.get(name, (f"input of {name}", name))
-        own_input = any(not np.array_equal(a.example["image"], b.example["image"]) for a, b in zip(samples, first))
+        own_input = any(
+            not np.array_equal(a.example["image"], b.example["image"])
+            for a, b in zip(samples, first)
+        )
         titles += [before, after] if own_input else [after]
         for row, sample in zip(rows, samples):
             row += [enlarge(sample.example["image"], OVERVIEW_SIDE)] if own_input else []
@@ -77,23 +88,36 @@ def enlarge(picture: np.ndarray, side: int) -> np.ndarray:
     if factor:
         return picture.repeat(factor, 0).repeat(factor, 1)
     scale = side / max(height, width)
-    return cv2.resize(picture, (max(round(width * scale), 1), max(round(height * scale), 1)), interpolation=cv2.INTER_AREA)
+    return cv2.resize(
+        picture,
+        (max(round(width * scale), 1), max(round(height * scale), 1)),
+        interpolation=cv2.INTER_AREA,
+    )
 
 
 def heat(values: np.ndarray) -> np.ndarray:
-    """float in [0, 1] -> uint8 colours of "viridis", dark to bright; the shape gains an axis of 3."""
+    """Float in [0, 1] -> uint8 colours of "viridis", dark to bright; the shape gains an axis of 3."""
     levels = np.round(255 * np.clip(values, 0.0, 1.0)).astype(np.uint8)
-    return cv2.applyColorMap(levels.reshape(-1, 1), cv2.COLORMAP_VIRIDIS)[:, 0, ::-1].reshape(*levels.shape, 3)
+    return cv2.applyColorMap(levels.reshape(-1, 1), cv2.COLORMAP_VIRIDIS)[:, 0, ::-1].reshape(
+        *levels.shape, 3
+    )
 
 
 def _columns(task: Task) -> tuple[list[Column], list[Bar]]:
     columns = [
         Column("input", lambda sample: sample.example["image"]),
         Column("prediction", lambda sample: task.render(sample.prediction)),
-        Column("truth", lambda sample: task.render(sample.example["label"]))]
+        Column("truth", lambda sample: task.render(sample.example["label"])),
+    ]
     ramp = np.linspace(0.0, 1.0, 256)
     if isinstance(task, Depth | Scalar):
-        return [*columns, Column("error", lambda sample: value_error(task, sample.prediction, sample.example["label"]))], value_bars(task)
+        return [
+            *columns,
+            Column(
+                "error",
+                lambda sample: value_error(task, sample.prediction, sample.example["label"]),
+            ),
+        ], value_bars(task)
     if isinstance(task, Restoration):
         bar = Bar("error, mean of the channels", "0", f"{_ERROR_LEVELS} of 255", heat(ramp))
         return [*columns, Column("error", _restoration_error)], [bar]
@@ -114,8 +138,15 @@ def value_bars(task: Depth | Scalar) -> list[Bar]:
     low, high, unit = task.legend()
     values = np.linspace(low, high, 256, dtype=np.float32)
     values[0] += 1e-6  # depth 0 is unknown, black
-    return [Bar(task.name, f"{low:g}", f"{high:g} {unit}", task.render(values[None])[0]),
-            Bar(f"{task.name} error", "0", f"{(high - low) / 10:g} {unit}", heat(np.linspace(0.0, 1.0, 256)))]
+    return [
+        Bar(task.name, f"{low:g}", f"{high:g} {unit}", task.render(values[None])[0]),
+        Bar(
+            f"{task.name} error",
+            "0",
+            f"{(high - low) / 10:g} {unit}",
+            heat(np.linspace(0.0, 1.0, 256)),
+        ),
+    ]
 
 
 def _restoration_error(sample: Sample) -> np.ndarray:
@@ -138,10 +169,18 @@ def _legend(task: Task, samples: Sequence[Sample]) -> list[tuple[str, tuple[int,
     return [named[index] for index in sorted(classes - {-1})] + [("void", (0, 0, 0))]
 
 
-def compose(titles: Sequence[str], rows: Sequence[Sequence[np.ndarray]], captions: Sequence[str] = (), bars: Sequence[Bar] = (),
-            legend: Sequence[tuple[str, tuple[int, int, int]]] = ()) -> Image.Image:
+def compose(
+    titles: Sequence[str],
+    rows: Sequence[Sequence[np.ndarray]],
+    captions: Sequence[str] = (),
+    bars: Sequence[Bar] = (),
+    legend: Sequence[tuple[str, tuple[int, int, int]]] = (),
+) -> Image.Image:
     """Lays out titled columns of pictures, a caption above each row, colour bars and legend below."""
-    widths = [max((row[i].shape[1] for row in rows if i < len(row)), default=SIDE) for i in range(len(titles))]
+    widths = [
+        max((row[i].shape[1] for row in rows if i < len(row)), default=SIDE)
+        for i in range(len(titles))
+    ]
     heights = [max(picture.shape[0] for picture in row) for row in rows]
     width = 2 * MARGIN + max(sum(widths) + GAP * (len(widths) - 1), sum(map(_bar_width, bars)))
     swatches = _flow(legend, width - 2 * MARGIN)
@@ -165,7 +204,9 @@ def compose(titles: Sequence[str], rows: Sequence[Sequence[np.ndarray]], caption
     return canvas
 
 
-def _draw_bars(canvas: Image.Image, draw: ImageDraw.ImageDraw, bars: Sequence[Bar], top: int) -> None:
+def _draw_bars(
+    canvas: Image.Image, draw: ImageDraw.ImageDraw, bars: Sequence[Bar], top: int
+) -> None:
     start = MARGIN
     for bar in bars:
         left = start
@@ -183,7 +224,9 @@ def _bar_width(bar: Bar) -> int:
     return len(bar.colours) + sum(map(_text_width, (bar.title, bar.low, bar.high))) + 7 * GAP
 
 
-def _flow(legend: Sequence[tuple[str, tuple[int, int, int]]], width: int) -> list[tuple[int, int, str, tuple[int, int, int]]]:
+def _flow(
+    legend: Sequence[tuple[str, tuple[int, int, int]]], width: int
+) -> list[tuple[int, int, str, tuple[int, int, int]]]:
     """Places legend entries like words in a paragraph: (left, line, name, colour) each."""
     placed, left, line = [], 0, 0
     for name, colour in legend:

@@ -26,16 +26,29 @@ class Partial:
 
     def __init__(self, path: pathlib.Path, settings: Any, log: Callable[[str], None]):
         self._path, self._log, self._saved = path, log, time.monotonic()
-        self._identity = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+        self._identity = hashlib.sha256(
+            json.dumps(settings, sort_keys=True, default=str).encode()
+        ).hexdigest()
 
     def load(self) -> Mapping[str, Any]:
         """What was saved last; {} if there is nothing, or it is damaged or of other settings."""
         try:
             identity, state = pickle.loads(self._path.read_bytes())
-        except (OSError, pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError, TypeError, ValueError):
+        except (
+            OSError,
+            pickle.UnpicklingError,
+            EOFError,
+            AttributeError,
+            ImportError,
+            IndexError,
+            TypeError,
+            ValueError,
+        ):
             return {}
         if identity != self._identity:
-            self._log(f"{self._path} is of other weights, data or settings: the evaluation starts from the beginning")
+            self._log(
+                f"{self._path} is of other weights, data or settings: the evaluation starts from the beginning"
+            )
             return {}
         return state
 

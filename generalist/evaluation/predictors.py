@@ -22,7 +22,9 @@ class Model:
 
     def __init__(self, predict_rgb: PredictRGB, target_size: int):
         self._predict_rgb, self._target_size = predict_rgb, target_size
-        self._last: dict[str, tuple[list, np.ndarray, float]] = {}  # component -> images, what was painted, seconds
+        self._last: dict[
+            str, tuple[list, np.ndarray, float]
+        ] = {}  # component -> images, what was painted, seconds
         self.seconds: dict[Task, list[float]] = {}
 
     def __call__(self, task: Task, examples: Sequence[Example]) -> list:
@@ -31,8 +33,11 @@ class Model:
             self._paint(images, part.name)
         painted = {part.name: self._last[part.name] for part in component_tasks(task)}
         began = time.perf_counter()
-        predictions = decode(task, {name: rgb for name, (_, rgb, _) in painted.items()},
-                             [native_size(example["label"]) for example in examples])
+        predictions = decode(
+            task,
+            {name: rgb for name, (_, rgb, _) in painted.items()},
+            [native_size(example["label"]) for example in examples],
+        )
         spent = time.perf_counter() - began + sum(seconds for _, _, seconds in painted.values())
         self.seconds.setdefault(task, []).append(spent / len(examples))
         return predictions
@@ -45,10 +50,14 @@ class Model:
         rgb = np.asarray(self._predict_rgb(np.stack(images) if one_size else images, name))
         expected = (len(images), self._target_size, self._target_size, 3)
         if rgb.shape != expected or rgb.dtype.kind != "f":
-            raise ValueError(f"Task '{name}': predict_rgb returned {rgb.dtype} of shape {rgb.shape}, expected float32 of "
-                             f"shape {expected}: pass the model's own target_size.")
+            raise ValueError(
+                f"Task '{name}': predict_rgb returned {rgb.dtype} of shape {rgb.shape}, expected float32 of "
+                f"shape {expected}: pass the model's own target_size."
+            )
         if not np.isfinite(rgb).all():
-            raise ValueError(f"Task '{name}': predict_rgb returned nan or inf: the weights are broken, take an older checkpoint.")
+            raise ValueError(
+                f"Task '{name}': predict_rgb returned nan or inf: the weights are broken, take an older checkpoint."
+            )
         self._last[name] = images, rgb, time.perf_counter() - began
 
 
@@ -65,8 +74,13 @@ class Tiles:
 
     def __call__(self, task: Task, examples: Sequence[Example]) -> list:
         paint = lambda tiles: self._predict_rgb(tiles, task.name)
-        whole = [paint_tiles(paint, example["image"], self._side, self._side // 4) for example in examples]
-        return [task.decode(rgb, native_size(example["label"])) for rgb, example in zip(whole, examples)]
+        whole = [
+            paint_tiles(paint, example["image"], self._side, self._side // 4)
+            for example in examples
+        ]
+        return [
+            task.decode(rgb, native_size(example["label"])) for rgb, example in zip(whole, examples)
+        ]
 
 
 def _same(ones: list[np.ndarray], others: list[np.ndarray]) -> bool:

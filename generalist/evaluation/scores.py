@@ -10,7 +10,14 @@ from typing import Any
 import numpy as np
 
 from generalist.input_pipeline.sources.rain13k import TEST_SETS
-from generalist.metrics import BoundaryF, CalibrationError, DepthMetric, ImageQuality, Metric, SparsificationError
+from generalist.metrics import (
+    BoundaryF,
+    CalibrationError,
+    DepthMetric,
+    ImageQuality,
+    Metric,
+    SparsificationError,
+)
 from generalist.metrics.base import mean
 from generalist.tasks import Depth, Instance, Panoptic, Semantic, Task
 from generalist.tasks.instance import as_panoptic
@@ -26,7 +33,15 @@ WAYS = {
     "_distance": "the distances to the class colours interpolated to the label's size, then the smallest",
     "_tiles": "at native resolution in overlapping tiles of the target size",
 }
-FIGURES = (*WAYS, "boundary_f", "ece", "ause", "_affine", "_gaussian", "_gt_mean")  # beside the official ones
+FIGURES = (
+    *WAYS,
+    "boundary_f",
+    "ece",
+    "ause",
+    "_affine",
+    "_gaussian",
+    "_gt_mean",
+)  # beside the official ones
 
 
 def further_metrics(task: Task) -> dict[str, Metric]:
@@ -36,10 +51,17 @@ def further_metrics(task: Task) -> dict[str, Metric]:
     if isinstance(task, Semantic):
         return {"boundary_f": BoundaryF(), "ece": CalibrationError()}
     if isinstance(task, Depth):
-        affine = {"_affine": DepthMetric("nyu-affine-invariant")} if task.protocol == "nyu-eigen-metric" else {}
+        affine = (
+            {"_affine": DepthMetric("nyu-affine-invariant")}
+            if task.protocol == "nyu-eigen-metric"
+            else {}
+        )
         return {"ause": SparsificationError(task.protocol)} | affine
     if task.protocol == "lol-rgb-painter":
-        return {"_gaussian": ImageQuality("rgb-matlab"), "_gt_mean": ImageQuality("lol-rgb-gt-mean")}
+        return {
+            "_gaussian": ImageQuality("rgb-matlab"),
+            "_gt_mean": ImageQuality("lol-rgb-gt-mean"),
+        }
     return {}
 
 
@@ -70,10 +92,17 @@ class Scores:
             for suffix, found in predictions.items():
                 metric = self.metrics.setdefault(suffix, self.task.metric())
                 row |= _renamed(metric.update(self.task.label_of(found[index]), label), suffix)
-                for key, other in self._others.setdefault(suffix, further_metrics(self.task)).items():
+                for key, other in self._others.setdefault(
+                    suffix, further_metrics(self.task)
+                ).items():
                     values = self.task.label_of(found[index])
-                    row |= _renamed(other.update((values, found[index].confidence) if key in ("ece", "ause") else values, label),
-                                    _suffix(key) + suffix)
+                    row |= _renamed(
+                        other.update(
+                            (values, found[index].confidence) if key in ("ece", "ause") else values,
+                            label,
+                        ),
+                        _suffix(key) + suffix,
+                    )
             self.rows.append(row)
 
     def compute(self) -> dict[str, float]:
@@ -90,10 +119,15 @@ class Scores:
                 values |= _renamed(other.compute(), _suffix(key) + suffix)
         if isinstance(self.task, Semantic):
             per_class = self.metrics[""].per_class()
-            values |= {f"iou/{name}": per_class[index] for index, name in enumerate(self.task.classes)}
+            values |= {
+                f"iou/{name}": per_class[index] for index, name in enumerate(self.task.classes)
+            }
         if isinstance(self.task, Panoptic):
             per_class = self.metrics[""].per_class()
-            values |= {f"pq/{category['name']}": per_class[category["id"]]["pq"] for category in self.task.categories}
+            values |= {
+                f"pq/{category['name']}": per_class[category["id"]]["pq"]
+                for category in self.task.categories
+            }
         if self.task.protocol == "derain-y-matlab":
             values |= _over_sets(self.rows)
         return values
@@ -147,11 +181,14 @@ def decode(task: Task, painted: Mapping[str, np.ndarray], sizes: Sequence[tuple[
     Returns:
       b predictions of the task, each at its size.
     """
+
     def one(index: int):
         part = {name: rgb[index] for name, rgb in painted.items()}
         return task.decode(part if task.components else part[task.name], sizes[index])
 
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:  # NumPy and OpenCV let each other run
+    with ThreadPoolExecutor(
+        min(os.cpu_count() or 1, 16)
+    ) as pool:  # NumPy and OpenCV let each other run
         return list(pool.map(one, range(len(sizes))))
 
 

@@ -32,17 +32,29 @@ class Submission:
         for key, prediction in zip(keys, predictions, strict=True):
             write_atomically(self._folder / f"{key}.png", png(to_pixels(self._task, prediction)))
             if isinstance(self._task, Panoptic):
-                segments = [{name: segment[name] for name in ("id", "category_id", "area", "iscrowd")} for segment in prediction.segments_info]
-                image_id = int(key) if key.isdecimal() else key  # COCO's file names are its image ids
-                self.annotations.append({"image_id": image_id, "file_name": f"{key}.png", "segments_info": segments})
+                segments = [
+                    {name: segment[name] for name in ("id", "category_id", "area", "iscrowd")}
+                    for segment in prediction.segments_info
+                ]
+                image_id = (
+                    int(key) if key.isdecimal() else key
+                )  # COCO's file names are its image ids
+                self.annotations.append(
+                    {"image_id": image_id, "file_name": f"{key}.png", "segments_info": segments}
+                )
 
     def finish(self) -> None:
         """Writes what belongs to all images together, and removes what a kill left behind."""
         for half in self._folder.rglob(".*.tmp"):
             half.unlink()
         if self.annotations:
-            content = {"annotations": self.annotations, "categories": [dict(category) for category in self._task.categories]}
-            write_atomically(self._folder.with_name(f"{self._folder.name}.json"), json.dumps(content).encode())
+            content = {
+                "annotations": self.annotations,
+                "categories": [dict(category) for category in self._task.categories],
+            }
+            write_atomically(
+                self._folder.with_name(f"{self._folder.name}.json"), json.dumps(content).encode()
+            )
 
 
 def to_pixels(task: Task, prediction) -> np.ndarray:
@@ -65,5 +77,7 @@ def to_pixels(task: Task, prediction) -> np.ndarray:
 
 def _fit(values: np.ndarray, dtype: type, what: str) -> np.ndarray:
     if not 0 <= values.min() <= values.max() <= np.iinfo(dtype).max:
-        raise ValueError(f"{what} {values.min()}..{values.max()} do not fit {np.iinfo(dtype).bits} bits")
+        raise ValueError(
+            f"{what} {values.min()}..{values.max()} do not fit {np.iinfo(dtype).bits} bits"
+        )
     return values.astype(dtype)

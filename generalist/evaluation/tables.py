@@ -71,7 +71,10 @@ def rows(metrics: Mapping[str, float | None]) -> Iterator[Row]:
             if f"{task}/{key}" in metrics:
                 name = f"{task}/{key}"
                 trivial = f"trivial/{name.removesuffix('_tiles')}"  # the input unchanged, which no tiles change
-                values = [format_value(key, metrics, column) for column in (name, trivial, f"ceiling/{name}")]
+                values = [
+                    format_value(key, metrics, column)
+                    for column in (name, trivial, f"ceiling/{name}")
+                ]
                 gain = format_gain(quantity, metrics[name], metrics.get(trivial))
                 yield Row(task, quantity.label, *values, gain, quantity.unit)
 
@@ -82,7 +85,7 @@ def task_names(metrics: Mapping) -> list[str]:
 
 
 def format_value(key: str, metrics: Mapping[str, float | None], name: str) -> str:
-    """"–" for a figure that is not there or not defined, "exact" for an infinite PSNR."""
+    """ "–" for a figure that is not there or not defined, "exact" for an infinite PSNR."""
     if metrics.get(name) is None:
         return "exact" if key.startswith("psnr") and name in metrics else "–"
     return QUANTITIES[key].format(metrics[name])
@@ -111,7 +114,10 @@ def format_table(metrics: Mapping[str, float | None]) -> str:
     text, last = [], ""
     for line in lines:
         cells = ["" if line.task == last else line.task, *line[1:]]
-        padded = [c.ljust(w) if i in (0, 1, 6) else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths))]
+        padded = [
+            c.ljust(w) if i in (0, 1, 6) else c.rjust(w)
+            for i, (c, w) in enumerate(zip(cells, widths))
+        ]
         text.append("  ".join(padded).rstrip())
         last = line.task
     return "\n".join(text)

@@ -22,7 +22,15 @@ from generalist.pretrained import weights
 from generalist.tasks import Restoration, Task, get_tasks
 from generalist.tasks.base import resize_image
 
-BATCHES = (1, 2, 4, 8, 16, 32, 64)  # batches are padded to one of these, so that few programs are compiled
+BATCHES = (
+    1,
+    2,
+    4,
+    8,
+    16,
+    32,
+    64,
+)  # batches are padded to one of these, so that few programs are compiled
 
 SETTINGS = ("steps", "sampler", "start")  # of a sampler, compiled into it
 
@@ -41,15 +49,24 @@ class Generalist:
         self.image_size = config["data"]["image_size"]
         self.target_size = config["model"]["target_size"]
         self._diffusion = config["diffusion"]
-        self._graphdef, expected = parameters_lib.abstract(lambda: models.build(model_settings(config)))
+        self._graphdef, expected = parameters_lib.abstract(
+            lambda: models.build(model_settings(config))
+        )
         weights.check_fit(parameters, expected, "the weights")
         self.parameters = {path: jnp.asarray(parameters[path], jnp.float32) for path in expected}
         self._prompts = {}
         self._sample = _jit_sampler(json.dumps(config), self._graphdef)
         self._put, self._devices, self._mesh = lambda x: x, 1, contextlib.nullcontext
 
-    def predict(self, image, task: str | Iterable[str] = "depth", steps: int | None = None, samples: int = 1,
-                seed: int = 0, tile: bool | int | None = None) -> Result | dict[str, Result]:
+    def predict(
+        self,
+        image,
+        task: str | Iterable[str] = "depth",
+        steps: int | None = None,
+        samples: int = 1,
+        seed: int = 0,
+        tile: bool | int | None = None,
+    ) -> Result | dict[str, Result]:
         """Predicts one task or several of one image; several share a batch.
 
         Args:
@@ -73,16 +90,30 @@ class Generalist:
         names = [task] if isinstance(task, str) else list(task)
         codecs = get_tasks(self.config["tasks"]["set"], names)
         check_samples(codecs, samples)
-        painted = self._paint(image, self.components(names), steps, samples if self.stochastic else 1, seed, tile)
-        results = {name: make_result(codec, painted, image.shape[:2], samples) for name, codec in codecs.items()}
+        painted = self._paint(
+            image, self.components(names), steps, samples if self.stochastic else 1, seed, tile
+        )
+        results = {
+            name: make_result(codec, painted, image.shape[:2], samples)
+            for name, codec in codecs.items()
+        }
         return results[task] if isinstance(task, str) else results
 
     def spread(self, mesh: Mesh) -> None:
         """Samples on all devices of `mesh` from now on, each a part of every batch; all processes must then predict alike."""
-        whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(mesh.axis_names))
-        put = lambda x, sharding: jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+        whole, split = (
+            NamedSharding(mesh, PartitionSpec()),
+            NamedSharding(mesh, PartitionSpec(mesh.axis_names)),
+        )
+        put = lambda x, sharding: jax.make_array_from_callback(
+            x.shape, sharding, lambda index: x[index]
+        )
         self.parameters = {path: put(np.asarray(x), whole) for path, x in self.parameters.items()}
-        self._put, self._devices, self._mesh = lambda x: put(x, split), mesh.size, lambda: jax.set_mesh(mesh)
+        self._put, self._devices, self._mesh = (
+            lambda x: put(x, split),
+            mesh.size,
+            lambda: jax.set_mesh(mesh),
+        )
         self._sample = _jit_sampler(json.dumps(self.config), self._graphdef, whole)
 
     @property
@@ -98,10 +129,14 @@ class Generalist:
         codecs = get_tasks(self.config["tasks"]["set"], tasks)
         if not codecs:
             raise ValueError(f"no task given: choose from {', '.join(self.tasks)}")
-        components = dict.fromkeys(part for name, codec in codecs.items() for part in codec.components or (name,))
+        components = dict.fromkeys(
+            part for name, codec in codecs.items() for part in codec.components or (name,)
+        )
         trained = [name for name, weight in self.config["tasks"]["weights"].items() if weight > 0]
         if missing := [name for name in components if name not in trained]:
-            raise ValueError(f"the model was not trained on {', '.join(missing)}, only on {', '.join(trained)}")
+            raise ValueError(
+                f"the model was not trained on {', '.join(missing)}, only on {', '.join(trained)}"
+            )
         return list(components)
 
     def _paint(self, image, names, steps, draws, seed, tile):
@@ -111,7 +146,9 @@ class Generalist:
         whole = [name for name in names if name not in tiled]
         painted = {name: self._paint_tiled(image, name, steps, draws, seed, tile) for name in tiled}
         if whole:
-            rgb = self.predict_rgb(self._fit(image)[None], np.repeat(whole, draws).tolist(), steps, seed)
+            rgb = self.predict_rgb(
+                self._fit(image)[None], np.repeat(whole, draws).tolist(), steps, seed
+            )
             painted.update(zip(whole, np.split(rgb, len(whole))))
         return painted
 
@@ -119,10 +156,13 @@ class Generalist:
         overlap = self.target_size // 4 if tile is None or tile is True else tile
         seeds = itertools.count(seed)
         paint = lambda tiles: self.predict_rgb(tiles, name, steps, next(seeds))
-        return np.stack([paint_tiles(paint, image, self.target_size, overlap) for _ in range(draws)])
+        return np.stack(
+            [paint_tiles(paint, image, self.target_size, overlap) for _ in range(draws)]
+        )
 
     def predict_rgb(
-            self, images: np.ndarray, task: str | Sequence[str], steps: int | None = None, seed: int = 0) -> np.ndarray:
+        self, images: np.ndarray, task: str | Sequence[str], steps: int | None = None, seed: int = 0
+    ) -> np.ndarray:
         """What the model paints.
 
         Args:
@@ -139,8 +179,18 @@ class Generalist:
         padded = next((n for n in BATCHES if n >= len(names)), BATCHES[-1])
         padded += -padded % self._devices
         parts = [slice(i, i + padded) for i in range(0, len(names), padded)]
-        return np.concatenate([
-            self._predict_part(images if len(images) == 1 else images[part], names[part], padded, steps, seed + i) for i, part in enumerate(parts)])
+        return np.concatenate(
+            [
+                self._predict_part(
+                    images if len(images) == 1 else images[part],
+                    names[part],
+                    padded,
+                    steps,
+                    seed + i,
+                )
+                for i, part in enumerate(parts)
+            ]
+        )
 
     def _predict_part(self, images, names, padded, steps, seed):
         steps = self._diffusion["steps"] if steps is None else steps
@@ -149,26 +199,36 @@ class Generalist:
             sampler = "ddim"
         if len(images) > 1 or self._devices > 1:
             images = np.concatenate([images, np.repeat(images[-1:], padded - len(images), 0)])
-        prompts = np.concatenate([self.prompt(name) for name in [*names, *names[-1:] * (padded - len(names))]])
+        prompts = np.concatenate(
+            [self.prompt(name) for name in [*names, *names[-1:] * (padded - len(names))]]
+        )
         arguments = self.parameters, self._put(images), self._put(prompts), np.uint32(seed)
         with self._mesh():
-            rgb = self._sample(*arguments, steps=steps, sampler=sampler, start=self._diffusion["start"])
-        return np.asarray(rgb)[:len(names)]
+            rgb = self._sample(
+                *arguments, steps=steps, sampler=sampler, start=self._diffusion["start"]
+            )
+        return np.asarray(rgb)[: len(names)]
 
     def _fit(self, image):
-        return resize_image(image, (self.image_size, self.image_size))  # as the images of training were
+        return resize_image(
+            image, (self.image_size, self.image_size)
+        )  # as the images of training were
 
     def prompt(self, task: str) -> np.ndarray:
         """Prompt tokens (1, n, d) of a task, computed once. Unknown names raise ValueError with the closest match."""
         if task not in self._prompts:
             (codec,) = get_tasks(self.config["tasks"]["set"], [task]).values()
             model = parameters_lib.merge(self._graphdef, self.parameters)
-            self._prompts[task] = np.asarray(model.encode_text(jnp.asarray(prompt_ids(self.config, {task: codec}))))
+            self._prompts[task] = np.asarray(
+                model.encode_text(jnp.asarray(prompt_ids(self.config, {task: codec})))
+            )
         return self._prompts[task]
 
 
 @functools.lru_cache(maxsize=8)
-def _jit_sampler(config: str, graphdef, whole: NamedSharding | None = None) -> Callable[..., jax.Array]:
+def _jit_sampler(
+    config: str, graphdef, whole: NamedSharding | None = None
+) -> Callable[..., jax.Array]:
     """The compiled sampler of a config, as JSON: the same for the models of one run, which are evaluated one after the other."""
     placed = {"out_shardings": whole} if whole else {}
     return jax.jit(make_sampler(json.loads(config), graphdef), static_argnames=SETTINGS, **placed)
@@ -189,11 +249,21 @@ def make_sampler(config: Mapping, graphdef) -> Callable[..., jax.Array]:
         guidance = settings["guidance"]
         if guidance != 1.0:
             hidden = model.encode(image, text, keep_image=jnp.zeros(len(image)))
-            denoise = lambda x_t, t: _guide(model.denoise(x_t, t, hidden), model.denoise(x_t, t, condition), guidance)
+            denoise = lambda x_t, t: _guide(
+                model.denoise(x_t, t, hidden), model.denoise(x_t, t, condition), guidance
+            )
         first, noise = jax.random.split(jax.random.key(seed))
         x0 = diffusion.sample(
-            denoise, diffusion.start(first, (len(text), *model.diffused_shape), start), schedule, settings["prediction"],
-            sampler, steps, eta=settings["eta"], key=noise, clip=None if model.autoencoder else 1.0)
+            denoise,
+            diffusion.start(first, (len(text), *model.diffused_shape), start),
+            schedule,
+            settings["prediction"],
+            sampler,
+            steps,
+            eta=settings["eta"],
+            key=noise,
+            clip=None if model.autoencoder else 1.0,
+        )
         return model.to_rgb(x0)
 
     return sample
@@ -206,7 +276,11 @@ def _guide(without, with_image, guidance):
 
 def model_settings(config: Mapping) -> dict:
     """The arguments of `models.build` in a config."""
-    settings = {name: value for name, value in config["model"].items() if name not in ("init_from", "adapt", "prompt_ids")}
+    settings = {
+        name: value
+        for name, value in config["model"].items()
+        if name not in ("init_from", "adapt", "prompt_ids")
+    }
     settings["unet"] = dict(settings["unet"], window=settings["unet"]["window"] or None)
     return settings
 
@@ -220,7 +294,9 @@ def prompt_ids(config: Mapping, tasks: Mapping[str, Task]) -> np.ndarray:
     if not ids:
         return tokenize([task.prompt for task in tasks.values()])
     if missing := [name for name in tasks if name not in ids]:
-        raise ValueError(f"the model has no prompt for {', '.join(missing)}, only for {', '.join(ids)}")
+        raise ValueError(
+            f"the model has no prompt for {', '.join(missing)}, only for {', '.join(ids)}"
+        )
     return np.asarray([ids[name] for name in tasks], np.int32)
 
 
@@ -239,7 +315,9 @@ def load(name_or_path: str | os.PathLike) -> Generalist:
     """
     config, parameters = weights.load_weights(name_or_path)
     generalist = Generalist(config, parameters)
-    for name, version in json.loads(weights.read_metadata(name_or_path).get("codecs", "{}")).items():
+    for name, version in json.loads(
+        weights.read_metadata(name_or_path).get("codecs", "{}")
+    ).items():
         if name in generalist.tasks:
             generalist.tasks[name].check_version(version)
     return generalist

@@ -7,7 +7,22 @@ import numpy as np
 from PIL import Image, ImageOps
 
 ALLOWED = "an image file, a PIL image, or a uint8 array of shape (h, w), (h, w, 1), (h, w, 3) or (h, w, 4)"
-MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")
+MODES = (
+    "1",
+    "L",
+    "LA",
+    "La",
+    "P",
+    "PA",
+    "RGB",
+    "RGBA",
+    "RGBa",
+    "RGBX",
+    "CMYK",
+    "YCbCr",
+    "HSV",
+    "LAB",
+)
 
 
 class ImageError(ValueError):
@@ -31,26 +46,39 @@ def read_image(image: str | os.PathLike | Image.Image | np.ndarray) -> np.ndarra
 
 def _read_file(path: pathlib.Path) -> np.ndarray:
     if not path.is_file():
-        raise ImageError(f"{path}: {'a folder, not an image file' if path.is_dir() else 'no such file'}")
+        raise ImageError(
+            f"{path}: {'a folder, not an image file' if path.is_dir() else 'no such file'}"
+        )
     try:
         with Image.open(path) as image:
             return _from_pil(image, str(path))
     except ImageError:
         raise
     except Exception as error:  # decoders raise anything from OSError to SyntaxError and struct.error on damaged files
-        raise ImageError(f"{path}: no readable image ({error}); give a complete file in a format such as PNG or JPEG") from error
+        raise ImageError(
+            f"{path}: no readable image ({error}); give a complete file in a format such as PNG or JPEG"
+        ) from error
 
 
 def _from_pil(image: Image.Image, name: str) -> np.ndarray:
     if image.mode not in MODES:
-        raise ImageError(f"{name}: pixels of mode {image.mode!r}; convert it to 8 bits a channel first")
+        raise ImageError(
+            f"{name}: pixels of mode {image.mode!r}; convert it to 8 bits a channel first"
+        )
     return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
 
 
 def _from_array(array: np.ndarray) -> np.ndarray:
     if array.ndim == 2:
         array = array[..., None]
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] not in (1, 3, 4) or array.size == 0:
+    if (
+        array.dtype != np.uint8
+        or array.ndim != 3
+        or array.shape[-1] not in (1, 3, 4)
+        or array.size == 0
+    ):
         hint = "; multiply floats in [0, 1] by 255 and round" if array.dtype.kind == "f" else ""
-        raise ImageError(f"got an array of dtype {array.dtype} and shape {array.shape}, need {ALLOWED}{hint}")
+        raise ImageError(
+            f"got an array of dtype {array.dtype} and shape {array.shape}, need {ALLOWED}{hint}"
+        )
     return np.ascontiguousarray(np.repeat(array, 3, -1) if array.shape[-1] == 1 else array[..., :3])

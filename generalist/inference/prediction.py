@@ -54,7 +54,9 @@ class Result(abc.ABC):
         path = pathlib.Path(path)
         if path.suffix.lower() not in self.suffixes:
             allowed = " or ".join(self.suffixes)
-            raise ValueError(f"{path}: a result of task '{self.task}' is saved as {allowed}, not {path.suffix!r}")
+            raise ValueError(
+                f"{path}: a result of task '{self.task}' is saved as {allowed}, not {path.suffix!r}"
+            )
         files = self._files(path)
         for file, content in files.items():
             write_atomically(file, content)
@@ -96,7 +98,11 @@ class ScalarResult(Result):
         return self.decoded.values
 
     def _files(self, path):
-        return {path: _npy(self.values) if path.suffix.lower() == ".npy" else png(self.codec.to_uint16(self.values))}
+        return {
+            path: _npy(self.values)
+            if path.suffix.lower() == ".npy"
+            else png(self.codec.to_uint16(self.values))
+        }
 
 
 class SemanticResult(Result):
@@ -114,7 +120,9 @@ class SemanticResult(Result):
 
     def _files(self, path):
         if len(self.names) > 256:
-            raise ValueError(f"{path}: {len(self.names)} classes do not fit 8 bits; save `classes` with numpy.save")
+            raise ValueError(
+                f"{path}: {len(self.names)} classes do not fit 8 bits; save `classes` with numpy.save"
+            )
         return {path: png(self.classes.astype(np.uint8))}
 
 
@@ -128,7 +136,7 @@ class InstanceResult(Result):
 
     @property
     def masks(self) -> np.ndarray:
-        """bool (n, h, w), all candidates by descending score; they may overlap."""
+        """Bool (n, h, w), all candidates by descending score; they may overlap."""
         return self.decoded.masks
 
     @property
@@ -153,14 +161,27 @@ class PanopticResult(Result):
         """[{"id", "category_id", "name", "isthing", "iscrowd", "area"}, ...], area in pixels."""
         categories = {category["id"]: category for category in self.codec.categories}
         extra = lambda c: {"name": c["name"], "isthing": int(c["isthing"])}
-        return [{**segment, **extra(categories[segment["category_id"]])} for segment in self.decoded.segments_info]
+        return [
+            {**segment, **extra(categories[segment["category_id"]])}
+            for segment in self.decoded.segments_info
+        ]
 
     def _files(self, path):
         bytes_of_ids = self.id_map[..., None] >> np.array([0, 8, 16]) & 255
-        annotation = {"image_id": path.stem, "file_name": path.name, "segments_info": self.segments_info}
-        categories = [{key: category[key] for key in ("id", "name", "isthing")} for category in self.codec.categories]
+        annotation = {
+            "image_id": path.stem,
+            "file_name": path.name,
+            "segments_info": self.segments_info,
+        }
+        categories = [
+            {key: category[key] for key in ("id", "name", "isthing")}
+            for category in self.codec.categories
+        ]
         content = json.dumps({"annotations": [annotation], "categories": categories}, indent=1)
-        return {path: png(bytes_of_ids.astype(np.uint8)), path.with_suffix(".json"): content.encode()}
+        return {
+            path: png(bytes_of_ids.astype(np.uint8)),
+            path.with_suffix(".json"): content.encode(),
+        }
 
 
 class RestorationResult(Result):
@@ -176,12 +197,23 @@ class RestorationResult(Result):
 
 
 RESULTS: dict[type, type[Result]] = {
-    tasks.Depth: DepthResult, tasks.Scalar: ScalarResult, tasks.Semantic: SemanticResult, tasks.Instance: InstanceResult,
-    tasks.Panoptic: PanopticResult, tasks.Restoration: RestorationResult}
-AVERAGED = (tasks.Depth, tasks.Scalar, tasks.Restoration)  # colours that are quantities; the mean of two class colours is a third class
+    tasks.Depth: DepthResult,
+    tasks.Scalar: ScalarResult,
+    tasks.Semantic: SemanticResult,
+    tasks.Instance: InstanceResult,
+    tasks.Panoptic: PanopticResult,
+    tasks.Restoration: RestorationResult,
+}
+AVERAGED = (
+    tasks.Depth,
+    tasks.Scalar,
+    tasks.Restoration,
+)  # colours that are quantities; the mean of two class colours is a third class
 
 
-def make_result(codec: tasks.Task, painted: Mapping[str, np.ndarray], size: tuple[int, int], samples: int = 1) -> Result:
+def make_result(
+    codec: tasks.Task, painted: Mapping[str, np.ndarray], size: tuple[int, int], samples: int = 1
+) -> Result:
     """Decodes what the model painted.
 
     Args:
@@ -192,14 +224,22 @@ def make_result(codec: tasks.Task, painted: Mapping[str, np.ndarray], size: tupl
     """
     kind = RESULTS[type(codec)]
     if codec.components:
-        return kind(codec, codec.decode({name: painted[name][0] for name in codec.components}, size))
+        return kind(
+            codec, codec.decode({name: painted[name][0] for name in codec.components}, size)
+        )
     draws = painted[codec.name]
-    return kind(codec, codec.decode(draws.mean(0), size), _spread(codec, draws, size) if samples > 1 else None)
+    return kind(
+        codec,
+        codec.decode(draws.mean(0), size),
+        _spread(codec, draws, size) if samples > 1 else None,
+    )
 
 
 def _spread(codec: tasks.Task, draws: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     values = np.stack([codec.label_of(codec.decode(rgb, size)) for rgb in draws]).astype(np.float32)
-    return values.std(0) if values.ndim == 3 else 255.0 * values.std(0).mean(-1)  # of an image: in levels
+    return (
+        values.std(0) if values.ndim == 3 else 255.0 * values.std(0).mean(-1)
+    )  # of an image: in levels
 
 
 def check_samples(codecs: Mapping[str, tasks.Task], samples: int) -> None:
@@ -208,8 +248,10 @@ def check_samples(codecs: Mapping[str, tasks.Task], samples: int) -> None:
         raise ValueError(f"samples is {samples}; give 1 or more")
     coded = [name for name, codec in codecs.items() if not isinstance(codec, AVERAGED)]
     if samples > 1 and coded:
-        raise ValueError(f"samples={samples} averages what the model paints, and colours that stand for classes or instances "
-                         f"have no mean: predict {', '.join(coded)} with samples=1")
+        raise ValueError(
+            f"samples={samples} averages what the model paints, and colours that stand for classes or instances "
+            f"have no mean: predict {', '.join(coded)} with samples=1"
+        )
 
 
 def png(array: np.ndarray) -> bytes:
@@ -227,5 +269,7 @@ def _npy(array: np.ndarray) -> bytes:
 
 def _to_uint16(values: np.ndarray, path: pathlib.Path, unit: str) -> np.ndarray:
     if values.max() > np.iinfo(np.uint16).max:
-        raise ValueError(f"{path}: {unit} up to {values.max():.0f} do not fit 16 bits; save the array with numpy.save")
+        raise ValueError(
+            f"{path}: {unit} up to {values.max():.0f} do not fit 16 bits; save the array with numpy.save"
+        )
     return values.astype(np.uint16)

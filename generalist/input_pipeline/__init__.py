@@ -9,7 +9,9 @@ from generalist.input_pipeline.sources.base import choose
 from generalist.input_pipeline.sources.folder import Folder
 
 
-def open_sources(config: Mapping[str, Any], tasks: Iterable[str], split: str, length: int | None = None) -> dict[str, Any]:
+def open_sources(
+    config: Mapping[str, Any], tasks: Iterable[str], split: str, length: int | None = None
+) -> dict[str, Any]:
     """The source of every task: `config.data.source` says which kind.
 
     Args:
@@ -19,11 +21,25 @@ def open_sources(config: Mapping[str, Any], tasks: Iterable[str], split: str, le
       split: "train", "val" or "test".
       length: number of scenes; None takes the config's for "train", else 200.
     """
-    data, kind = config["data"], choose("data.source", config["data"]["source"], ("paper", "folder", "scenes"))
+    data, kind = (
+        config["data"],
+        choose("data.source", config["data"]["source"], ("paper", "folder", "scenes")),
+    )
     if kind == "scenes":
         length = length or (data["scenes_train"] if split == "train" else 200)
-        return {task: ScenesSource(task, split, length, data["scenes_size"], config["seed"]) for task in tasks}
+        return {
+            task: ScenesSource(task, split, length, data["scenes_size"], config["seed"])
+            for task in tasks
+        }
     if kind == "folder":
         definitions = config["tasks"]["set"]
-        return {task: Folder(config["data_dir"], split, task, definitions[task], data["on_error"]) for task in tasks}
-    return {task: open_source(DATASET_OF[task], task, split, config["data_dir"], on_error=data["on_error"]) for task in tasks}
+        return {
+            task: Folder(config["data_dir"], split, task, definitions[task], data["on_error"])
+            for task in tasks
+        }
+    return {
+        task: open_source(
+            DATASET_OF[task], task, split, config["data_dir"], on_error=data["on_error"]
+        )
+        for task in tasks
+    }

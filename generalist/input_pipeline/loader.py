@@ -4,9 +4,9 @@ import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from absl import flags
 import grain
 import numpy as np
+from absl import flags
 
 from generalist.input_pipeline.sources.base import Source
 from generalist.input_pipeline.sources.files import Part
@@ -25,12 +25,21 @@ class Encode:
     """Example -> what the step takes: image uint8 (S, S, 3), target and mask at (s, s), task index."""
 
     def __init__(self, task: Task, index: int, image_size: int, target_size: int):
-        self.task, self.index, self.image_size, self.target_size = task, index, image_size, target_size
+        self.task, self.index, self.image_size, self.target_size = (
+            task,
+            index,
+            image_size,
+            target_size,
+        )
 
     def __call__(self, example: dict) -> Batch:
         target = self.task.encode(example["label"], self.target_size)
-        return {"image": fit(example["image"], self.image_size), "target": target.rgb, "mask": target.mask,
-                "task": np.int32(self.index)}
+        return {
+            "image": fit(example["image"], self.image_size),
+            "target": target.rgb,
+            "mask": target.mask,
+            "task": np.int32(self.index),
+        }
 
 
 def fit(image: np.ndarray, size: int) -> np.ndarray:
@@ -62,10 +71,14 @@ def read_part_of(source, index: int, part: Part) -> dict:
 
 class _Augment:
     """What reads an example -> the encoded example: crop and flip, encode, then change colours: of the small image, and never of a
-    restoration, whose colours are its target."""
+    restoration, whose colours are its target.
+    """
 
     def __init__(self, encode: Encode, settings: Mapping):
-        self._encode, self._crop = encode, CropAndFlip(settings, math.ceil(FINER * encode.image_size))
+        self._encode, self._crop = (
+            encode,
+            CropAndFlip(settings, math.ceil(FINER * encode.image_size)),
+        )
         self._jitter = None if isinstance(encode.task, Restoration) else Jitter(settings)
 
     def __call__(self, read: Callable[[Part], dict], rng: np.random.Generator) -> Batch:
@@ -88,9 +101,21 @@ class _Rows:
 
 
 def training_batches(
-        sources: Mapping[str, object], tasks: Mapping[str, Task], weights: Mapping[str, float], *, seed: int,
-        batch_size: int, image_size: int, target_size: int, first_step: int = 0, rows: Sequence[int] | None = None,
-        augment: Mapping | None = None, threads: int = 2, prefetch: int = 8, workers: int = 0) -> Iterator[Batch]:
+    sources: Mapping[str, object],
+    tasks: Mapping[str, Task],
+    weights: Mapping[str, float],
+    *,
+    seed: int,
+    batch_size: int,
+    image_size: int,
+    target_size: int,
+    first_step: int = 0,
+    rows: Sequence[int] | None = None,
+    augment: Mapping | None = None,
+    threads: int = 2,
+    prefetch: int = 8,
+    workers: int = 0,
+) -> Iterator[Batch]:
     """Endless shuffled mixture of the tasks, beginning with the batch of step `first_step`.
 
     Args:
@@ -113,13 +138,24 @@ def training_batches(
     for i, name in enumerate(names):
         encode = Encode(tasks[name], list(tasks).index(name), image_size, target_size)
         augmented = augment and name in augment["tasks"]
-        examples = grain.MapDataset.source(_Unread(sources[name]) if augmented else sources[name]).seed(seed + i).shuffle().repeat()
-        parts.append(examples.random_map(_Augment(encode, augment)) if augmented else examples.map(encode))
+        examples = (
+            grain.MapDataset.source(_Unread(sources[name]) if augmented else sources[name])
+            .seed(seed + i)
+            .shuffle()
+            .repeat()
+        )
+        parts.append(
+            examples.random_map(_Augment(encode, augment)) if augmented else examples.map(encode)
+        )
     mixed = grain.MapDataset.mix(parts, weights=[weights[name] for name in names])
     batches = grain.MapDataset.source(_Rows(mixed, rows, batch_size)).batch(len(rows))
-    examples = batches[first_step:].to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch))
+    examples = batches[first_step:].to_iter_dataset(
+        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
+    )
     if workers:
         if not flags.FLAGS.is_parsed():  # grain hands its own flags to the workers
             flags.FLAGS.mark_as_parsed()
-        examples = examples.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=prefetch))
+        examples = examples.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=prefetch)
+        )
     return iter(examples)

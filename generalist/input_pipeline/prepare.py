@@ -9,22 +9,40 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from etils import epath
 import numpy as np
+from etils import epath
 
 from generalist.files import write_atomically
 from generalist.input_pipeline.reading import in_threads
-from generalist.input_pipeline.sources import SOURCES, WHOLE_TASK, DataError, LayoutError, Source, choose
+from generalist.input_pipeline.sources import (
+    SOURCES,
+    WHOLE_TASK,
+    DataError,
+    LayoutError,
+    Source,
+    choose,
+)
 from generalist.input_pipeline.sources.base import EVALUATION
 from generalist.input_pipeline.sources.coco import NUM_CATEGORIES
-from generalist.input_pipeline.sources.tfds import INFO, VERSION, open_records, split_counts, subsets_file
+from generalist.input_pipeline.sources.tfds import (
+    INFO,
+    VERSION,
+    open_records,
+    split_counts,
+    subsets_file,
+)
 
 SHARD = 1_000  # examples: shards of 50 to 500 MB
 EVERY = 50  # one example of so many is decoded again and compared with the original
 
 
-def prepare(source: Source, out, shards: tuple[int, int] | None = None, threads: int = 8,
-            log: Callable[[str], object] = print) -> epath.Path:
+def prepare(
+    source: Source,
+    out,
+    shards: tuple[int, int] | None = None,
+    threads: int = 8,
+    log: Callable[[str], object] = print,
+) -> epath.Path:
     """Writes one split of a data set below `out`/<name>, or goes on where a run was interrupted; returns the folder.
 
     Args:
@@ -41,7 +59,9 @@ def prepare(source: Source, out, shards: tuple[int, int] | None = None, threads:
     paths = shard_paths(source, out)
     first, end = shards or (0, len(paths))
     if not 0 <= first < end <= len(paths):
-        raise ValueError(f"shards {first}:{end}: {source.NAME}/{source.split} has the shards 0:{len(paths)}")
+        raise ValueError(
+            f"shards {first}:{end}: {source.NAME}/{source.split} has the shards 0:{len(paths)}"
+        )
     write_shards(source, paths, range(first, end), threads, log)
     return finish(source, paths, log)
 
@@ -54,19 +74,41 @@ def shard_paths(source: Source, out) -> list[epath.Path]:
     return [folder / shard_name(source, index, count) for index in range(count)]
 
 
-def write_shards(source: Source, paths: list[epath.Path], indices: Sequence[int], threads: int, log: Callable[[str], object]) -> None:
+def write_shards(
+    source: Source,
+    paths: list[epath.Path],
+    indices: Sequence[int],
+    threads: int,
+    log: Callable[[str], object],
+) -> None:
     """Writes and verifies those of the shards that are not there or differ; see `prepare`."""
     name, codec = f"{source.NAME}/{source.split}", Codec(source.NAME)
-    finished = in_threads(lambda index: is_finished(paths[index], rows_of(index, source), source, codec, log), indices,
-                          threads, f"{name}: shards compared", log)
+    finished = in_threads(
+        lambda index: is_finished(paths[index], rows_of(index, source), source, codec, log),
+        indices,
+        threads,
+        f"{name}: shards compared",
+        log,
+    )
     todo = [index for index, done in zip(indices, list(finished)) if not done]
-    log(f"{name}: {len(source)} examples in {len(paths)} shard(s), {len(indices) - len(todo)} of them finished before")
-    records = in_threads(lambda row: encode_row(source, codec, row), [row for index in todo for row in rows_of(index, source)],
-                         threads, name, log)
+    log(
+        f"{name}: {len(source)} examples in {len(paths)} shard(s), {len(indices) - len(todo)} of them finished before"
+    )
+    records = in_threads(
+        lambda row: encode_row(source, codec, row),
+        [row for index in todo for row in rows_of(index, source)],
+        threads,
+        name,
+        log,
+    )
     with contextlib.closing(records):
         for index in todo:
             rows = rows_of(index, source)
-            write_shard(paths[index], itertools.islice(records, len(rows)), lambda path: flaw(path, rows, source, codec))
+            write_shard(
+                paths[index],
+                itertools.islice(records, len(rows)),
+                lambda path: flaw(path, rows, source, codec),
+            )
 
 
 def finish(source: Source, paths: list[epath.Path], log: Callable[[str], object]) -> epath.Path:
@@ -89,7 +131,9 @@ def open_original(name: str, split: str, data_dir) -> Source:
     ValueError for unknown names and half pairs.
     """
     source = SOURCES[choose("data set", name, SOURCES)]
-    whole = [split for split in source.SPLITS if split.isalnum()]  # a part, "test/Rain100H", is no split for TFDS
+    whole = [
+        split for split in source.SPLITS if split.isalnum()
+    ]  # a part, "test/Rain100H", is no split for TFDS
     choose(f"split of {name} to prepare", split, dict.fromkeys([*whole, *EVALUATION]))
     with prepare_hint():
         return source(data_dir, split, WHOLE_TASK.get(name))
@@ -104,8 +148,10 @@ def prepare_hint() -> Iterator[None]:
         raise
     except DataError as error:
         path, problem, allowed = error.args
-        raise ValueError(f"{path}: {problem}. {allowed} Mend it or take the pair away (`generalist data check` lists all such "
-                         "files), then run the command again: finished shards are kept.") from error
+        raise ValueError(
+            f"{path}: {problem}. {allowed} Mend it or take the pair away (`generalist data check` lists all such "
+            "files), then run the command again: finished shards are kept."
+        ) from error
 
 
 def rows_of(index: int, source: Source) -> range:
@@ -125,9 +171,15 @@ class Codec:
         import tensorflow_datasets as tfds
         from tensorflow_datasets.core import example_serializer
 
-        self.features = tfds.features.FeaturesDict({"key": tfds.features.Text(), "image": tfds.features.Image(), **_labels(name, tfds)})
+        self.features = tfds.features.FeaturesDict(
+            {"key": tfds.features.Text(), "image": tfds.features.Image(), **_labels(name, tfds)}
+        )
         self._serializer = example_serializer.ExampleSerializer(self.features.get_serialized_info())
-        images = [key for key, feature in self.features.items() if isinstance(feature, tfds.features.Image)]
+        images = [
+            key
+            for key, feature in self.features.items()
+            if isinstance(feature, tfds.features.Image)
+        ]
         self._decoders = {key: tfds.decode.SkipDecoding() for key in images}
 
     def encode(self, record: Mapping[str, Any]) -> bytes:
@@ -144,12 +196,22 @@ def _labels(name: str, tfds) -> dict[str, Any]:
     feature = tfds.features
     grey = {"shape": (None, None, 1), "encoding_format": "png"}
     if name == "nyu":
-        return {"depth": feature.Image(dtype=np.uint16, **grey)}  # millimetres; the catalogue's float16 metres lose digits
+        return {
+            "depth": feature.Image(dtype=np.uint16, **grey)
+        }  # millimetres; the catalogue's float16 metres lose digits
     if name == "ade20k":
         return {"annotation": feature.Image(**grey)}
     if name == "coco":
-        segment = {"id": np.int64, "area": np.int64, "label": feature.ClassLabel(num_classes=NUM_CATEGORIES), "is_crowd": np.bool_}
-        return {"panoptic_image": feature.Image(encoding_format="png"), "panoptic_objects": feature.Sequence(segment)}
+        segment = {
+            "id": np.int64,
+            "area": np.int64,
+            "label": feature.ClassLabel(num_classes=NUM_CATEGORIES),
+            "is_crowd": np.bool_,
+        }
+        return {
+            "panoptic_image": feature.Image(encoding_format="png"),
+            "panoptic_objects": feature.Sequence(segment),
+        }
     return {"label": feature.Image()}
 
 
@@ -165,7 +227,9 @@ def encode_row(source: Source, codec: Codec, row: int) -> bytes:
     return codec.encode(record)
 
 
-def write_shard(path: epath.Path, records: Iterator[bytes], check: Callable[[epath.Path], str]) -> None:
+def write_shard(
+    path: epath.Path, records: Iterator[bytes], check: Callable[[epath.Path], str]
+) -> None:
     """Writes a shard under a temporary name, checks it, and gives it its name; OSError names the shard."""
     from array_record.python import array_record_module
 
@@ -179,13 +243,20 @@ def write_shard(path: epath.Path, records: Iterator[bytes], check: Callable[[epa
         if problem := check(epath.Path(temporary)):
             raise OSError(f"what was written {problem}")
         epath.Path(temporary).copy(path, overwrite=True) if remote else os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # ArrayRecord raises RuntimeError where the disk is full
-        raise OSError(f"{path}: cannot be written ({error}). Finished shards are kept: run the command again when there is room") from error
+    except (
+        OSError,
+        RuntimeError,
+    ) as error:  # ArrayRecord raises RuntimeError where the disk is full
+        raise OSError(
+            f"{path}: cannot be written ({error}). Finished shards are kept: run the command again when there is room"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def is_finished(path: epath.Path, rows: range, source: Source, codec: Codec, log: Callable[[str], object]) -> bool:
+def is_finished(
+    path: epath.Path, rows: range, source: Source, codec: Codec, log: Callable[[str], object]
+) -> bool:
     """Whether the shard is there and holds these examples; one that does not is written again."""
     if not path.exists():
         return False
@@ -204,7 +275,9 @@ def flaw(path: epath.Path, rows: range, source: Source, codec: Codec) -> str:
     from array_record.python import array_record_module
 
     try:
-        reader = array_record_module.ArrayRecordReader(str(path), "readahead_buffer_size:0,max_parallelism:0")
+        reader = array_record_module.ArrayRecordReader(
+            str(path), "readahead_buffer_size:0,max_parallelism:0"
+        )
         if reader.num_records() != len(rows):
             return f"has {reader.num_records()} records instead of {len(rows)}"
         samples = sorted({*range(0, len(rows), EVERY), len(rows) - 1})
@@ -232,13 +305,29 @@ def shard_lengths(folder: epath.Path, split: str) -> list[int]:
     """Examples of each shard of a split, as the metadata say; [] where they have none."""
     import tensorflow_datasets as tfds
 
-    return tfds.builder_from_directory(folder).info.splits[split].shard_lengths if split in split_counts(folder) else []
+    return (
+        tfds.builder_from_directory(folder).info.splits[split].shard_lengths
+        if split in split_counts(folder)
+        else []
+    )
 
 
-def remove_old(folder: epath.Path, source: Source, before: int, paths: list[epath.Path], log: Callable[[str], object]) -> None:
+def remove_old(
+    folder: epath.Path,
+    source: Source,
+    before: int,
+    paths: list[epath.Path],
+    log: Callable[[str], object],
+) -> None:
     """Removes the shards that the metadata named until now, `before` of them, and no longer do; names others, which nothing reads."""
-    named = {shard_name(source, index, before) for index in range(before)} - {path.name for path in paths}
-    old = sorted(path for path in folder.glob(f"{source.NAME}-{source.split}.array_record-*") if path not in paths)
+    named = {shard_name(source, index, before) for index in range(before)} - {
+        path.name for path in paths
+    }
+    old = sorted(
+        path
+        for path in folder.glob(f"{source.NAME}-{source.split}.array_record-*")
+        if path not in paths
+    )
     for path in old:
         if path.name in named:
             path.unlink()
@@ -247,24 +336,41 @@ def remove_old(folder: epath.Path, source: Source, before: int, paths: list[epat
             log(f"{path}: no shard of this data set, and nothing reads it: delete it")
 
 
-def write_metadata(folder: epath.Path, source: Source, codec: Codec, paths: list[epath.Path]) -> None:
+def write_metadata(
+    folder: epath.Path, source: Source, codec: Codec, paths: list[epath.Path]
+) -> None:
     """Adds the split to what TFDS needs to read the folder: features.json, dataset_info.json, and our choices of rows."""
     import tensorflow_datasets as tfds
 
     def split_info(name: str, lengths: list[int], size: int):
-        template = tfds.core.ShardedFileTemplate(data_dir=folder, dataset_name=source.NAME, split=name, filetype_suffix="array_record")
-        return tfds.core.SplitInfo(name=name, shard_lengths=lengths, num_bytes=size, filename_template=template)
+        template = tfds.core.ShardedFileTemplate(
+            data_dir=folder, dataset_name=source.NAME, split=name, filetype_suffix="array_record"
+        )
+        return tfds.core.SplitInfo(
+            name=name, shard_lengths=lengths, num_bytes=size, filename_template=template
+        )
 
     splits = {}
     if split_counts(folder):
-        splits = {name: split_info(name, info.shard_lengths, info.num_bytes)
-                  for name, info in tfds.builder_from_directory(folder).info.splits.items()}
+        splits = {
+            name: split_info(name, info.shard_lengths, info.num_bytes)
+            for name, info in tfds.builder_from_directory(folder).info.splits.items()
+        }
     size = sum(path.stat().length for path in paths)
-    splits[source.split] = split_info(source.split, [len(rows_of(index, source)) for index in range(len(paths))], size)
+    splits[source.split] = split_info(
+        source.split, [len(rows_of(index, source)) for index in range(len(paths))], size
+    )
     identity = tfds.core.dataset_info.DatasetIdentity(
-        name=source.NAME, version=tfds.core.Version(VERSION), data_dir=str(folder), module_name="")
-    info = tfds.core.DatasetInfo(builder=identity, features=codec.features, description=source.WHERE, homepage="see the description",
-                                 license=source.LICENCE, disable_shuffling=True)
+        name=source.NAME, version=tfds.core.Version(VERSION), data_dir=str(folder), module_name=""
+    )
+    info = tfds.core.DatasetInfo(
+        builder=identity,
+        features=codec.features,
+        description=source.WHERE,
+        homepage="see the description",
+        license=source.LICENCE,
+        disable_shuffling=True,
+    )
     info.set_file_format("array_record")
     info.set_splits(tfds.core.splits.SplitDict(list(splits.values())))
     with tempfile.TemporaryDirectory() as local:
@@ -272,7 +378,11 @@ def write_metadata(folder: epath.Path, source: Source, codec: Codec, paths: list
         files = {path.name: path.read_bytes() for path in pathlib.Path(local).iterdir()}
     if subsets := source.subsets():
         files[subsets_file(source.split)] = json.dumps(subsets).encode()
-    for name in sorted(files, key=lambda name: name == INFO):  # last, since it makes the split readable
+    for name in sorted(
+        files, key=lambda name: name == INFO
+    ):  # last, since it makes the split readable
         path = folder / name
-        path.write_bytes(files[name]) if "://" in str(folder) else write_atomically(pathlib.Path(path), files[name])
+        path.write_bytes(files[name]) if "://" in str(folder) else write_atomically(
+            pathlib.Path(path), files[name]
+        )
     open_records.cache_clear()

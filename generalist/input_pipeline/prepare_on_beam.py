@@ -31,7 +31,14 @@ class WriteShard(beam.DoFn):
         yield str(paths[index])
 
 
-def prepare_on_beam(source: Source, data_dir, out, options: str = "", threads: int = 8, log: Callable[[str], object] = print) -> epath.Path:
+def prepare_on_beam(
+    source: Source,
+    data_dir,
+    out,
+    options: str = "",
+    threads: int = 8,
+    log: Callable[[str], object] = print,
+) -> epath.Path:
     """`prepare.prepare` with a shard as Beam's unit of work; returns the folder.
 
     Args:
@@ -46,7 +53,12 @@ def prepare_on_beam(source: Source, data_dir, out, options: str = "", threads: i
     write = WriteShard(source.NAME, source.split, str(data_dir), str(out), threads)
     try:
         with beam.Pipeline(options=PipelineOptions(shlex.split(options))) as pipeline:
-            pipeline | "Shards" >> beam.Create(range(len(paths))) | "Spread" >> beam.Reshuffle() | "Write" >> beam.ParDo(write)
+            (
+                pipeline
+                | "Shards" >> beam.Create(range(len(paths)))
+                | "Spread" >> beam.Reshuffle()
+                | "Write" >> beam.ParDo(write)
+            )
     except RuntimeError as error:  # quotes the traceback of a worker
         raise ValueError(f"Beam: {str(error).strip().splitlines()[-1]}") from error
     return finish(source, paths, log)

@@ -10,7 +10,13 @@ SAY_EVERY = 5.0  # seconds
 AHEAD = 4  # results waiting for each thread, which bounds the memory
 
 
-def in_threads(function: Callable[[Any], Any], items: Sequence, threads: int, what: str, log: Callable[[str], object]) -> Iterator:
+def in_threads(
+    function: Callable[[Any], Any],
+    items: Sequence,
+    threads: int,
+    what: str,
+    log: Callable[[str], object],
+) -> Iterator:
     """`function(item)` of every item, in order; an error of one comes up at its place, the threads stop with the caller.
 
     Args:
@@ -30,7 +36,9 @@ def in_threads(function: Callable[[Any], Any], items: Sequence, threads: int, wh
             now = time.monotonic()
             if now - said >= SAY_EVERY:
                 rate = (done + 1) / (now - began)
-                log(f"{what}: {done + 1} of {len(items)} | {rate:.1f}/s | ETA {(len(items) - done - 1) / rate:.0f} s")
+                log(
+                    f"{what}: {done + 1} of {len(items)} | {rate:.1f}/s | ETA {(len(items) - done - 1) / rate:.0f} s"
+                )
                 said = now
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

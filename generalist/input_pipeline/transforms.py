@@ -25,20 +25,35 @@ class CropAndFlip:
 
     def __init__(self, settings: Mapping, enough: int):
         self._enough = enough
-        self._scale, self._ratio, self._flip = tuple(settings["scale"]), tuple(settings["ratio"]), settings["flip"]
-        for name, (low, high), most in (("scale", self._scale, 1.0), ("ratio", self._ratio, math.inf)):
+        self._scale, self._ratio, self._flip = (
+            tuple(settings["scale"]),
+            tuple(settings["ratio"]),
+            settings["flip"],
+        )
+        for name, (low, high), most in (
+            ("scale", self._scale, 1.0),
+            ("ratio", self._ratio, math.inf),
+        ):
             if not 0 < low <= high <= most:
-                raise ValueError(f"data.augment.{name} is {(low, high)}: give (least, most) with 0 < least <= most <= {most}")
+                raise ValueError(
+                    f"data.augment.{name} is {(low, high)}: give (least, most) with 0 < least <= most <= {most}"
+                )
 
     def __call__(self, read: Callable[[Part], dict], rng: np.random.Generator) -> dict:
-        example = read(Part(lambda size: random_window(size, self._scale, self._ratio, rng), self._enough))
+        example = read(
+            Part(lambda size: random_window(size, self._scale, self._ratio, rng), self._enough)
+        )
         if rng.random() >= self._flip:
             return example
         return example | {name: cv2.flip(example[name], 1) for name in ("image", "label")}
 
 
-def random_window(size: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float],
-                  rng: np.random.Generator) -> tuple[slice, slice]:
+def random_window(
+    size: tuple[int, int],
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    rng: np.random.Generator,
+) -> tuple[slice, slice]:
     """Rows and columns of a window in an image of `size` (h, w).
 
     Area share uniform in `scale`, logarithm of width / height uniform in `ratio`, drawn again where that does not fit (Szegedy et al. 2015).
@@ -52,7 +67,10 @@ def random_window(size: tuple[int, int], scale: tuple[float, float], ratio: tupl
         if h <= height and w <= width:
             break
     else:
-        h, w = max(min(height, round(width / ratio[0])), 1), max(min(width, round(height * ratio[1])), 1)
+        h, w = (
+            max(min(height, round(width / ratio[0])), 1),
+            max(min(width, round(height * ratio[1])), 1),
+        )
     top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
     return slice(top, top + h), slice(left, left + w)
 
@@ -67,9 +85,15 @@ class Jitter:
 
     def __init__(self, settings: Mapping):
         self._strengths, self._share = tuple(settings["jitter"]), settings["jitter_share"]
-        if len(self._strengths) != 4 or not 0 <= min(self._strengths) <= max(self._strengths) <= 1 or self._strengths[3] > 0.5:
-            raise ValueError(f"data.augment.jitter is {self._strengths}: give (brightness, contrast, saturation, hue), "
-                             "the first three in 0..1, hue in 0..0.5")
+        if (
+            len(self._strengths) != 4
+            or not 0 <= min(self._strengths) <= max(self._strengths) <= 1
+            or self._strengths[3] > 0.5
+        ):
+            raise ValueError(
+                f"data.augment.jitter is {self._strengths}: give (brightness, contrast, saturation, hue), "
+                "the first three in 0..1, hue in 0..0.5"
+            )
 
     def __call__(self, sample: dict, rng: np.random.Generator) -> dict:
         if rng.random() >= self._share:
@@ -103,9 +127,13 @@ def saturation(image: np.ndarray, factor: float) -> np.ndarray:
 
 def hue(image: np.ndarray, turn: float) -> np.ndarray:
     """Every hue turned by `turn` circles (-0.5..0.5), saturation and value as they are; greys stay."""
-    pixels = image.astype(np.float32)  # 8 bits have too few hues; one array for all steps, since fresh memory takes longer than they do
+    pixels = image.astype(
+        np.float32
+    )  # 8 bits have too few hues; one array for all steps, since fresh memory takes longer than they do
     cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV, dst=pixels)
-    cv2.add(pixels, (360.0 * (turn % 1.0), 0.0, 0.0, 0.0), dst=pixels)  # OpenCV takes more than a circle for the rest of it
+    cv2.add(
+        pixels, (360.0 * (turn % 1.0), 0.0, 0.0, 0.0), dst=pixels
+    )  # OpenCV takes more than a circle for the rest of it
     cv2.cvtColor(pixels, cv2.COLOR_HSV2RGB, dst=pixels)
     return cv2.convertScaleAbs(pixels)
 

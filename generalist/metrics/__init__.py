@@ -11,7 +11,11 @@ Ratios are fractions in [0, 1], depth errors metres, PSNR decibels. Figures of t
 
 from generalist.metrics.base import Metric
 from generalist.metrics.boundary import BOUNDARY_PROTOCOLS, BoundaryF
-from generalist.metrics.calibration import CALIBRATION_PROTOCOLS, CalibrationError, SparsificationError
+from generalist.metrics.calibration import (
+    CALIBRATION_PROTOCOLS,
+    CalibrationError,
+    SparsificationError,
+)
 from generalist.metrics.depth import DEPTH_PROTOCOLS, DepthMetric
 from generalist.metrics.image_quality import IMAGE_QUALITY_PROTOCOLS, ImageQuality
 from generalist.metrics.panoptic import PANOPTIC_PROTOCOLS, PanopticQuality
@@ -20,7 +24,10 @@ from generalist.metrics.segmentation import SEGMENTATION_PROTOCOLS, Segmentation
 
 # Protocol id -> one line that says what is counted and whose script counts it so.
 PROTOCOLS: dict[str, str] = {
-    **{name: protocol.description for name, protocol in (DEPTH_PROTOCOLS | IMAGE_QUALITY_PROTOCOLS).items()},
+    **{
+        name: protocol.description
+        for name, protocol in (DEPTH_PROTOCOLS | IMAGE_QUALITY_PROTOCOLS).items()
+    },
     **SEGMENTATION_PROTOCOLS,
     **PANOPTIC_PROTOCOLS,
     **BOUNDARY_PROTOCOLS,
@@ -28,5 +35,15 @@ PROTOCOLS: dict[str, str] = {
     **SCALAR_PROTOCOLS,
 }
 
-__all__ = ["PROTOCOLS", "BoundaryF", "CalibrationError", "DepthMetric", "ImageQuality", "Metric", "PanopticQuality", "ScalarMetric",
-           "SegmentationMetric", "SparsificationError"]
+__all__ = [
+    "PROTOCOLS",
+    "BoundaryF",
+    "CalibrationError",
+    "DepthMetric",
+    "ImageQuality",
+    "Metric",
+    "PanopticQuality",
+    "ScalarMetric",
+    "SegmentationMetric",
+    "SparsificationError",
+]

@@ -42,13 +42,19 @@ class Metric(abc.ABC):
           ValueError: `other` is another metric, or has other settings.
         """
         if type(other) is not type(self) or other._settings() != self._settings():
-            raise ValueError(f"cannot merge {self!r} with {other!r}: merge metrics made with the same arguments.")
+            raise ValueError(
+                f"cannot merge {self!r} with {other!r}: merge metrics made with the same arguments."
+            )
         merged = copy.deepcopy(self)
         merged._absorb(other)
         return merged
 
     def _settings(self) -> dict[str, Any]:
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.init}
+        return {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.init
+        }
 
 
 @dataclasses.dataclass(eq=False)
@@ -99,5 +105,7 @@ def check_integers(array: np.ndarray, name: str) -> np.ndarray:
     """Returns `array` as an array, or raises a TypeError unless it holds integers."""
     array = np.asarray(array)
     if not np.issubdtype(array.dtype, np.integer):
-        raise TypeError(f"{name} has dtype {array.dtype}; it must hold integers: cast it, for example to int32.")
+        raise TypeError(
+            f"{name} has dtype {array.dtype}; it must hold integers: cast it, for example to int32."
+        )
     return array

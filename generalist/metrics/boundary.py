@@ -46,8 +46,13 @@ class BoundaryF(ImageMean):
         void = label == self.ignore
         outlines = _outline(prediction, void), _outline(label, void)
         tolerance = math.ceil(TOLERANCE * math.hypot(*label.shape))
-        predicted, labelled = (set(ids[edge].tolist()) for edge, ids in zip(outlines, (prediction, label)))
-        scores = [_f1(outlines[0] & (prediction == index), outlines[1] & (label == index), tolerance) for index in predicted & labelled]
+        predicted, labelled = (
+            set(ids[edge].tolist()) for edge, ids in zip(outlines, (prediction, label))
+        )
+        scores = [
+            _f1(outlines[0] & (prediction == index), outlines[1] & (label == index), tolerance)
+            for index in predicted & labelled
+        ]
         scores += [0.0] * len(predicted ^ labelled)
         image = {"boundary_f": mean(scores)}
         if scores:
@@ -56,7 +61,7 @@ class BoundaryF(ImageMean):
 
 
 def _outline(classes: np.ndarray, void: np.ndarray) -> np.ndarray:
-    """bool (h, w): pixels beside one of another class, neither of the two being void."""
+    """Bool (h, w): pixels beside one of another class, neither of the two being void."""
     edge = np.zeros(classes.shape, bool)
     for one, other in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
         differ = (classes[one] != classes[other]) & ~void[one] & ~void[other]
@@ -68,13 +73,21 @@ def _outline(classes: np.ndarray, void: np.ndarray) -> np.ndarray:
 def _f1(predicted: np.ndarray, labelled: np.ndarray, tolerance: int) -> float:
     """Of two outlines bool (h, w), neither of them empty."""
     both = predicted | labelled
-    window = tuple(slice(found[0], found[-1] + 1) for found in (np.flatnonzero(both.any(axis)) for axis in (1, 0)))
+    window = tuple(
+        slice(found[0], found[-1] + 1)
+        for found in (np.flatnonzero(both.any(axis)) for axis in (1, 0))
+    )
     predicted, labelled = predicted[window], labelled[window]
-    precision, recall = _share_near(predicted, labelled, tolerance), _share_near(labelled, predicted, tolerance)
+    precision, recall = (
+        _share_near(predicted, labelled, tolerance),
+        _share_near(labelled, predicted, tolerance),
+    )
     return 2 * precision * recall / (precision + recall) if precision and recall else 0.0
 
 
 def _share_near(ones: np.ndarray, others: np.ndarray, tolerance: int) -> float:
     """Share of the pixels of `ones` within the tolerance of one of `others`."""
     distance = cv2.distanceTransform((~others).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return float(np.mean(distance[ones] <= tolerance + 1e-3))  # float32 distances of a few pixels are off by far less
+    return float(
+        np.mean(distance[ones] <= tolerance + 1e-3)
+    )  # float32 distances of a few pixels are off by far less

@@ -18,7 +18,9 @@ CALIBRATION_PROTOCOLS = {
 BINS = 15
 STEPS = 20  # of the sparsification curve: 0, 5, .. 95 % of the pixels are dropped
 _EXACT = 1e-5  # metres; a smaller RMSE is rounding, whose place says nothing
-_UNIT = 2**24  # confidences are summed in whole numbers of 2^-24, so that sums do not depend on their order
+_UNIT = (
+    2**24
+)  # confidences are summed in whole numbers of 2^-24, so that sums do not depend on their order
 
 
 @dataclasses.dataclass(eq=False)
@@ -42,7 +44,9 @@ class CalibrationError(Metric):
     def __post_init__(self):
         self.counts = np.zeros((3, BINS), np.int64)
 
-    def update(self, prediction: tuple[np.ndarray, np.ndarray], label: np.ndarray) -> dict[str, float]:
+    def update(
+        self, prediction: tuple[np.ndarray, np.ndarray], label: np.ndarray
+    ) -> dict[str, float]:
         """Adds one image and returns its own value.
 
         Args:
@@ -58,10 +62,14 @@ class CalibrationError(Metric):
         counted = label != self.ignore
         confidence, right = confidence[counted].astype(np.float64), (classes == label)[counted]
         if confidence.size and not 0 <= confidence.min() <= confidence.max() <= 1:  # false for nan
-            raise ValueError(f"confidence spans {confidence.min()} .. {confidence.max()}; it must be in [0, 1].")
+            raise ValueError(
+                f"confidence spans {confidence.min()} .. {confidence.max()}; it must be in [0, 1]."
+            )
         bins = np.maximum(np.ceil(confidence * BINS).astype(np.int64) - 1, 0)
         units = np.rint(confidence * _UNIT)
-        counts = [np.bincount(bins, weights, BINS).astype(np.int64) for weights in (None, right, units)]
+        counts = [
+            np.bincount(bins, weights, BINS).astype(np.int64) for weights in (None, right, units)
+        ]
         self.counts += counts
         return _ece(np.stack(counts))
 
@@ -96,7 +104,9 @@ class SparsificationError(ImageMean):
     depth_protocol: str = "native"
     protocol = "ause-rmse"
 
-    def update(self, prediction: tuple[np.ndarray, np.ndarray], label: np.ndarray) -> dict[str, float]:
+    def update(
+        self, prediction: tuple[np.ndarray, np.ndarray], label: np.ndarray
+    ) -> dict[str, float]:
         """Adds one image and returns its own value; (metres (h, w), confidence (h, w)) against metres (h, w)."""
         depth, confidence, label = map(np.asarray, (*prediction, label))
         check_same_shape(depth, label, "(h, w)")

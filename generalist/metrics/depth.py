@@ -11,7 +11,10 @@ from generalist.metrics.base import ImageMean, check_same_shape, lookup_protocol
 
 MIN_DEPTH, MAX_DEPTH = 1e-3, 10.0  # metres
 NYU_SHAPE = (480, 640)
-EIGEN_CROP = (slice(45, 471), slice(41, 601))  # rows and columns of NYU_SHAPE, from Eigen et al. 2014
+EIGEN_CROP = (
+    slice(45, 471),
+    slice(41, 601),
+)  # rows and columns of NYU_SHAPE, from Eigen et al. 2014
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,12 +25,16 @@ class _Protocol:
 
 
 DEPTH_PROTOCOLS = {
-    "native": _Protocol("metric depth on every labelled pixel from 1 mm to 10 m, no crop", nyu=False),
+    "native": _Protocol(
+        "metric depth on every labelled pixel from 1 mm to 10 m, no crop", nyu=False
+    ),
     "nyu-eigen-metric": _Protocol(
         "NYUv2 metric depth in Eigen's crop of 480 x 640, no alignment (BTS, Painter)", nyu=True
     ),
     "nyu-affine-invariant": _Protocol(
-        "NYUv2 in Eigen's crop after a least-squares scale and shift per image (Marigold)", nyu=True, align=True
+        "NYUv2 in Eigen's crop after a least-squares scale and shift per image (Marigold)",
+        nyu=True,
+        align=True,
     ),
 }
 

@@ -18,7 +18,10 @@ _UNIFORM = np.full(7, 1 / 7)
 _STRIP_ROWS = 32  # SSIM goes through an image in strips, whose maps stay in the cache
 # The gaussian along the channel axis of a volume of three, edges replicated: row = channel out, column = channel in.
 _ACROSS_RGB = np.stack(
-    [np.bincount(np.clip(channel + np.arange(-5, 6), 0, 2), _GAUSSIAN, minlength=3) for channel in range(3)]
+    [
+        np.bincount(np.clip(channel + np.arange(-5, 6), 0, 2), _GAUSSIAN, minlength=3)
+        for channel in range(3)
+    ]
 )
 
 
@@ -56,17 +59,26 @@ def ssim(
         prediction, label = (_replicate_edges(image, margin) for image in (prediction, label))
     rows, columns = (side - 2 * margin for side in label.shape[:2])
     if min(rows, columns) < 1:
-        raise ValueError(f"SSIM needs sides of at least {len(window)} pixels, the image has {label.shape[:2]}.")
+        raise ValueError(
+            f"SSIM needs sides of at least {len(window)} pixels, the image has {label.shape[:2]}."
+        )
     smooth = functools.partial(_smooth, window=window, volumetric=volumetric)
     samples = len(window) ** 2
     normalize = samples / (samples - 1) if sample_covariance else 1.0
     strips = (slice(top, top + _STRIP_ROWS + 2 * margin) for top in range(0, rows, _STRIP_ROWS))
-    total = sum(_ssim_map(prediction[strip], label[strip], data_range, smooth, normalize).sum() for strip in strips)
+    total = sum(
+        _ssim_map(prediction[strip], label[strip], data_range, smooth, normalize).sum()
+        for strip in strips
+    )
     return float(total / (rows * columns * math.prod(label.shape[2:])))
 
 
 def _ssim_map(
-    x: np.ndarray, y: np.ndarray, data_range: float, smooth: Callable[[np.ndarray], np.ndarray], normalize: float
+    x: np.ndarray,
+    y: np.ndarray,
+    data_range: float,
+    smooth: Callable[[np.ndarray], np.ndarray],
+    normalize: float,
 ) -> np.ndarray:
     """SSIM at every place where the window fits; `normalize` multiplies variances and covariances."""
     mean_x, mean_y = smooth(x), smooth(y)
@@ -127,7 +139,9 @@ def _mean_grey(image: np.ndarray) -> float:
 @dataclasses.dataclass(frozen=True)
 class _Protocol:
     description: str
-    convert: Callable[[np.ndarray], np.ndarray]  # (h, w, 3) uint8 or float in [0, 1] -> the float64 values compared
+    convert: Callable[
+        [np.ndarray], np.ndarray
+    ]  # (h, w, 3) uint8 or float in [0, 1] -> the float64 values compared
     peak: float  # of the PSNR
     ssim: Callable[[np.ndarray, np.ndarray], float]
     brightness: bool = False  # whether predictions are first given the label's
@@ -214,8 +228,13 @@ class ImageQuality(ImageMean):
         protocol = IMAGE_QUALITY_PROTOCOLS[self.protocol]
         prediction, label = protocol.convert(prediction), protocol.convert(label)
         if protocol.brightness:
-            prediction = np.clip(prediction * (_mean_grey(label) / max(_mean_grey(prediction), 1e-12)), 0.0, 1.0)
-        image = {"psnr": psnr(prediction, label, protocol.peak), "ssim": protocol.ssim(prediction, label)}
+            prediction = np.clip(
+                prediction * (_mean_grey(label) / max(_mean_grey(prediction), 1e-12)), 0.0, 1.0
+            )
+        image = {
+            "psnr": psnr(prediction, label, protocol.peak),
+            "ssim": protocol.ssim(prediction, label),
+        }
         self.images.append(image)
         return image
 
@@ -228,4 +247,6 @@ def _check_image(image: np.ndarray, name: str) -> None:
     if not np.issubdtype(image.dtype, np.floating):
         raise TypeError(f"{name} has dtype {image.dtype}; it must be uint8, or float in [0, 1].")
     if not 0 <= image.min() <= image.max() <= 1:  # false for nan
-        raise ValueError(f"{name} spans {image.min()} .. {image.max()}; floats must be in [0, 1]: scale or clip them.")
+        raise ValueError(
+            f"{name} spans {image.min()} .. {image.max()}; floats must be in [0, 1]: scale or clip them."
+        )

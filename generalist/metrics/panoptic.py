@@ -29,7 +29,9 @@ Overlaps = dict[tuple[int, int], int]  # (label id, predicted id) -> shared pixe
 class _Tally:
     """Per category id: the IoU of each true positive, and the numbers of false positives and false negatives."""
 
-    ious: dict[int, list[float]] = dataclasses.field(default_factory=lambda: collections.defaultdict(list))
+    ious: dict[int, list[float]] = dataclasses.field(
+        default_factory=lambda: collections.defaultdict(list)
+    )
     false_positives: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     false_negatives: collections.Counter = dataclasses.field(default_factory=collections.Counter)
 
@@ -41,11 +43,17 @@ class _Tally:
 
     def quality(self, category: int) -> dict[str, float]:
         ious = self.ious.get(category, [])
-        attempts = len(ious) + 0.5 * self.false_positives[category] + 0.5 * self.false_negatives[category]
+        attempts = (
+            len(ious) + 0.5 * self.false_positives[category] + 0.5 * self.false_negatives[category]
+        )
         if attempts == 0:
             return {"pq": math.nan, "sq": math.nan, "rq": math.nan}
         total = math.fsum(ious)  # the same bits in whatever order the images came
-        return {"pq": total / attempts, "sq": total / len(ious) if ious else 0.0, "rq": len(ious) / attempts}
+        return {
+            "pq": total / attempts,
+            "sq": total / len(ious) if ious else 0.0,
+            "rq": len(ious) / attempts,
+        }
 
 
 @dataclasses.dataclass(eq=False)
@@ -74,7 +82,9 @@ class PanopticQuality(Metric):
         self._is_thing = {category["id"]: bool(category["isthing"]) for category in self.categories}
         if len(self._is_thing) != len(self.categories):
             ids = collections.Counter(category["id"] for category in self.categories)
-            raise ValueError(f"category id {ids.most_common(1)[0][0]} is given twice; ids must be unique.")
+            raise ValueError(
+                f"category id {ids.most_common(1)[0][0]} is given twice; ids must be unique."
+            )
         self._tally = _Tally()
 
     def update(self, prediction: Segmentation, label: Segmentation) -> dict[str, float]:
@@ -95,8 +105,12 @@ class PanopticQuality(Metric):
         label_map = check_integers(label[0], "the id map of the label")
         check_same_shape(predicted_map, label_map, "(h, w)")
         overlaps = _overlaps(predicted_map, label_map)
-        predicted = _index_segments("prediction", prediction[1], {ids[1] for ids in overlaps}, ("id", "category_id"))
-        labelled = _index_segments("label", label[1], {ids[0] for ids in overlaps}, ("id", "category_id", "area"))
+        predicted = _index_segments(
+            "prediction", prediction[1], {ids[1] for ids in overlaps}, ("id", "category_id")
+        )
+        labelled = _index_segments(
+            "label", label[1], {ids[0] for ids in overlaps}, ("id", "category_id", "area")
+        )
         _check_categories("prediction", predicted, self._is_thing)
         _check_categories("label", labelled, self._is_thing)
         tally = _match(predicted, labelled, overlaps)
@@ -117,9 +131,16 @@ class PanopticQuality(Metric):
     def _summary(self, tally: _Tally) -> dict[str, float]:
         values = {}
         for suffix, kinds in (("", (True, False)), ("_things", (True,)), ("_stuff", (False,))):
-            qualities = [tally.quality(category) for category, thing in self._is_thing.items() if thing in kinds]
+            qualities = [
+                tally.quality(category)
+                for category, thing in self._is_thing.items()
+                if thing in kinds
+            ]
             present = [quality for quality in qualities if not math.isnan(quality["pq"])]
-            values |= {key + suffix: mean(quality[key] for quality in present) for key in ("pq", "sq", "rq")}
+            values |= {
+                key + suffix: mean(quality[key] for quality in present)
+                for key in ("pq", "sq", "rq")
+            }
             values["n" + suffix] = len(present)
         return values
 
@@ -129,20 +150,28 @@ def _overlaps(predicted_map: np.ndarray, label_map: np.ndarray) -> Overlaps:
     predicted_map, label_map = predicted_map.astype(np.int64), label_map.astype(np.int64)
     for name, ids in (("prediction", predicted_map), ("label", label_map)):
         if ids.size and not 0 <= ids.min() <= ids.max() < _MAX_IDS:
-            raise ValueError(f"{name}: ids must be 0 .. 2^31 - 1, the id map holds {ids.min()} .. {ids.max()}.")
+            raise ValueError(
+                f"{name}: ids must be 0 .. 2^31 - 1, the id map holds {ids.min()} .. {ids.max()}."
+            )
     pairs, pixels = np.unique(label_map * _MAX_IDS + predicted_map, return_counts=True)
     return {divmod(pair, _MAX_IDS): count for pair, count in zip(pairs.tolist(), pixels.tolist())}
 
 
-def _index_segments(name: str, infos: SegmentsInfo, ids: Iterable[int], needs: Sequence[str]) -> Segments:
+def _index_segments(
+    name: str, infos: SegmentsInfo, ids: Iterable[int], needs: Sequence[str]
+) -> Segments:
     """Returns the segments by id, in the order of `infos`, after checking that they are complete and all in the map."""
     for info in infos:
         missing = [key for key in needs if key not in info]
         if missing:
-            raise ValueError(f"{name}: segment {dict(info)} in segments_info lacks {', '.join(missing)}.")
+            raise ValueError(
+                f"{name}: segment {dict(info)} in segments_info lacks {', '.join(missing)}."
+            )
     listed, drawn = [info["id"] for info in infos], set(ids) - {VOID}
     if VOID in listed or len(set(listed)) != len(listed):
-        raise ValueError(f"{name}: segments_info lists id 0, which is void, or an id twice: {sorted(listed)}.")
+        raise ValueError(
+            f"{name}: segments_info lists id 0, which is void, or an id twice: {sorted(listed)}."
+        )
     if set(listed) != drawn:
         raise ValueError(
             f"{name}: segment ids {sorted(drawn - set(listed))} are in the id map and not in segments_info, "
@@ -169,19 +198,29 @@ def _match(predicted: Segments, labelled: Segments, overlaps: Overlaps) -> _Tall
         if VOID in (label_id, predicted_id) or _is_crowd(labelled[label_id]):
             continue
         category = labelled[label_id]["category_id"]
-        iou = pixels / _union(areas[predicted_id] - overlaps.get((VOID, predicted_id), 0), labelled[label_id], pixels)
+        iou = pixels / _union(
+            areas[predicted_id] - overlaps.get((VOID, predicted_id), 0), labelled[label_id], pixels
+        )
         if category == predicted[predicted_id]["category_id"] and iou > 0.5:
             tally.ious[category].append(iou)
             matched_labels.add(label_id)
             matched_predictions.add(predicted_id)
 
     # The last crowd region of a category stands for all of them: panopticapi's own rule.
-    crowds = {info["category_id"]: label_id for label_id, info in labelled.items() if _is_crowd(info)}
-    missed = [info for label_id, info in labelled.items() if label_id not in matched_labels and not _is_crowd(info)]
+    crowds = {
+        info["category_id"]: label_id for label_id, info in labelled.items() if _is_crowd(info)
+    }
+    missed = [
+        info
+        for label_id, info in labelled.items()
+        if label_id not in matched_labels and not _is_crowd(info)
+    ]
     tally.false_negatives.update(info["category_id"] for info in missed)
     for predicted_id in predicted.keys() - matched_predictions:
         category = predicted[predicted_id]["category_id"]
-        excused = overlaps.get((VOID, predicted_id), 0) + overlaps.get((crowds.get(category), predicted_id), 0)
+        excused = overlaps.get((VOID, predicted_id), 0) + overlaps.get(
+            (crowds.get(category), predicted_id), 0
+        )
         if excused / areas[predicted_id] <= 0.5:
             tally.false_positives[category] += 1
     return tally

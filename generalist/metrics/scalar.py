@@ -9,7 +9,9 @@ import numpy as np
 
 from generalist.metrics.base import ImageMean, check_same_shape
 
-SCALAR_PROTOCOLS = {"scalar": "errors of a map on every pixel whose label is known, mean over images"}
+SCALAR_PROTOCOLS = {
+    "scalar": "errors of a map on every pixel whose label is known, mean over images"
+}
 
 
 @dataclasses.dataclass(eq=False)
@@ -30,5 +32,7 @@ class ScalarMetric(ImageMean):
         if not known.any():
             return dict.fromkeys(self.keys, math.nan)
         error = np.abs(prediction[known].astype(np.float64) - label[known])
-        self.images.append({"mae": float(error.mean()), "rms_error": float(np.sqrt((error**2).mean()))})
+        self.images.append(
+            {"mae": float(error.mean()), "rms_error": float(np.sqrt((error**2).mean()))}
+        )
         return self.images[-1]

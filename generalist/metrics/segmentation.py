@@ -75,7 +75,9 @@ class SegmentationMetric(Metric):
     def per_class(self) -> dict[int, float]:
         """Returns the IoU of every class over all images; nan for a class without label pixels."""
         true_positives, labelled, union = _counts(self.confusion)
-        iou = np.divide(true_positives, union, out=np.full(self.num_classes, np.nan), where=labelled > 0)
+        iou = np.divide(
+            true_positives, union, out=np.full(self.num_classes, np.nan), where=labelled > 0
+        )
         return dict(enumerate(iou.tolist()))
 
     def _absorb(self, other: Self) -> None:
@@ -97,7 +99,9 @@ def _counts(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _summary(confusion: np.ndarray) -> dict[str, float]:
-    true_positives, labelled, union = (count[confusion.sum(axis=1) > 0] for count in _counts(confusion))
+    true_positives, labelled, union = (
+        count[confusion.sum(axis=1) > 0] for count in _counts(confusion)
+    )
     if not labelled.size:
         return dict.fromkeys(("miou", "macc", "aacc", "fwiou"), math.nan)
     iou = true_positives / union

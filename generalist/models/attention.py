@@ -17,7 +17,9 @@ MANY_QUERIES = 1024
 assume_flash = False
 
 
-def attention(q, k, v, *, bias=None, scale: float | None = None, score_limit: int = SCORE_LIMIT_BYTES):
+def attention(
+    q, k, v, *, bias=None, scale: float | None = None, score_limit: int = SCORE_LIMIT_BYTES
+):
     """Multi-head softmax(scale q k^T + bias) v.
 
     Args:
@@ -39,7 +41,11 @@ def attention(q, k, v, *, bias=None, scale: float | None = None, score_limit: in
     queries, keys, d, forms = q.shape[1], k.shape[1], q.shape[-1], {}
     if queries >= MANY_QUERIES and 4 * queries * keys <= score_limit and bias is None:
         forms["cpu"] = functools.partial(_head_by_head, scale=scale)
-    if bias is None and prefers_flash(queries, d, q.dtype, in_blocks=block < queries) and flash_works(d, np.dtype(q.dtype), bool(keys % 2)):
+    if (
+        bias is None
+        and prefers_flash(queries, d, q.dtype, in_blocks=block < queries)
+        and flash_works(d, np.dtype(q.dtype), bool(keys % 2))
+    ):
         forms["cuda"] = functools.partial(_flash, scale=scale)
     # The platform is the one that is lowered for, which need not be this machine's.
     return jax.lax.platform_dependent(q, k, v, **forms, default=plain) if forms else plain(q, k, v)
@@ -58,7 +64,13 @@ def prefers_flash(queries: int, d: int, dtype, *, in_blocks: bool) -> bool:
     It is where queries are many, or so many sequences of few (windows) that all their scores are too large. Its gradient refuses odd
     lengths in JAX 0.10, those of the queries for good.
     """
-    return (queries >= MANY_QUERIES or in_blocks) and queries % 2 == 0 and d % 8 == 0 and d <= 256 and dtype in (jnp.bfloat16, jnp.float16)
+    return (
+        (queries >= MANY_QUERIES or in_blocks)
+        and queries % 2 == 0
+        and d % 8 == 0
+        and d <= 256
+        and dtype in (jnp.bfloat16, jnp.float16)
+    )
 
 
 @functools.cache
@@ -71,7 +83,9 @@ def flash_works(d: int, dtype: np.dtype, odd: bool) -> bool:
         device = jax.local_devices(backend="cuda")[0]
     except RuntimeError:  # no such GPU
         return assume_flash and d <= 128  # wider heads are accepted only with the GPU there
-    with ThreadPoolExecutor(1) as apart:  # a step may be in the middle of being traced here, for a mesh of many devices
+    with ThreadPoolExecutor(
+        1
+    ) as apart:  # a step may be in the middle of being traced here, for a mesh of many devices
         reason = apart.submit(flash_fault, _flash, d, dtype, 333 if odd else 334, device).result()
     if reason:
         _report(reason)
@@ -81,8 +95,10 @@ def flash_works(d: int, dtype: np.dtype, odd: bool) -> bool:
 def flash_fault(flash, d: int, dtype: np.dtype, keys: int, device: jax.Device) -> str:
     """Runs flash(q, k, v, scale=...) and its gradient on a small input of so many keys -> why it is not to be used; empty if it is."""
     rng = np.random.default_rng(0)
-    q, k, v, g = (jax.device_put(rng.standard_normal((1, n, 2, d), np.float32).astype(dtype), device)
-                  for n in (MANY_QUERIES, keys, keys, MANY_QUERIES))
+    q, k, v, g = (
+        jax.device_put(rng.standard_normal((1, n, 2, d), np.float32).astype(dtype), device)
+        for n in (MANY_QUERIES, keys, keys, MANY_QUERIES)
+    )
 
     @functools.partial(jax.jit, static_argnums=0)
     def both(function, *qkv):
@@ -101,7 +117,9 @@ def flash_fault(flash, d: int, dtype: np.dtype, keys: int, device: jax.Device) -
 @functools.cache
 def _report(reason: str) -> None:
     """Once for each reason, though there are several head sizes."""
-    logging.getLogger(__name__).warning("cuDNN's flash attention is not used, XLA's attention in its place: %s", reason)
+    logging.getLogger(__name__).warning(
+        "cuDNN's flash attention is not used, XLA's attention in its place: %s", reason
+    )
 
 
 def _flash(q, k, v, *, scale: float):
@@ -110,7 +128,9 @@ def _flash(q, k, v, *, scale: float):
     if keys % 2:
         k, v = (jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in (k, v))
         lengths = jnp.full(len(q), keys, jnp.int32)
-    return jax.nn.dot_product_attention(q, k, v, scale=scale, key_value_seq_lengths=lengths, implementation="cudnn")
+    return jax.nn.dot_product_attention(
+        q, k, v, scale=scale, key_value_seq_lengths=lengths, implementation="cudnn"
+    )
 
 
 def _head_by_head(q, k, v, *, scale: float):
@@ -127,7 +147,8 @@ def _map_heads(q, k, v):
 
 
 def _map_heads_forward(q, k, v):
-    """q (heads, n, d), k and v (heads, m, d) -> output like q; saves besides them the logarithm of the softmax's denominators."""
+    """Q (heads, n, d), k and v (heads, m, d) -> output like q; saves besides them the logarithm of the softmax's denominators."""
+
     def head(qkv):
         q, k, v = (x.astype(jnp.float32) for x in qkv)
         scores = q @ k.T
@@ -140,13 +161,16 @@ def _map_heads_forward(q, k, v):
 
 def _map_heads_backward(saved, g):
     """With P = softmax(q k^T): dv = P^T g, dP = g v^T, dS = P (dP - sum(out g)); in terms of P^T no product transposes its left operand."""
+
     def head(values):
         q, k, v, out, log_sum, g = (x.astype(jnp.float32) for x in values)
         p = jnp.exp(k @ q.T - log_sum)  # (m, n)
         ds = p * (v @ g.T - (out * g).sum(-1))
         return (k.T @ ds).T, ds @ q, p @ g
 
-    return tuple(gradient.astype(x.dtype) for gradient, x in zip(jax.lax.map(head, (*saved, g)), saved))
+    return tuple(
+        gradient.astype(x.dtype) for gradient, x in zip(jax.lax.map(head, (*saved, g)), saved)
+    )
 
 
 _map_heads.defvjp(_map_heads_forward, _map_heads_backward)
@@ -169,7 +193,7 @@ def _attend(q, k, v, bias=None):
 
 @jax.custom_vjp
 def _scores(q, k):
-    """q k^T in float32. Its gradient is rounded to the dtype of q, as flash attention's is; autodiff would multiply in float32."""
+    """Q k^T in float32. Its gradient is rounded to the dtype of q, as flash attention's is; autodiff would multiply in float32."""
     return jnp.einsum("bhnd,bhmd->bhnm", q, k, preferred_element_type=jnp.float32)
 
 

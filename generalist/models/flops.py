@@ -9,7 +9,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 CONVOLUTION, LINEAR, SELF_ATTENTION, CROSS_ATTENTION, KEY_VALUE = KINDS = (
-    "convolution", "linear", "self-attention", "cross-attention", "cross key/value")
+    "convolution",
+    "linear",
+    "self-attention",
+    "cross-attention",
+    "cross key/value",
+)
 
 
 class Operation(NamedTuple):
@@ -28,7 +33,9 @@ class Operation(NamedTuple):
     def training(self, trained: Collection[str]) -> int:
         """Forward and backward, where the parts `trained` learn: one product each for the weights' gradient and for the input's."""
         part = self.part.split(".")[0]
-        upstream = any(source in trained for source in ((part,) if self.sources is None else self.sources))
+        upstream = any(
+            source in trained for source in ((part,) if self.sources is None else self.sources)
+        )
         weights = upstream if self.kind in (SELF_ATTENTION, CROSS_ATTENTION) else part in trained
         return self.flops * (1 + upstream + weights)
 
@@ -45,36 +52,86 @@ def training(operations: Sequence[Operation], trained: Collection[str]) -> int:
 
 def training_step(settings: Mapping[str, Any], prompt_tokens: int, trained: Collection[str]) -> int:
     """`training` of a whole model; one that diffuses latents encodes its target as well."""
-    target = [*autoencoder(settings["target_size"], **settings["autoencoder"])] if settings.get("autoencoder") else []
+    target = (
+        [*autoencoder(settings["target_size"], **settings["autoencoder"])]
+        if settings.get("autoencoder")
+        else []
+    )
     return training([*model(settings, prompt_tokens), *target], trained)
 
 
 def model(settings: Mapping[str, Any], prompt_tokens: int) -> list[Operation]:
     """Image and prompt encoded, and one call of the UNet. settings: of `models.build`; prompt_tokens: of one prompt."""
-    image, text, latent = settings["image_encoder"], settings["text_encoder"], settings.get("autoencoder")
-    tokens, dim = (image["image_size"] // image["patch"])**2 + image.get("class_token", False) + image.get("registers", 0), image["dim"]
-    context_dim, side, concatenated = settings["unet"]["context_dim"], settings["target_size"], settings.get("concatenate_image", False)
-    operations = [*vision_transformer(image["image_size"], **image),
-                  Operation("image_projection", LINEAR, _linear(tokens, dim, context_dim), ("image_encoder",))]
+    image, text, latent = (
+        settings["image_encoder"],
+        settings["text_encoder"],
+        settings.get("autoencoder"),
+    )
+    tokens, dim = (
+        (image["image_size"] // image["patch"]) ** 2
+        + image.get("class_token", False)
+        + image.get("registers", 0),
+        image["dim"],
+    )
+    context_dim, side, concatenated = (
+        settings["unet"]["context_dim"],
+        settings["target_size"],
+        settings.get("concatenate_image", False),
+    )
+    operations = [
+        *vision_transformer(image["image_size"], **image),
+        Operation(
+            "image_projection", LINEAR, _linear(tokens, dim, context_dim), ("image_encoder",)
+        ),
+    ]
     if text["dim"] != context_dim:
-        operations.append(Operation("text_projection", LINEAR, _linear(prompt_tokens, text["dim"], context_dim), ()))
+        operations.append(
+            Operation(
+                "text_projection", LINEAR, _linear(prompt_tokens, text["dim"], context_dim), ()
+            )
+        )
     if latent and concatenated:
         operations += autoencoder(side, **latent)
     channels = latent["latent_channels"] if latent else 3
-    return operations + list(unet(
-        side // 2**(len(latent["channels"]) - 1) if latent else side, tokens + prompt_tokens,
-        in_channels=channels * (1 + concatenated), out_channels=channels, aligned=dim if settings.get("aligned_features") else 0,
-        pooled_text=text["dim"] if settings.get("pooled_text") else 0, **settings["unet"]))
+    return operations + list(
+        unet(
+            side // 2 ** (len(latent["channels"]) - 1) if latent else side,
+            tokens + prompt_tokens,
+            in_channels=channels * (1 + concatenated),
+            out_channels=channels,
+            aligned=dim if settings.get("aligned_features") else 0,
+            pooled_text=text["dim"] if settings.get("pooled_text") else 0,
+            **settings["unet"],
+        )
+    )
 
 
-def unet(side: int, tokens: int, *, in_channels=3, out_channels=3, channels=(320, 640, 1280, 1280), layers_per_block=2,
-         attention_levels=(True, True, True, False), context_dim=768, window: int | None = None, patch=1, pooled_text=0, aligned=0,
-         refine=0, **_) -> Iterator[Operation]:
+def unet(
+    side: int,
+    tokens: int,
+    *,
+    in_channels=3,
+    out_channels=3,
+    channels=(320, 640, 1280, 1280),
+    layers_per_block=2,
+    attention_levels=(True, True, True, False),
+    context_dim=768,
+    window: int | None = None,
+    patch=1,
+    pooled_text=0,
+    aligned=0,
+    refine=0,
+    **_,
+) -> Iterator[Operation]:
     """One call of `UNet` with these arguments on (side, side) pixels and `tokens` condition tokens, whose keys and values are part of it.
 
     The projection of the positions, which is computed once a batch, is left out.
     """
-    grids, time_dim, depth = [side // patch // 2**level for level in range(len(channels))], 4 * channels[0], layers_per_block
+    grids, time_dim, depth = (
+        [side // patch // 2**level for level in range(len(channels))],
+        4 * channels[0],
+        layers_per_block,
+    )
     yield _conv("unet.0", in_channels * patch**2, channels[0], grids[0], sources=())
     yield Operation("unet.0", LINEAR, _linear(1, channels[0], time_dim), ())
     yield Operation("unet.0", LINEAR, _linear(1, time_dim, time_dim))
@@ -83,18 +140,42 @@ def unet(side: int, tokens: int, *, in_channels=3, out_channels=3, channels=(320
     skips, c = [channels[0]], channels[0]
     for level, (grid, width) in enumerate(zip(grids, channels)):
         if aligned:
-            yield Operation(f"unet.{level}", LINEAR, _linear(grid**2, aligned, c), ("image_encoder",))
+            yield Operation(
+                f"unet.{level}", LINEAR, _linear(grid**2, aligned, c), ("image_encoder",)
+            )
         inputs, last = [c] + [width] * (depth - 1), level == len(channels) - 1
-        yield from _level(level, inputs, width, grid, attention_levels[level], time_dim, context_dim, tokens, window)
+        yield from _level(
+            level,
+            inputs,
+            width,
+            grid,
+            attention_levels[level],
+            time_dim,
+            context_dim,
+            tokens,
+            window,
+        )
         if not last:
             yield _conv(f"unet.{level + 1}", width, width, grids[level + 1])
         skips += [width] * (depth if last else depth + 1)
         c = width
-    yield from _level(level, [c], c, grid, True, time_dim, context_dim, tokens, window)  # the middle
+    yield from _level(
+        level, [c], c, grid, True, time_dim, context_dim, tokens, window
+    )  # the middle
     yield from _level(level, [c], c, grid, False, time_dim, context_dim, tokens, window)
     for level, (grid, width) in reversed([*enumerate(zip(grids, channels))]):
         inputs = [(c if i == 0 else width) + skips.pop() for i in range(depth + 1)]
-        yield from _level(level, inputs, width, grid, attention_levels[level], time_dim, context_dim, tokens, window)
+        yield from _level(
+            level,
+            inputs,
+            width,
+            grid,
+            attention_levels[level],
+            time_dim,
+            context_dim,
+            tokens,
+            window,
+        )
         if level:
             yield _conv(f"unet.{level - 1}", width, width, grids[level - 1])
         c = width
@@ -103,7 +184,9 @@ def unet(side: int, tokens: int, *, in_channels=3, out_channels=3, channels=(320
         yield from _refine(in_channels + out_channels, refine, out_channels, time_dim, side)
 
 
-def _level(level, inputs, width, grid, attend, time_dim, context_dim, tokens, window) -> Iterator[Operation]:
+def _level(
+    level, inputs, width, grid, attend, time_dim, context_dim, tokens, window
+) -> Iterator[Operation]:
     """ResNet blocks of `inputs` channels, each followed by a transformer where the level has attention."""
     part, pixels = f"unet.{level}", grid**2
     seen = window**2 if window and grid > window else pixels
@@ -114,7 +197,12 @@ def _level(level, inputs, width, grid, attend, time_dim, context_dim, tokens, wi
             yield Operation(part, LINEAR, _linear(pixels, width, 20 * width))
             yield Operation(part, SELF_ATTENTION, _attention(pixels, seen, width))
             yield Operation(part, CROSS_ATTENTION, _attention(pixels, tokens, width))
-            yield Operation(part, KEY_VALUE, _linear(tokens, context_dim, 2 * width), ("image_encoder", "image_projection", "text_projection"))
+            yield Operation(
+                part,
+                KEY_VALUE,
+                _linear(tokens, context_dim, 2 * width),
+                ("image_encoder", "image_projection", "text_projection"),
+            )
 
 
 def _refine(c_in, channels, c_out, time_dim, side) -> Iterator[Operation]:
@@ -126,17 +214,33 @@ def _refine(c_in, channels, c_out, time_dim, side) -> Iterator[Operation]:
     yield Operation(part, LINEAR, 3 * _linear(1, time_dim, 2 * channels))
 
 
-def vision_transformer(side: int, *, patch=16, dim=768, depth=12, inner: int | None = None, class_token=False, registers=0, gated=False,
-                       **_) -> Iterator[Operation]:
+def vision_transformer(
+    side: int,
+    *,
+    patch=16,
+    dim=768,
+    depth=12,
+    inner: int | None = None,
+    class_token=False,
+    registers=0,
+    gated=False,
+    **_,
+) -> Iterator[Operation]:
     """`VisionTransformer` with these arguments on (side, side) pixels."""
     part, grid = "image_encoder", side // patch
     tokens = grid**2 + class_token + registers
     yield _conv(part, 3, dim, grid, patch, sources=())
-    yield Operation(part, LINEAR, depth * _linear(tokens, dim, 4 * dim + (3 if gated else 2) * (inner or 4 * dim)))
+    yield Operation(
+        part,
+        LINEAR,
+        depth * _linear(tokens, dim, 4 * dim + (3 if gated else 2) * (inner or 4 * dim)),
+    )
     yield Operation(part, SELF_ATTENTION, depth * _attention(tokens, tokens, dim))
 
 
-def autoencoder(side: int, *, channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4, **_) -> Iterator[Operation]:
+def autoencoder(
+    side: int, *, channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4, **_
+) -> Iterator[Operation]:
     """`Autoencoder.encode` with these arguments of (side, side) pixels."""
     part, grid, c = "autoencoder", side, channels[0]
     yield _conv(part, 3, c, grid, sources=())

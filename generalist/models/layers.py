@@ -4,10 +4,10 @@ import functools
 import math
 from collections.abc import Sequence
 
-from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 zeros = nnx.initializers.zeros_init()
 
@@ -28,7 +28,9 @@ class Rngs:
         return None if self._seed is None else np.random.default_rng((self._seed, self._count))
 
 
-def normal(rng: np.random.Generator | None, shape: Sequence[int], dtype=np.float32, *, scale: float = 1.0):
+def normal(
+    rng: np.random.Generator | None, shape: Sequence[int], dtype=np.float32, *, scale: float = 1.0
+):
     """Normal values of standard deviation `scale`; zeros without a generator."""
     if rng is None:
         return jnp.zeros(shape, dtype)
@@ -47,11 +49,29 @@ def linear(d_in: int, d_out: int, *, rngs, dtype, use_bias=True, zero_init=False
 
 
 def conv(
-        c_in: int, c_out: int, size: int, *, rngs, dtype, stride=1, padding: int | None = None, use_bias=True, zero_init=False) -> nnx.Conv:
+    c_in: int,
+    c_out: int,
+    size: int,
+    *,
+    rngs,
+    dtype,
+    stride=1,
+    padding: int | None = None,
+    use_bias=True,
+    zero_init=False,
+) -> nnx.Conv:
     """NHWC convolution with torch's symmetric padding, by default `size // 2`."""
     return nnx.Conv(
-        c_in, c_out, (size, size), strides=stride, padding=size // 2 if padding is None else padding, use_bias=use_bias, dtype=dtype,
-        rngs=rngs, kernel_init=zeros if zero_init else lecun_normal)
+        c_in,
+        c_out,
+        (size, size),
+        strides=stride,
+        padding=size // 2 if padding is None else padding,
+        use_bias=use_bias,
+        dtype=dtype,
+        rngs=rngs,
+        kernel_init=zeros if zero_init else lecun_normal,
+    )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
@@ -93,8 +113,13 @@ def _group_norm_backward(groups, epsilon, silu, saved, g):
         y = x32 * factor + (bias - mean * factor)
         sigmoid = jax.nn.sigmoid(y)
         dy = dy * sigmoid * (1.0 + y * (1.0 - sigmoid))
-    dbias, dscale = dy.sum((1, 2)), (dy * (x32 - mean)).sum((1, 2)) * rstd[:, 0, 0]  # of every image, (b, c)
-    group_mean = lambda s: _per_channel(s.reshape(b, groups, c // groups).sum(-1), c) / (h * w * c // groups)
+    dbias, dscale = (
+        dy.sum((1, 2)),
+        (dy * (x32 - mean)).sum((1, 2)) * rstd[:, 0, 0],
+    )  # of every image, (b, c)
+    group_mean = lambda s: (
+        _per_channel(s.reshape(b, groups, c // groups).sum(-1), c) / (h * w * c // groups)
+    )
     slope = jnp.square(rstd) * group_mean(scale * dscale)
     dx = factor * dy - slope * x32 + (slope * mean - rstd * group_mean(scale * dbias))
     return dx.astype(x.dtype), dscale.sum(0), dbias.sum(0)
@@ -111,16 +136,22 @@ group_norm.defvjp(_group_norm_forward, _group_norm_backward)
 class GroupNorm(nnx.Module):
     """`group_norm` with its parameters, computed in float32 and rounded to `dtype`."""
 
-    def __init__(self, channels: int, *, groups: int = 32, epsilon: float = 1e-5, dtype=jnp.float32):
+    def __init__(
+        self, channels: int, *, groups: int = 32, epsilon: float = 1e-5, dtype=jnp.float32
+    ):
         if channels % groups:
-            raise ValueError(f"{channels} channels cannot be split into {groups} groups: choose a divisor of {channels}")
+            raise ValueError(
+                f"{channels} channels cannot be split into {groups} groups: choose a divisor of {channels}"
+            )
         self.scale = nnx.Param(jnp.ones((channels,), jnp.float32))
         self.bias = nnx.Param(jnp.zeros((channels,), jnp.float32))
         self.groups, self.epsilon, self.dtype = groups, epsilon, dtype
 
     def __call__(self, x, *, silu: bool = False):
-        """x (b, h, w, c) -> (b, h, w, c)."""
-        return group_norm(x.astype(self.dtype), self.scale[...], self.bias[...], self.groups, self.epsilon, silu)
+        """X (b, h, w, c) -> (b, h, w, c)."""
+        return group_norm(
+            x.astype(self.dtype), self.scale[...], self.bias[...], self.groups, self.epsilon, silu
+        )
 
 
 def timestep_embedding(timesteps, dim: int, max_period: float = 10_000.0):
@@ -165,7 +196,11 @@ def cubic_matrix(old: int, new: int, a: float = -0.75) -> np.ndarray:
     near = ((a + 2) * d - (a + 3)) * d**2 + 1
     far = ((d - 5) * d + 8) * a * d - 4 * a
     matrix = np.zeros((new, old), np.float32)
-    np.add.at(matrix, (np.arange(new)[:, None], np.clip(taps, 0, old - 1).astype(int)), np.where(d <= 1, near, far))
+    np.add.at(
+        matrix,
+        (np.arange(new)[:, None], np.clip(taps, 0, old - 1).astype(int)),
+        np.where(d <= 1, near, far),
+    )
     return matrix
 
 

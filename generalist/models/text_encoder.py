@@ -2,9 +2,9 @@
 
 import zlib
 
-from flax import nnx
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from generalist.models import layers
 from generalist.models.vision_transformer import EncoderLayer
@@ -22,8 +22,10 @@ def tokenize(prompts: list[str], length: int = LENGTH) -> np.ndarray:
     for row, prompt in zip(ids, prompts):
         words = prompt.lower().split()
         if len(words) > length:
-            raise ValueError(f"prompt {prompt!r} has {len(words)} words, at most {length} are allowed")
-        row[:len(words)] = [1 + zlib.crc32(w.encode()) % (VOCABULARY - 1) for w in words]
+            raise ValueError(
+                f"prompt {prompt!r} has {len(words)} words, at most {length} are allowed"
+            )
+        row[: len(words)] = [1 + zlib.crc32(w.encode()) % (VOCABULARY - 1) for w in words]
     return ids
 
 
@@ -38,20 +40,46 @@ class TextEncoder(nnx.Module):
     """
 
     def __init__(
-            self, *, dim=768, depth=12, heads=12, inner: int | None = None, vocabulary=VOCABULARY, length=LENGTH,
-            activation="gelu", epsilon=1e-6, causal=False, rngs: layers.Rngs, dtype=jnp.float32):
+        self,
+        *,
+        dim=768,
+        depth=12,
+        heads=12,
+        inner: int | None = None,
+        vocabulary=VOCABULARY,
+        length=LENGTH,
+        activation="gelu",
+        epsilon=1e-6,
+        causal=False,
+        rngs: layers.Rngs,
+        dtype=jnp.float32,
+    ):
         self.token_embedding = nnx.Param(layers.normal(rngs.params(), (vocabulary, dim)))
         self.position_embedding = nnx.Param(layers.normal(rngs.params(), (length, dim), scale=0.1))
-        self.layers = nnx.List([
-            EncoderLayer(dim, heads, inner=inner, activation=activation, epsilon=epsilon, rngs=rngs, dtype=dtype) for _ in range(depth)])
+        self.layers = nnx.List(
+            [
+                EncoderLayer(
+                    dim,
+                    heads,
+                    inner=inner,
+                    activation=activation,
+                    epsilon=epsilon,
+                    rngs=rngs,
+                    dtype=dtype,
+                )
+                for _ in range(depth)
+            ]
+        )
         self.final_layer_norm = nnx.LayerNorm(dim, epsilon=1e-5, dtype=dtype, rngs=rngs)
         self.dtype, self.causal = dtype, causal
 
     def __call__(self, ids):
-        """ids (k, n) int32 -> (k, n, dim)."""
+        """Ids (k, n) int32 -> (k, n, dim)."""
         n = ids.shape[1]
         mask = jnp.where(jnp.tril(jnp.ones((n, n), bool)), 0.0, -jnp.inf) if self.causal else None
-        x = (self.token_embedding[...][ids] + self.position_embedding[...][:ids.shape[1]]).astype(self.dtype)
+        x = (self.token_embedding[...][ids] + self.position_embedding[...][: ids.shape[1]]).astype(
+            self.dtype
+        )
         for layer in self.layers:
             x = layer(x, mask)
         return self.final_layer_norm(x)

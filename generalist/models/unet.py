@@ -8,9 +8,9 @@ zero and leaves its function unchanged: `position`, `pooled_text`, `aligned` and
 import functools
 from collections.abc import Sequence
 
-from flax import nnx
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from generalist.models import layers
 from generalist.models.attention import attention
@@ -18,14 +18,20 @@ from generalist.models.attention import attention
 
 def _is_product(primitive, *_, **settings) -> bool:
     """Convolutions and dense layers; not attention's scores, which are as large as all else together."""
-    batched = settings["dimension_numbers"][1] != ((), ()) if primitive is jax.lax.dot_general_p else False
+    batched = (
+        settings["dimension_numbers"][1] != ((), ())
+        if primitive is jax.lax.dot_general_p
+        else False
+    )
     return primitive in (jax.lax.dot_general_p, jax.lax.conv_general_dilated_p) and not batched
 
 
 # What the backward pass computes again, a layer (ResNet block and transformer) at a time.
 REMAT = {
     "none": lambda layer: layer,
-    "products": functools.partial(jax.checkpoint, policy=_is_product),  # norms, activations and attention: few percent of the arithmetic
+    "products": functools.partial(
+        jax.checkpoint, policy=_is_product
+    ),  # norms, activations and attention: few percent of the arithmetic
     "blocks": jax.checkpoint,  # all: the forward pass once more, a third of the arithmetic
 }
 
@@ -33,16 +39,22 @@ REMAT = {
 class ResnetBlock(nnx.Module):
     """GroupNorm-SiLU-conv twice, with the time embedding, where there is one, added in between."""
 
-    def __init__(self, c_in: int, c_out: int, time_dim: int | None, *, groups: int, epsilon=1e-5, rngs, dtype):
+    def __init__(
+        self, c_in: int, c_out: int, time_dim: int | None, *, groups: int, epsilon=1e-5, rngs, dtype
+    ):
         self.norm1 = layers.GroupNorm(c_in, groups=groups, epsilon=epsilon, dtype=dtype)
         self.conv1 = layers.conv(c_in, c_out, 3, rngs=rngs, dtype=dtype)
-        self.time_emb_proj = layers.linear(time_dim, c_out, rngs=rngs, dtype=dtype) if time_dim else None
+        self.time_emb_proj = (
+            layers.linear(time_dim, c_out, rngs=rngs, dtype=dtype) if time_dim else None
+        )
         self.norm2 = layers.GroupNorm(c_out, groups=groups, epsilon=epsilon, dtype=dtype)
         self.conv2 = layers.conv(c_out, c_out, 3, rngs=rngs, dtype=dtype)
-        self.conv_shortcut = layers.conv(c_in, c_out, 1, rngs=rngs, dtype=dtype) if c_in != c_out else None
+        self.conv_shortcut = (
+            layers.conv(c_in, c_out, 1, rngs=rngs, dtype=dtype) if c_in != c_out else None
+        )
 
     def __call__(self, x, time=None):
-        """x (b, h, w, c_in), time (b, time_dim) -> (b, h, w, c_out)."""
+        """X (b, h, w, c_in), time (b, time_dim) -> (b, h, w, c_out)."""
         h = self.conv1(self.norm1(x, silu=True))
         if time is not None:
             h = h + self.time_emb_proj(jax.nn.silu(time))[:, None, None]
@@ -67,11 +79,11 @@ class Attention(nnx.Module):
         return x.reshape(*x.shape[:-1], self.heads, x.shape[-1] // self.heads)
 
     def key_value(self, context):
-        """context (b, m, context_dim) -> keys and values, each (b, m, heads, d)."""
+        """Context (b, m, context_dim) -> keys and values, each (b, m, heads, d)."""
         return self._split(self.to_k(context)), self._split(self.to_v(context))
 
     def __call__(self, x, key_value):
-        """x (b, n, dim), key_value from `key_value` -> (b, n, dim)."""
+        """X (b, n, dim), key_value from `key_value` -> (b, n, dim)."""
         out = attention(self._split(self.to_q(x)), *key_value)
         return self.to_out[0](out.reshape(x.shape))
 
@@ -83,7 +95,7 @@ class GEGLU(nnx.Module):
         self.proj = layers.linear(dim, 2 * inner, rngs=rngs, dtype=dtype)
 
     def __call__(self, x):
-        """x (b, n, dim) -> (b, n, inner)."""
+        """X (b, n, dim) -> (b, n, inner)."""
         value, gate = jnp.split(self.proj(x), 2, axis=-1)
         return value * jax.nn.gelu(gate, approximate=False)
 
@@ -92,18 +104,33 @@ class FeedForward(nnx.Module):
     """GEGLU feed-forward; index 1 of `net` is the (absent) dropout of the original."""
 
     def __init__(self, dim: int, *, rngs, dtype):
-        self.net = nnx.List([
-                GEGLU(dim, 4 * dim, rngs=rngs, dtype=dtype), None, layers.linear(4 * dim, dim, rngs=rngs, dtype=dtype)])
+        self.net = nnx.List(
+            [
+                GEGLU(dim, 4 * dim, rngs=rngs, dtype=dtype),
+                None,
+                layers.linear(4 * dim, dim, rngs=rngs, dtype=dtype),
+            ]
+        )
 
     def __call__(self, x):
-        """x (b, n, dim) -> (b, n, dim)."""
+        """X (b, n, dim) -> (b, n, dim)."""
         return self.net[2](self.net[0](x))
 
 
 class TransformerBlock(nnx.Module):
     """Self-attention (global or in windows), cross-attention, feed-forward, each pre-normed."""
 
-    def __init__(self, dim: int, context_dim: int, heads: int, *, window: int | None, shift: bool, rngs, dtype):
+    def __init__(
+        self,
+        dim: int,
+        context_dim: int,
+        heads: int,
+        *,
+        window: int | None,
+        shift: bool,
+        rngs,
+        dtype,
+    ):
         norm = lambda: nnx.LayerNorm(dim, epsilon=1e-5, dtype=dtype, rngs=rngs)
         self.norm1, self.norm2, self.norm3 = norm(), norm(), norm()
         self.attn1 = Attention(dim, dim, heads, rngs=rngs, dtype=dtype)
@@ -116,7 +143,9 @@ class TransformerBlock(nnx.Module):
         if window is None or (h <= window and w <= window):
             return self.attn1(x, self.attn1.key_value(x))
         if h % window or w % window:
-            raise ValueError(f"a {h}x{w} grid cannot be cut into windows of {window}: choose a divisor of both")
+            raise ValueError(
+                f"a {h}x{w} grid cannot be cut into windows of {window}: choose a divisor of both"
+            )
         b, _, c = x.shape
         grid = x.reshape(b, h, w, c)
         roll = window // 2 if self.shift else 0
@@ -127,7 +156,7 @@ class TransformerBlock(nnx.Module):
         return jnp.roll(grid, (roll, roll), (1, 2)).reshape(b, h * w, c)
 
     def __call__(self, x, key_value, h: int, w: int):
-        """x (b, h * w, dim) and the cached keys and values of the condition -> (b, h * w, dim)."""
+        """X (b, h * w, dim) and the cached keys and values of the condition -> (b, h * w, dim)."""
         x = x + self._self_attention(self.norm1(x), h, w)
         x = x + self.attn2(self.norm2(x), key_value)
         return x + self.ff(self.norm3(x))
@@ -136,15 +165,22 @@ class TransformerBlock(nnx.Module):
 class SpatialTransformer(nnx.Module):
     """GroupNorm, projection in, one transformer block, projection out, residual."""
 
-    def __init__(self, dim: int, context_dim: int, heads: int, *, groups: int, window, shift, rngs, dtype):
+    def __init__(
+        self, dim: int, context_dim: int, heads: int, *, groups: int, window, shift, rngs, dtype
+    ):
         self.norm = layers.GroupNorm(dim, groups=groups, epsilon=1e-6, dtype=dtype)
         self.proj_in = layers.linear(dim, dim, rngs=rngs, dtype=dtype)
-        self.transformer_blocks = nnx.List([
-                TransformerBlock(dim, context_dim, heads, window=window, shift=shift, rngs=rngs, dtype=dtype)])
+        self.transformer_blocks = nnx.List(
+            [
+                TransformerBlock(
+                    dim, context_dim, heads, window=window, shift=shift, rngs=rngs, dtype=dtype
+                )
+            ]
+        )
         self.proj_out = layers.linear(dim, dim, rngs=rngs, dtype=dtype)
 
     def __call__(self, x, key_value):
-        """x (b, h, w, dim) -> (b, h, w, dim)."""
+        """X (b, h, w, dim) -> (b, h, w, dim)."""
         b, h, w, c = x.shape
         tokens = self.proj_in(self.norm(x)).reshape(b, h * w, c)
         tokens = self.transformer_blocks[0](tokens, key_value, h, w)
@@ -155,17 +191,25 @@ class Resample(nnx.Module):
     """The 3x3 convolution of a down- or upsampler."""
 
     def __init__(self, channels: int, stride: int, *, padding: int | None = None, rngs, dtype):
-        self.conv = layers.conv(channels, channels, 3, stride=stride, padding=padding, rngs=rngs, dtype=dtype)
+        self.conv = layers.conv(
+            channels, channels, 3, stride=stride, padding=padding, rngs=rngs, dtype=dtype
+        )
 
 
 class Block(nnx.Module):
     """ResNet blocks of one level, each followed by a transformer where the level has attention."""
 
-    def __init__(self, channels_in: Sequence[int], c_out: int, *, attend: bool, resample: int | None, make):
+    def __init__(
+        self, channels_in: Sequence[int], c_out: int, *, attend: bool, resample: int | None, make
+    ):
         self.resnets = nnx.List([make.resnet(c, c_out) for c in channels_in])
         count = len(channels_in) if attend else 0
-        self.attentions = nnx.List([make.transformer(c_out, shift=bool(i % 2)) for i in range(count)])
-        resamplers = nnx.List([Resample(c_out, resample, rngs=make.rngs, dtype=make.dtype)] if resample else [])
+        self.attentions = nnx.List(
+            [make.transformer(c_out, shift=bool(i % 2)) for i in range(count)]
+        )
+        resamplers = nnx.List(
+            [Resample(c_out, resample, rngs=make.rngs, dtype=make.dtype)] if resample else []
+        )
         if resample == 2:
             self.downsamplers = resamplers
         else:
@@ -185,7 +229,7 @@ class MidBlock(nnx.Module):
         self.attentions = nnx.List([make.transformer(channels, shift=False)])
 
     def __call__(self, x, time, key_value):
-        """x (b, h, w, c) -> (b, h, w, c)."""
+        """X (b, h, w, c) -> (b, h, w, c)."""
         x = self.attentions[0](self.resnets[0](x, time), key_value)
         return self.resnets[1](x, time)
 
@@ -209,7 +253,7 @@ class Modulation(nnx.Module):
         self.linear = layers.linear(time_dim, 2 * channels, zero_init=True, rngs=rngs, dtype=dtype)
 
     def __call__(self, h, time):
-        """h (b, h, w, channels), time (b, time_dim) -> (b, h, w, channels)."""
+        """H (b, h, w, channels), time (b, time_dim) -> (b, h, w, channels)."""
         scale, shift = jnp.split(self.linear(jax.nn.silu(time))[:, None, None], 2, axis=-1)
         return h * (1.0 + scale) + shift
 
@@ -226,12 +270,16 @@ class Refine(nnx.Module):
     def __init__(self, c_in: int, channels: int, c_out: int, time_dim: int, *, rngs, dtype):
         kw = {"rngs": rngs, "dtype": dtype}
         self.conv_in = layers.conv(c_in * self.BLOCK**2, channels, 3, **kw)
-        self.convs = nnx.List([layers.conv(channels, channels, 3, **kw) for _ in range(self.LAYERS)])
-        self.modulations = nnx.List([Modulation(channels, time_dim, **kw) for _ in range(self.LAYERS + 1)])
+        self.convs = nnx.List(
+            [layers.conv(channels, channels, 3, **kw) for _ in range(self.LAYERS)]
+        )
+        self.modulations = nnx.List(
+            [Modulation(channels, time_dim, **kw) for _ in range(self.LAYERS + 1)]
+        )
         self.conv_out = layers.conv(channels, c_out * self.BLOCK**2, 3, zero_init=True, **kw)
 
     def __call__(self, x, time):
-        """x (b, h, w, c_in), h and w even, time (b, time_dim) -> (b, h, w, c_out), zero at initialisation."""
+        """X (b, h, w, c_in), h and w even, time (b, time_dim) -> (b, h, w, c_out), zero at initialisation."""
         h = self.conv_in(layers.patchify(x, self.BLOCK))
         for conv, modulation in zip(self.convs, self.modulations):
             h = h + conv(modulation(jax.nn.silu(h), time))
@@ -242,17 +290,31 @@ class _Maker:
     """Holds what every ResNet block and transformer of one UNet shares while it is built."""
 
     def __init__(self, *, time_dim, context_dim, head_dim, heads, groups, window, rngs, dtype):
-        self.time_dim, self.context_dim, self.head_dim, self.heads = time_dim, context_dim, head_dim, heads
+        self.time_dim, self.context_dim, self.head_dim, self.heads = (
+            time_dim,
+            context_dim,
+            head_dim,
+            heads,
+        )
         self.groups, self.window, self.rngs, self.dtype = groups, window, rngs, dtype
 
     def resnet(self, c_in, c_out):
-        return ResnetBlock(c_in, c_out, self.time_dim, groups=self.groups, rngs=self.rngs, dtype=self.dtype)
+        return ResnetBlock(
+            c_in, c_out, self.time_dim, groups=self.groups, rngs=self.rngs, dtype=self.dtype
+        )
 
     def transformer(self, dim, shift):
         heads = self.heads or dim // self.head_dim
         return SpatialTransformer(
-                dim, self.context_dim, heads, groups=self.groups, window=self.window, shift=shift,
-                rngs=self.rngs, dtype=self.dtype)
+            dim,
+            self.context_dim,
+            heads,
+            groups=self.groups,
+            window=self.window,
+            shift=shift,
+            rngs=self.rngs,
+            dtype=self.dtype,
+        )
 
 
 class UNet(nnx.Module):
@@ -280,23 +342,52 @@ class UNet(nnx.Module):
     """
 
     def __init__(
-            self, *, in_channels=3, out_channels=3, channels=(320, 640, 1280, 1280), layers_per_block=2,
-            attention_levels=(True, True, True, False), context_dim=768, heads: int | None = 8, head_dim=64,
-            window: int | None = None, patch=1, groups=32, position=False, pooled_text=0, aligned=0, refine=0,
-            remat="none", rngs: layers.Rngs, dtype=jnp.float32):
+        self,
+        *,
+        in_channels=3,
+        out_channels=3,
+        channels=(320, 640, 1280, 1280),
+        layers_per_block=2,
+        attention_levels=(True, True, True, False),
+        context_dim=768,
+        heads: int | None = 8,
+        head_dim=64,
+        window: int | None = None,
+        patch=1,
+        groups=32,
+        position=False,
+        pooled_text=0,
+        aligned=0,
+        refine=0,
+        remat="none",
+        rngs: layers.Rngs,
+        dtype=jnp.float32,
+    ):
         if len(attention_levels) != len(channels):
-            raise ValueError(f"attention_levels has {len(attention_levels)} entries for {len(channels)} levels: {attention_levels}")
+            raise ValueError(
+                f"attention_levels has {len(attention_levels)} entries for {len(channels)} levels: {attention_levels}"
+            )
         if remat not in REMAT:
             raise ValueError(f"model.remat {remat!r}: choose one of {', '.join(REMAT)}")
         self._remat = REMAT[remat]
         self.patch, self.time_channels, self.dtype = patch, channels[0], dtype
         time_dim = 4 * channels[0]
-        make = _Maker(time_dim=time_dim, context_dim=context_dim, head_dim=head_dim, heads=heads,
-                                    groups=groups, window=window, rngs=rngs, dtype=dtype)
+        make = _Maker(
+            time_dim=time_dim,
+            context_dim=context_dim,
+            head_dim=head_dim,
+            heads=heads,
+            groups=groups,
+            window=window,
+            rngs=rngs,
+            dtype=dtype,
+        )
         kw = {"rngs": rngs, "dtype": dtype}
         self.conv_in = layers.conv(in_channels * patch**2, channels[0], 3, **kw)
         self.time_embedding = TimeEmbedding(channels[0], time_dim, **kw)
-        self.down_blocks, skips = self._make_down(channels, layers_per_block, attention_levels, make)
+        self.down_blocks, skips = self._make_down(
+            channels, layers_per_block, attention_levels, make
+        )
         self.mid_block = MidBlock(channels[-1], make=make)
         self.up_blocks = self._make_up(channels, layers_per_block, attention_levels, skips, make)
         self.conv_norm_out = layers.GroupNorm(channels[0], groups=groups, dtype=dtype)
@@ -305,16 +396,29 @@ class UNet(nnx.Module):
         self.position = layers.linear(32, channels[0], **zero) if position else None
         self.pooled_text = layers.linear(pooled_text, time_dim, **zero) if pooled_text else None
         entering = (channels[0], *channels[:-1])  # width in which each level begins
-        self.aligned = nnx.List([layers.linear(aligned, c, **zero) for c in entering] if aligned else [])
-        self.refine = Refine(in_channels + out_channels, refine, out_channels, time_dim, **kw) if refine else None
+        self.aligned = nnx.List(
+            [layers.linear(aligned, c, **zero) for c in entering] if aligned else []
+        )
+        self.refine = (
+            Refine(in_channels + out_channels, refine, out_channels, time_dim, **kw)
+            if refine
+            else None
+        )
 
     @staticmethod
     def _make_down(channels, depth, attention_levels, make):
         blocks, skips, c = [], [channels[0]], channels[0]
         for level, width in enumerate(channels):
             last = level == len(channels) - 1
-            blocks.append(Block([c] + [width] * (depth - 1), width, attend=attention_levels[level],
-                                                    resample=None if last else 2, make=make))
+            blocks.append(
+                Block(
+                    [c] + [width] * (depth - 1),
+                    width,
+                    attend=attention_levels[level],
+                    resample=None if last else 2,
+                    make=make,
+                )
+            )
             skips += [width] * (depth if last else depth + 1)
             c = width
         return nnx.List(blocks), skips
@@ -328,8 +432,15 @@ class UNet(nnx.Module):
             for _ in range(depth + 1):
                 inputs.append(c + skips.pop())
                 c = width
-            blocks.append(Block(inputs, width, attend=attention_levels[level],
-                                                    resample=1 if level else None, make=make))
+            blocks.append(
+                Block(
+                    inputs,
+                    width,
+                    attend=attention_levels[level],
+                    resample=1 if level else None,
+                    make=make,
+                )
+            )
         return nnx.List(blocks)
 
     def context(self, tokens):
@@ -339,7 +450,11 @@ class UNet(nnx.Module):
         compute it once a sample, whatever the number of denoising steps.
         """
         blocks = [*self.down_blocks, self.mid_block, *self.up_blocks]
-        return [a.transformer_blocks[0].attn2.key_value(tokens) for block in blocks for a in block.attentions]
+        return [
+            a.transformer_blocks[0].attn2.key_value(tokens)
+            for block in blocks
+            for a in block.attentions
+        ]
 
     def __call__(self, x, timesteps, context, *, pooled=None, features=None):
         """Predicts the clean image, noise or velocity, whatever it was trained for.
@@ -355,7 +470,9 @@ class UNet(nnx.Module):
             (b, h, w, out_channels) float32.
         """
         context = iter(context if isinstance(context, list) else self.context(context))
-        time = self.time_embedding(layers.timestep_embedding(timesteps, self.time_channels).astype(self.dtype))
+        time = self.time_embedding(
+            layers.timestep_embedding(timesteps, self.time_channels).astype(self.dtype)
+        )
         if self.pooled_text is not None:
             time = time + self.pooled_text(pooled)
         pixels = x.astype(self.dtype)
@@ -372,7 +489,9 @@ class UNet(nnx.Module):
         skips = [h]
         for level, block in enumerate(self.down_blocks):
             if len(self.aligned):
-                projected = self.aligned[level](features)  # before it is resized: a product of fewer, narrower tokens, and the same sum
+                projected = self.aligned[level](
+                    features
+                )  # before it is resized: a product of fewer, narrower tokens, and the same sum
                 h = h + jax.image.resize(projected, h.shape, "bilinear")
             for i in range(len(block.resnets)):
                 h = self._layer(block, i, h, time, context)
@@ -383,7 +502,9 @@ class UNet(nnx.Module):
         return self._remat(self.mid_block)(h, time, next(context)), skips
 
     def _layer(self, block, i, h, time, context):
-        return self._remat(functools.partial(block.layer, i))(h, time, next(context) if len(block.attentions) else None)
+        return self._remat(functools.partial(block.layer, i))(
+            h, time, next(context) if len(block.attentions) else None
+        )
 
     def _up(self, h, skips, time, context):
         for block in self.up_blocks:

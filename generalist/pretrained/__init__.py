@@ -1,8 +1,20 @@
 """Weights on disk: our own safetensors files, and the published models in the folders of transformers and diffusers."""
 
-from generalist.pretrained.huggingface import load_autoencoder, load_image_encoder, load_text_encoder, load_unet
+from generalist.pretrained.huggingface import (
+    load_autoencoder,
+    load_image_encoder,
+    load_text_encoder,
+    load_unet,
+)
 from generalist.pretrained.weights import SHIPPED, WeightsError, load_weights, save_weights
 
 __all__ = [
-    "SHIPPED", "WeightsError", "load_autoencoder", "load_image_encoder", "load_text_encoder", "load_unet", "load_weights",
-    "save_weights"]
+    "SHIPPED",
+    "WeightsError",
+    "load_autoencoder",
+    "load_image_encoder",
+    "load_text_encoder",
+    "load_unet",
+    "load_weights",
+    "save_weights",
+]

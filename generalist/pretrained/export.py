@@ -15,9 +15,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from flax import nnx
 import numpy as np
 import safetensors.numpy
+from flax import nnx
 
 from generalist.files import write_atomically
 from generalist.models import layers, parameters
@@ -31,7 +31,9 @@ from generalist.pretrained.huggingface import ACTIVATIONS
 from generalist.pretrained.weights import WeightsError, check_fit, load_weights
 
 DTYPES = {"float32": np.float32, "float16": np.float16}
-THEIR_ACTIVATIONS = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}  # of two names, the first in the table
+THEIR_ACTIVATIONS = {
+    ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())
+}  # of two names, the first in the table
 EXTRAS = ("position", "pooled_text", "aligned", "refine")  # new beside a published UNet
 # (class_token, patch_bias, pre_norm, final_norm, layer_scale, has registers, interpolation) -> who has that form
 FORMS = {
@@ -39,7 +41,8 @@ FORMS = {
     (False, True, False, True, False, False, "bicubic"): "siglip_vision_model",
     (False, True, False, True, False, False, "bilinear_antialias"): "siglip2_vision_model",
     (True, True, False, True, True, False, "bicubic"): "dinov2",
-    (True, True, False, True, True, True, "bicubic_antialias"): "dinov2_with_registers"}
+    (True, True, False, True, True, True, "bicubic_antialias"): "dinov2_with_registers",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,9 +63,13 @@ class Export:
 
     def __str__(self) -> str:
         name = self.config.get("_class_name") or self.config["architectures"][0]
-        return "\n".join([f"{name}: {len(self.tensors)} tensors, {len(self.left_out)} parameters left out",
-                          *(f"  left out, zero and without effect: {path}" for path in self.left_out),
-                          *(f"  added: {name}" for name in self.added)])
+        return "\n".join(
+            [
+                f"{name}: {len(self.tensors)} tensors, {len(self.left_out)} parameters left out",
+                *(f"  left out, zero and without effect: {path}" for path in self.left_out),
+                *(f"  added: {name}" for name in self.added),
+            ]
+        )
 
     def write(self, folder: str | os.PathLike, dtype: str = "float32") -> None:
         """Writes the weights and, last, config.json, each whole or not at all.
@@ -71,26 +78,50 @@ class Export:
         """
         folder = pathlib.Path(folder)
         files = {f"{self.stem}.safetensors", "config.json", "preprocessor_config.json"}
-        if others := sorted(file.name for file in folder.iterdir() if file.name not in files) if folder.is_dir() else []:
-            raise WeightsError(f"{folder}: holds {', '.join(others[:3])}, which is no part of this model; choose an empty or a new folder")
+        if (
+            others := sorted(file.name for file in folder.iterdir() if file.name not in files)
+            if folder.is_dir()
+            else []
+        ):
+            raise WeightsError(
+                f"{folder}: holds {', '.join(others[:3])}, which is no part of this model; choose an empty or a new folder"
+            )
         arrays = {name: _cast(tensor, dtype, name) for name, tensor in self.tensors.items()}
-        write_atomically(folder / f"{self.stem}.safetensors", safetensors.numpy.save(arrays, metadata={"format": "pt"}))
+        write_atomically(
+            folder / f"{self.stem}.safetensors",
+            safetensors.numpy.save(arrays, metadata={"format": "pt"}),
+        )
         library = {} if "_class_name" in self.config else {"dtype": dtype}
-        for name, content in (("preprocessor_config.json", self.processor), ("config.json", self.config | library)):
+        for name, content in (
+            ("preprocessor_config.json", self.processor),
+            ("config.json", self.config | library),
+        ):
             if content:
-                write_atomically(folder / name, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
+                write_atomically(
+                    folder / name, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
+                )
 
 
-def export_part(kind: str, settings: Mapping[str, Any], values: Mapping[str, np.ndarray], folder: str | os.PathLike,
-                dtype: str = "float32", normalisation: Sequence[Sequence[float]] | None = None) -> Export:
+def export_part(
+    kind: str,
+    settings: Mapping[str, Any],
+    values: Mapping[str, np.ndarray],
+    folder: str | os.PathLike,
+    dtype: str = "float32",
+    normalisation: Sequence[Sequence[float]] | None = None,
+) -> Export:
     """Writes a part as a folder that diffusers or transformers reads; see `plan_part` and `Export.write`, whose errors it raises."""
     export = plan_part(kind, settings, values, normalisation)
     export.write(folder, dtype)
     return export
 
 
-def plan_part(kind: str, settings: Mapping[str, Any], values: Mapping[str, np.ndarray],
-              normalisation: Sequence[Sequence[float]] | None = None) -> Export:
+def plan_part(
+    kind: str,
+    settings: Mapping[str, Any],
+    values: Mapping[str, np.ndarray],
+    normalisation: Sequence[Sequence[float]] | None = None,
+) -> Export:
     """A part in its library's form.
 
     Args:
@@ -110,8 +141,13 @@ def plan_part(kind: str, settings: Mapping[str, Any], values: Mapping[str, np.nd
     return export
 
 
-def export_model(source: str | os.PathLike, out: str | os.PathLike, parts: Sequence[str] = (), dtype: str = "float32",
-                 log: Callable[[str], None] = print) -> None:
+def export_model(
+    source: str | os.PathLike,
+    out: str | os.PathLike,
+    parts: Sequence[str] = (),
+    dtype: str = "float32",
+    log: Callable[[str], None] = print,
+) -> None:
     """Writes parts of a model folder of this project (by default all it has) to out/unet, out/image_encoder, ...
 
     Raises WeightsError before anything is written if a part is not there or cannot be expressed.
@@ -123,9 +159,18 @@ def export_model(source: str | os.PathLike, out: str | os.PathLike, parts: Seque
         raise WeightsError(f"{source} has no {', '.join(absent)}, only {', '.join(present)}")
     for part in parts or present:
         try:
-            own = {path.removeprefix(f"{part}."): value for path, value in values.items() if path.startswith(f"{part}.")}
+            own = {
+                path.removeprefix(f"{part}."): value
+                for path, value in values.items()
+                if path.startswith(f"{part}.")
+            }
             half = (0.5, 0.5, 0.5)
-            plans[part] = plan_part(part, model[part], own, (model.get("image_mean", half), model.get("image_std", half)))
+            plans[part] = plan_part(
+                part,
+                model[part],
+                own,
+                (model.get("image_mean", half), model.get("image_std", half)),
+            )
         except WeightsError as error:
             problems.append(str(error))
     if problems:
@@ -142,39 +187,74 @@ def _unet(settings: Mapping[str, Any], values: Mapping[str, np.ndarray]) -> Expo
     patch = settings.get("patch", 1)
     extras = {"aligned": "aligned.0.kernel", "pooled_text": "pooled_text.kernel"}
     derived = {name: values[path].shape[0] for name, path in extras.items() if path in values} | {
-        "in_channels": values["conv_in.kernel"].shape[2] // patch**2, "out_channels": values["conv_out.kernel"].shape[3] // patch**2}
-    optional = {name: settings[name] or None for name in ("heads", "window") if name in settings}  # 0 in a training config
+        "in_channels": values["conv_in.kernel"].shape[2] // patch**2,
+        "out_channels": values["conv_out.kernel"].shape[3] // patch**2,
+    }
+    optional = {
+        name: settings[name] or None for name in ("heads", "window") if name in settings
+    }  # 0 in a training config
     s = _complete(UNet, {**derived, **settings, **optional}, values)
-    problems = [f"patch={patch}: the stem works on blocks of {patch}x{patch} pixels, diffusers' conv_in on single ones"] if patch > 1 else []
+    problems = (
+        [
+            f"patch={patch}: the stem works on blocks of {patch}x{patch} pixels, diffusers' conv_in on single ones"
+        ]
+        if patch > 1
+        else []
+    )
     problems += [f"window={s['window']}: self-attention in windows"] if s["window"] else []
     extra = [path for path in values if path.split(".")[0] in EXTRAS]
     problems += [f"{path} is not zero" for path in _decisive(extra) if np.any(values[path])]
     _refuse("unet", "UNet2DConditionModel", problems)
     kinds = ["CrossAttn" if attend else "" for attend in s["attention_levels"]]
     config = {
-        "_class_name": "UNet2DConditionModel", "in_channels": s["in_channels"], "out_channels": s["out_channels"],
-        "block_out_channels": list(s["channels"]), "layers_per_block": s["layers_per_block"], "cross_attention_dim": s["context_dim"],
-        "down_block_types": [f"{kind}DownBlock2D" for kind in kinds], "up_block_types": [f"{kind}UpBlock2D" for kind in reversed(kinds)],
-        "attention_head_dim": s["heads"] or [width // s["head_dim"] for width in s["channels"]],  # their name for the number of heads
-        "norm_num_groups": s["groups"], "use_linear_projection": s["heads"] is None}
-    ranks = {} if s["heads"] is None else {r"\.attentions\.\d+\.proj_(in|out)\.kernel$": 4}  # 1.x and 2.x, the same function
-    tensors = _tensors({path: value for path, value in values.items() if path not in extra}, names.UNET, ranks)
+        "_class_name": "UNet2DConditionModel",
+        "in_channels": s["in_channels"],
+        "out_channels": s["out_channels"],
+        "block_out_channels": list(s["channels"]),
+        "layers_per_block": s["layers_per_block"],
+        "cross_attention_dim": s["context_dim"],
+        "down_block_types": [f"{kind}DownBlock2D" for kind in kinds],
+        "up_block_types": [f"{kind}UpBlock2D" for kind in reversed(kinds)],
+        "attention_head_dim": s["heads"]
+        or [
+            width // s["head_dim"] for width in s["channels"]
+        ],  # their name for the number of heads
+        "norm_num_groups": s["groups"],
+        "use_linear_projection": s["heads"] is None,
+    }
+    ranks = (
+        {} if s["heads"] is None else {r"\.attentions\.\d+\.proj_(in|out)\.kernel$": 4}
+    )  # 1.x and 2.x, the same function
+    tensors = _tensors(
+        {path: value for path, value in values.items() if path not in extra}, names.UNET, ranks
+    )
     return Export(config, tensors, "diffusion_pytorch_model", left_out=tuple(sorted(extra)))
 
 
 def _decisive(extra: Sequence[str]) -> list[str]:
     """Of the extras' paths, those that decide whether they have an effect: of refine the last convolution's, of the others all."""
-    return [path for path in extra if not path.startswith("refine.") or path.startswith("refine.conv_out.")]
+    return [
+        path
+        for path in extra
+        if not path.startswith("refine.") or path.startswith("refine.conv_out.")
+    ]
 
 
 def _autoencoder(settings: Mapping[str, Any], values: Mapping[str, np.ndarray]) -> Export:
     s = _complete(Autoencoder, settings, values)
     levels = len(s["channels"])
     config = {
-        "_class_name": "AutoencoderKL", "in_channels": 3, "out_channels": 3, "block_out_channels": list(s["channels"]),
-        "down_block_types": ["DownEncoderBlock2D"] * levels, "up_block_types": ["UpDecoderBlock2D"] * levels,
-        "layers_per_block": s["layers_per_block"], "latent_channels": s["latent_channels"], "norm_num_groups": s["groups"],
-        "scaling_factor": s["scaling_factor"]}
+        "_class_name": "AutoencoderKL",
+        "in_channels": 3,
+        "out_channels": 3,
+        "block_out_channels": list(s["channels"]),
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+        "layers_per_block": s["layers_per_block"],
+        "latent_channels": s["latent_channels"],
+        "norm_num_groups": s["groups"],
+        "scaling_factor": s["scaling_factor"],
+    }
     return Export(config, _tensors(values, names.AUTOENCODER, {}), "diffusion_pytorch_model")
 
 
@@ -186,56 +266,123 @@ def _text_encoder(settings: Mapping[str, Any], values: Mapping[str, np.ndarray])
 def _t5(settings: Mapping[str, Any], values: Mapping[str, np.ndarray]) -> Export:
     s = _complete(T5Encoder, settings, values)
     config = {
-        "architectures": ["T5EncoderModel"], "model_type": "t5", "vocab_size": s["vocabulary"], "d_model": s["dim"], "d_kv": s["head_dim"],
-        "d_ff": s["inner"], "num_layers": s["depth"], "num_heads": s["heads"], "layer_norm_epsilon": s["epsilon"],
-        "feed_forward_proj": "gated-gelu" if s["gated"] else "relu", "relative_attention_num_buckets": s["buckets"],
-        "relative_attention_max_distance": s["max_distance"]}
+        "architectures": ["T5EncoderModel"],
+        "model_type": "t5",
+        "vocab_size": s["vocabulary"],
+        "d_model": s["dim"],
+        "d_kv": s["head_dim"],
+        "d_ff": s["inner"],
+        "num_layers": s["depth"],
+        "num_heads": s["heads"],
+        "layer_norm_epsilon": s["epsilon"],
+        "feed_forward_proj": "gated-gelu" if s["gated"] else "relu",
+        "relative_attention_num_buckets": s["buckets"],
+        "relative_attention_max_distance": s["max_distance"],
+    }
     return Export(config, _tensors(values, names.T5, {}))
 
 
 def _clip_text(settings: Mapping[str, Any], values: Mapping[str, np.ndarray]) -> Export:
     s = _complete(TextEncoder, settings, values)
-    problems = [] if s["causal"] else ["causal=False: its tokens see those behind them, CLIP's do not"]
-    problems += [f"epsilon={s['epsilon']}: CLIP has the same in all norms, and the final one has 1e-05"] if s["epsilon"] != 1e-5 else []
+    problems = (
+        [] if s["causal"] else ["causal=False: its tokens see those behind them, CLIP's do not"]
+    )
+    problems += (
+        [f"epsilon={s['epsilon']}: CLIP has the same in all norms, and the final one has 1e-05"]
+        if s["epsilon"] != 1e-5
+        else []
+    )
     _refuse("text_encoder", "CLIPTextModel", problems)
     config = {
-        "architectures": ["CLIPTextModel"], "model_type": "clip_text_model", "vocab_size": s["vocabulary"], "hidden_size": s["dim"],
-        "intermediate_size": s["inner"] or 4 * s["dim"], "num_hidden_layers": s["depth"], "num_attention_heads": s["heads"],
-        "max_position_embeddings": s["length"], "hidden_act": THEIR_ACTIVATIONS[s["activation"]], "layer_norm_eps": s["epsilon"],
-        "bos_token_id": s["vocabulary"] - 2, "eos_token_id": s["vocabulary"] - 1}  # where CLIP's vocabulary has them
+        "architectures": ["CLIPTextModel"],
+        "model_type": "clip_text_model",
+        "vocab_size": s["vocabulary"],
+        "hidden_size": s["dim"],
+        "intermediate_size": s["inner"] or 4 * s["dim"],
+        "num_hidden_layers": s["depth"],
+        "num_attention_heads": s["heads"],
+        "max_position_embeddings": s["length"],
+        "hidden_act": THEIR_ACTIVATIONS[s["activation"]],
+        "layer_norm_eps": s["epsilon"],
+        "bos_token_id": s["vocabulary"] - 2,
+        "eos_token_id": s["vocabulary"] - 1,
+    }  # where CLIP's vocabulary has them
     return Export(config, _tensors(values, names.CLIP_TEXT, {}))
 
 
 def _image_encoder(settings: Mapping[str, Any], values: Mapping[str, np.ndarray]) -> Export:
     s = _complete(VisionTransformer, settings, values)
-    form = {name: s[name] for name in ("class_token", "patch_bias", "pre_norm", "final_norm", "layer_scale", "registers", "interpolation")}
+    form = {
+        name: s[name]
+        for name in (
+            "class_token",
+            "patch_bias",
+            "pre_norm",
+            "final_norm",
+            "layer_scale",
+            "registers",
+            "interpolation",
+        )
+    }
     kind = FORMS.get(tuple(bool(v) if name == "registers" else v for name, v in form.items()))
     if kind is None or (s["gated"] and not kind.startswith("dinov2")):
-        given = ", ".join(f"{name}={value}" for name, value in [*form.items(), ("gated", s["gated"])])
-        raise WeightsError(f"image_encoder: {given} is the form of none of {', '.join(FORMS.values())}")
+        given = ", ".join(
+            f"{name}={value}" for name, value in [*form.items(), ("gated", s["gated"])]
+        )
+        raise WeightsError(
+            f"image_encoder: {given} is the form of none of {', '.join(FORMS.values())}"
+        )
     config = {
-        "model_type": kind, "hidden_size": s["dim"], "num_hidden_layers": s["depth"], "num_attention_heads": s["heads"],
-        "image_size": s["image_size"], "patch_size": s["patch"], "layer_norm_eps": s["epsilon"], "hidden_act": THEIR_ACTIVATIONS[s["activation"]]}
+        "model_type": kind,
+        "hidden_size": s["dim"],
+        "num_hidden_layers": s["depth"],
+        "num_attention_heads": s["heads"],
+        "image_size": s["image_size"],
+        "patch_size": s["patch"],
+        "layer_norm_eps": s["epsilon"],
+        "hidden_act": THEIR_ACTIVATIONS[s["activation"]],
+    }
     inner = s["inner"] or 4 * s["dim"]
     if kind.startswith("dinov2"):
         return _dinov2(config, s, inner, values)
-    if kind == "clip_vision_model":  # its norm of the class token is not in its last hidden state, nor in our model
-        added = {f"vision_model.post_layernorm.{name}": np.full(s["dim"], fill, np.float32) for name, fill in (("weight", 1.0), ("bias", 0.0))}
+    if (
+        kind == "clip_vision_model"
+    ):  # its norm of the class token is not in its last hidden state, nor in our model
+        added = {
+            f"vision_model.post_layernorm.{name}": np.full(s["dim"], fill, np.float32)
+            for name, fill in (("weight", 1.0), ("bias", 0.0))
+        }
         config |= {"architectures": ["CLIPVisionModel"], "intermediate_size": inner}
         return Export(config, _tensors(values, names.CLIP_VISION, {}) | added, added=tuple(added))
-    config |= {"architectures": ["SiglipVisionModel"], "intermediate_size": inner, "vision_use_head": False}
+    config |= {
+        "architectures": ["SiglipVisionModel"],
+        "intermediate_size": inner,
+        "vision_use_head": False,
+    }
     if kind == "siglip_vision_model":
         return Export(config, _tensors(values, names.SIGLIP_VISION, {}))
-    config |= {"architectures": ["Siglip2VisionModel"], "num_patches": (config.pop("image_size") // s["patch"]) ** 2}
+    config |= {
+        "architectures": ["Siglip2VisionModel"],
+        "num_patches": (config.pop("image_size") // s["patch"]) ** 2,
+    }
     return Export(config, _tensors(values, names.SIGLIP2_VISION, {"^patch_embedding.kernel$": 2}))
 
 
-def _dinov2(config: dict, s: Mapping[str, Any], inner: int, values: Mapping[str, np.ndarray]) -> Export:
+def _dinov2(
+    config: dict, s: Mapping[str, Any], inner: int, values: Mapping[str, np.ndarray]
+) -> Export:
     width = names.swiglu_width if s["gated"] else int
     ratio = next((ratio for ratio in range(1, 65) if width(ratio * s["dim"]) == inner), None)
     if ratio is None:
-        raise WeightsError(f"image_encoder: inner={inner} at dim={s['dim']} follows from no whole mlp_ratio, which is all that DINOv2 has for it")
-    config |= {"architectures": ["Dinov2Model"], "mlp_ratio": ratio, "use_swiglu_ffn": s["gated"], "qkv_bias": True}
+        raise WeightsError(
+            f"image_encoder: inner={inner} at dim={s['dim']} follows from no whole mlp_ratio, which is all that DINOv2 has for it"
+        )
+    config |= {
+        "architectures": ["Dinov2Model"],
+        "mlp_ratio": ratio,
+        "use_swiglu_ffn": s["gated"],
+        "qkv_bias": True,
+    }
     tensors = _tensors(values, names.DINOV2, {"^(class_token|registers|position_embedding)$": 3})
     if not s["registers"]:
         return Export(config | {"use_mask_token": False}, tensors)
@@ -244,14 +391,27 @@ def _dinov2(config: dict, s: Mapping[str, Any], inner: int, values: Mapping[str,
     return Export(config, tensors | added, added=tuple(added))
 
 
-PARTS = {"unet": _unet, "image_encoder": _image_encoder, "text_encoder": _text_encoder, "autoencoder": _autoencoder}
+PARTS = {
+    "unet": _unet,
+    "image_encoder": _image_encoder,
+    "text_encoder": _text_encoder,
+    "autoencoder": _autoencoder,
+}
 
 
-def _complete(module: type[nnx.Module], settings: Mapping[str, Any], values: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _complete(
+    module: type[nnx.Module], settings: Mapping[str, Any], values: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
     """`settings` with the module's own defaults. WeightsError if the values are not those of such a module."""
-    defaults = {name: p.default for name, p in inspect.signature(module.__init__).parameters.items() if p.default is not p.empty and name != "dtype"}
+    defaults = {
+        name: p.default
+        for name, p in inspect.signature(module.__init__).parameters.items()
+        if p.default is not p.empty and name != "dtype"
+    }
     if unknown := sorted(set(settings) - set(defaults)):
-        raise WeightsError(f"{module.__name__} has no setting {', '.join(unknown)}; choose from {', '.join(defaults)}")
+        raise WeightsError(
+            f"{module.__name__} has no setting {', '.join(unknown)}; choose from {', '.join(defaults)}"
+        )
     complete = defaults | dict(settings)
     _, shapes = parameters.abstract(lambda: module(**complete, rngs=layers.Rngs(None)))
     check_fit(values, shapes, module.__name__)
@@ -263,16 +423,28 @@ def _refuse(part: str, peer: str, problems: Sequence[str]) -> None:
         raise WeightsError(f"{part}: {peer} cannot express\n  " + ";\n  ".join(problems))
 
 
-def _tensors(values: Mapping[str, np.ndarray], family: names.Family, ranks: Mapping[str, int]) -> dict[str, np.ndarray]:
+def _tensors(
+    values: Mapping[str, np.ndarray], family: names.Family, ranks: Mapping[str, int]
+) -> dict[str, np.ndarray]:
     """Our parameters by their names, in their layout; `ranks` {regex of our path: number of axes} where that is not ours."""
     values = dict(values)
     if "class_token" in values:  # which holds its own position, so that theirs is zero
         positions = values["position_embedding"]
-        values["position_embedding"] = np.concatenate([np.zeros((1, positions.shape[-1]), np.float32), positions.reshape(-1, positions.shape[-1])])
+        values["position_embedding"] = np.concatenate(
+            [
+                np.zeros((1, positions.shape[-1]), np.float32),
+                positions.reshape(-1, positions.shape[-1]),
+            ]
+        )
     elif "position_embedding" in values:
-        values["position_embedding"] = values["position_embedding"].reshape(-1, values["position_embedding"].shape[-1])
+        values["position_embedding"] = values["position_embedding"].reshape(
+            -1, values["position_embedding"].shape[-1]
+        )
     rank = lambda path: next((n for pattern, n in ranks.items() if re.search(pattern, path)), None)
-    return {names.to_theirs(path, family): from_ours(value, path, rank(path)) for path, value in values.items()}
+    return {
+        names.to_theirs(path, family): from_ours(value, path, rank(path))
+        for path, value in values.items()
+    }
 
 
 def from_ours(value: np.ndarray, path: str, rank: int | None = None) -> np.ndarray:
@@ -294,11 +466,22 @@ def _cast(tensor: np.ndarray, dtype: str, name: str) -> np.ndarray:
     with np.errstate(over="ignore"):
         cast = np.ascontiguousarray(tensor, DTYPES[dtype])
     if not np.isfinite(cast).all():
-        raise WeightsError(f"{name}: has values that {dtype} cannot hold, up to {np.abs(tensor).max():.3g}; export float32")
+        raise WeightsError(
+            f"{name}: has values that {dtype} cannot hold, up to {np.abs(tensor).max():.3g}; export float32"
+        )
     return cast
 
 
 def _processor(normalisation: Sequence[Sequence[float]], size: int) -> dict[str, Any]:
     mean, std = (list(map(float, values)) for values in normalisation)
-    return {"image_processor_type": "ViTImageProcessor", "do_resize": True, "size": {"height": size, "width": size}, "resample": 3,  # bicubic
-            "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": mean, "image_std": std}
+    return {
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": True,
+        "size": {"height": size, "width": size},
+        "resample": 3,  # bicubic
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": mean,
+        "image_std": std,
+    }

@@ -13,8 +13,15 @@ from generalist.pretrained.weights import SHIPPED_AUTOENCODER, WeightsError
 # transformers' name and diffusers' name of the weights; the fp16 variant is read where it is the only one.
 STEMS = ("model", "diffusion_pytorch_model", "model.fp16", "diffusion_pytorch_model.fp16")
 DTYPES = {  # safetensors' names; its NumPy reader has no bfloat16
-    "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "F64": np.float64, "I64": np.int64, "I32": np.int32,
-    "U8": np.uint8, "BOOL": np.bool_}
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+    "F64": np.float64,
+    "I64": np.int64,
+    "I32": np.int32,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
 
 
 def find_folder(path_or_id: str | os.PathLike, subfolder: str = "") -> pathlib.Path:
@@ -23,7 +30,11 @@ def find_folder(path_or_id: str | os.PathLike, subfolder: str = "") -> pathlib.P
 
     `subfolder` (a pipeline's "unet", "vae", "text_encoder") is taken where the folder itself has no config.json.
     """
-    folder = SHIPPED_AUTOENCODER if str(path_or_id) == SHIPPED_AUTOENCODER.name else pathlib.Path(path_or_id).expanduser()
+    folder = (
+        SHIPPED_AUTOENCODER
+        if str(path_or_id) == SHIPPED_AUTOENCODER.name
+        else pathlib.Path(path_or_id).expanduser()
+    )
     if not folder.exists():
         folder = _download(str(path_or_id), subfolder)
     if folder.is_file():
@@ -31,8 +42,10 @@ def find_folder(path_or_id: str | os.PathLike, subfolder: str = "") -> pathlib.P
     if not (folder / "config.json").is_file() and subfolder:
         folder = folder / subfolder
     if not (folder / "config.json").is_file():
-        raise WeightsError(f"{path_or_id}: no config.json in {folder}. Give a model's folder as transformers and diffusers write it"
-                           f"{f', or a pipeline with {subfolder}/ in it' if subfolder else ''}.")
+        raise WeightsError(
+            f"{path_or_id}: no config.json in {folder}. Give a model's folder as transformers and diffusers write it"
+            f"{f', or a pipeline with {subfolder}/ in it' if subfolder else ''}."
+        )
     return folder
 
 
@@ -42,11 +55,20 @@ def _download(name: str, subfolder: str) -> pathlib.Path:
     try:
         import huggingface_hub
     except ImportError as error:
-        raise WeightsError(f"{name}: no such folder; to fetch it from the hub, pip install huggingface_hub") from error
+        raise WeightsError(
+            f"{name}: no such folder; to fetch it from the hub, pip install huggingface_hub"
+        ) from error
     try:
-        return pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=[
-            f"{part}{pattern}" for part in {"", f"{subfolder}/" if subfolder else "", "tokenizer/"}
-            for pattern in ("*.json", "merges.txt", "*.safetensors")]))
+        return pathlib.Path(
+            huggingface_hub.snapshot_download(
+                name,
+                allow_patterns=[
+                    f"{part}{pattern}"
+                    for part in {"", f"{subfolder}/" if subfolder else "", "tokenizer/"}
+                    for pattern in ("*.json", "merges.txt", "*.safetensors")
+                ],
+            )
+        )
     except Exception as error:  # the hub's own errors, and those of the network below it
         raise WeightsError(f"{name}: no such folder, and the hub gave: {error}") from error
 
@@ -55,7 +77,9 @@ class Config(dict):
     """A config.json: a key that is asked for and is not there is a WeightsError that names it."""
 
     def __missing__(self, key: str):
-        raise WeightsError(f"config.json has no {key!r}, which has no default: add the key with its value")
+        raise WeightsError(
+            f"config.json has no {key!r}, which has no default: add the key with its value"
+        )
 
 
 def read_config(folder: pathlib.Path) -> Config:
@@ -63,7 +87,9 @@ def read_config(folder: pathlib.Path) -> Config:
     try:
         return json.loads((folder / "config.json").read_text(), object_hook=Config)
     except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
-        raise WeightsError(f"{folder / 'config.json'}: damaged ({error}). Fetch the file again.") from error
+        raise WeightsError(
+            f"{folder / 'config.json'}: damaged ({error}). Fetch the file again."
+        ) from error
 
 
 def read_normalisation(folder: pathlib.Path) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
@@ -81,8 +107,16 @@ def read_normalisation(folder: pathlib.Path) -> tuple[tuple[float, ...], tuple[f
     if None in values:
         return None
     mean, std = values
-    if not all(isinstance(v, list) and len(v) == 3 and all(isinstance(x, (int, float)) for x in v) for v in values) or min(std) <= 0:
-        raise WeightsError(f"{file}: image_mean {mean!r} and image_std {std!r} must be three numbers each, the latter above 0. Fetch the file again.")
+    if (
+        not all(
+            isinstance(v, list) and len(v) == 3 and all(isinstance(x, (int, float)) for x in v)
+            for v in values
+        )
+        or min(std) <= 0
+    ):
+        raise WeightsError(
+            f"{file}: image_mean {mean!r} and image_std {std!r} must be three numbers each, the latter above 0. Fetch the file again."
+        )
     return tuple(map(float, mean)), tuple(map(float, std))
 
 
@@ -94,9 +128,17 @@ def read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
             return _read_shards(folder, index)
         if (folder / f"{stem}.safetensors").is_file():
             return _read_file(folder / f"{stem}.safetensors")
-    pickled = sorted(p.name for pattern in ("*.bin", "*.pt", "*.ckpt", "*.pth") for p in folder.glob(pattern))
-    why = f"only {', '.join(pickled)}, which can run code when it is read: convert it to safetensors" if pickled else "give the whole folder"
-    raise WeightsError(f"{folder}: no {STEMS[0]}.safetensors or {STEMS[1]}.safetensors there; {why}.")
+    pickled = sorted(
+        p.name for pattern in ("*.bin", "*.pt", "*.ckpt", "*.pth") for p in folder.glob(pattern)
+    )
+    why = (
+        f"only {', '.join(pickled)}, which can run code when it is read: convert it to safetensors"
+        if pickled
+        else "give the whole folder"
+    )
+    raise WeightsError(
+        f"{folder}: no {STEMS[0]}.safetensors or {STEMS[1]}.safetensors there; {why}."
+    )
 
 
 def _read_shards(folder: pathlib.Path, index: pathlib.Path) -> dict[str, np.ndarray]:
@@ -108,7 +150,9 @@ def _read_shards(folder: pathlib.Path, index: pathlib.Path) -> dict[str, np.ndar
     for name in sorted(set(places.values())):
         tensors.update(_read_file(folder / name))
     if missing := sorted(set(places) - set(tensors)):
-        raise WeightsError(f"{index} names {len(missing)} tensors that its shards lack, such as {missing[0]}. Fetch the folder again.")
+        raise WeightsError(
+            f"{index} names {len(missing)} tensors that its shards lack, such as {missing[0]}. Fetch the folder again."
+        )
     return tensors
 
 
@@ -116,9 +160,16 @@ def _read_file(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         tensors = dict(safetensors.deserialize(path.read_bytes()))
     except FileNotFoundError as error:
-        raise WeightsError(f"{path}: missing, though the index of the folder names it. Fetch the folder again.") from error
+        raise WeightsError(
+            f"{path}: missing, though the index of the folder names it. Fetch the folder again."
+        ) from error
     except (safetensors.SafetensorError, OSError) as error:
         raise WeightsError(f"{path}: damaged ({error}). Fetch the file again.") from error
     if odd := sorted({t["dtype"] for t in tensors.values()} - set(DTYPES)):
-        raise WeightsError(f"{path}: tensors of type {', '.join(odd)} are not read, only {', '.join(DTYPES)} (no quantised checkpoints)")
-    return {name: np.frombuffer(t["data"], DTYPES[t["dtype"]]).reshape(t["shape"]) for name, t in tensors.items()}
+        raise WeightsError(
+            f"{path}: tensors of type {', '.join(odd)} are not read, only {', '.join(DTYPES)} (no quantised checkpoints)"
+        )
+    return {
+        name: np.frombuffer(t["data"], DTYPES[t["dtype"]]).reshape(t["shape"])
+        for name, t in tensors.items()
+    }

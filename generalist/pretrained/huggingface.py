@@ -11,10 +11,10 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from generalist.models import layers, parameters
 from generalist.models.autoencoder import Autoencoder
@@ -23,11 +23,22 @@ from generalist.models.text_encoder import TextEncoder
 from generalist.models.unet import UNet
 from generalist.models.vision_transformer import VisionTransformer
 from generalist.pretrained import names
-from generalist.pretrained.folders import Config, find_folder, read_config, read_normalisation, read_tensors
+from generalist.pretrained.folders import (
+    Config,
+    find_folder,
+    read_config,
+    read_normalisation,
+    read_tensors,
+)
 from generalist.pretrained.weights import WeightsError
 
 ACTIVATIONS = {  # transformers' name -> ours
-    "gelu": "gelu", "quick_gelu": "quick_gelu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh", "relu": "relu"}
+    "gelu": "gelu",
+    "quick_gelu": "quick_gelu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+    "relu": "relu",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,9 +54,13 @@ class Report:
     ignored: tuple[str, ...]
 
     def __str__(self) -> str:
-        lines = [f"{self.source}: {len(self.used)} tensors used, {len(self.ignored)} of other parts, {len(self.reshaped)} reshaped"]
-        lines += [f"  {theirs} -> {ours}{f'  ({self.reshaped[ours]})' if ours in self.reshaped else ''}"
-                  for theirs, ours in sorted(self.used.items())]
+        lines = [
+            f"{self.source}: {len(self.used)} tensors used, {len(self.ignored)} of other parts, {len(self.reshaped)} reshaped"
+        ]
+        lines += [
+            f"  {theirs} -> {ours}{f'  ({self.reshaped[ours]})' if ours in self.reshaped else ''}"
+            for theirs, ours in sorted(self.used.items())
+        ]
         return "\n".join(lines + [f"  not needed: {name}" for name in self.ignored])
 
 
@@ -76,7 +91,9 @@ def load_unet(path: str | os.PathLike, dtype=jnp.float32) -> UNet:
     return read_unet(path, dtype).module()
 
 
-def load_text_encoder(path: str | os.PathLike, dtype=jnp.float32, skip: int = 0) -> TextEncoder | T5Encoder:
+def load_text_encoder(
+    path: str | os.PathLike, dtype=jnp.float32, skip: int = 0
+) -> TextEncoder | T5Encoder:
     """`CLIPTextModel` (OpenAI's or OpenCLIP's) or T5's encoder -> `encoder(ids (b, n)) -> last_hidden_state (b, n, d)`.
 
     skip: CLIP's layers to leave out at the end, before the final norm. Stable Diffusion 2.x uses OpenCLIP with the last one left
@@ -99,7 +116,12 @@ def read_part(path: str | os.PathLike) -> Part:
     """A folder of any of these models, by what its config.json says it is."""
     c = read_config(find_folder(path))
     kind = c.get("_class_name") or c.get("model_type")
-    readers = {"UNet2DConditionModel": read_unet, "AutoencoderKL": read_autoencoder, "t5": read_text_encoder, "clip_text_model": read_text_encoder}
+    readers = {
+        "UNet2DConditionModel": read_unet,
+        "AutoencoderKL": read_autoencoder,
+        "t5": read_text_encoder,
+        "clip_text_model": read_text_encoder,
+    }
     return readers.get(kind, read_image_encoder)(path)
 
 
@@ -107,24 +129,57 @@ def read_unet(path: str | os.PathLike, dtype=jnp.float32) -> Part:
     """See `load_unet`. WeightsError where the config asks for what this UNet is not (SDXL's extras, for example)."""
     folder = find_folder(path, "unet")
     c = _with_defaults(read_config(folder), names.UNET)
-    _require(c, folder, _class_name="UNet2DConditionModel", act_fn="silu", norm_eps=1e-5, conv_in_kernel=3, conv_out_kernel=3,
-             flip_sin_to_cos=True, freq_shift=0, class_embed_type=None, addition_embed_type=None, num_class_embeds=None,
-             dual_cross_attention=False, only_cross_attention=False,
-             transformer_layers_per_block=1, mid_block_type="UNetMidBlock2DCrossAttn", resnet_time_scale_shift="default",
-             encoder_hid_dim=None, time_embedding_type="positional", downsample_padding=1, mid_block_scale_factor=1,
-             center_input_sample=False, attention_type="default", cross_attention_norm=None, time_embedding_dim=None,
-             time_embedding_act_fn=None, timestep_post_act=None, time_cond_proj_dim=None, resnet_skip_time_act=False,
-             resnet_out_scale_factor=1.0)
+    _require(
+        c,
+        folder,
+        _class_name="UNet2DConditionModel",
+        act_fn="silu",
+        norm_eps=1e-5,
+        conv_in_kernel=3,
+        conv_out_kernel=3,
+        flip_sin_to_cos=True,
+        freq_shift=0,
+        class_embed_type=None,
+        addition_embed_type=None,
+        num_class_embeds=None,
+        dual_cross_attention=False,
+        only_cross_attention=False,
+        transformer_layers_per_block=1,
+        mid_block_type="UNetMidBlock2DCrossAttn",
+        resnet_time_scale_shift="default",
+        encoder_hid_dim=None,
+        time_embedding_type="positional",
+        downsample_padding=1,
+        mid_block_scale_factor=1,
+        center_input_sample=False,
+        attention_type="default",
+        cross_attention_norm=None,
+        time_embedding_dim=None,
+        time_embedding_act_fn=None,
+        timestep_post_act=None,
+        time_cond_proj_dim=None,
+        resnet_skip_time_act=False,
+        resnet_out_scale_factor=1.0,
+    )
     channels = tuple(c["block_out_channels"])
     # What diffusers calls attention_head_dim is the number of heads: one for all levels (1.x) or one a level (2.x).
     heads = c["num_attention_heads"] or c["attention_head_dim"]
     widths = {width // n for width, n in zip(channels, heads)} if isinstance(heads, list) else set()
     if len(widths) > 1:
-        raise WeightsError(f"{folder}: attention heads {heads} of different widths at channels {channels} are not supported")
+        raise WeightsError(
+            f"{folder}: attention heads {heads} of different widths at channels {channels} are not supported"
+        )
     settings = dict(
-        in_channels=c["in_channels"], out_channels=c["out_channels"], channels=channels, layers_per_block=c["layers_per_block"],
-        attention_levels=tuple(kind.startswith("CrossAttn") for kind in c["down_block_types"]), context_dim=c["cross_attention_dim"],
-        heads=None if widths else heads, head_dim=next(iter(widths), 0), groups=c["norm_num_groups"])
+        in_channels=c["in_channels"],
+        out_channels=c["out_channels"],
+        channels=channels,
+        layers_per_block=c["layers_per_block"],
+        attention_levels=tuple(kind.startswith("CrossAttn") for kind in c["down_block_types"]),
+        context_dim=c["cross_attention_dim"],
+        heads=None if widths else heads,
+        head_dim=next(iter(widths), 0),
+        groups=c["norm_num_groups"],
+    )
     return _read(folder, names.UNET, UNet, settings, dtype)
 
 
@@ -137,26 +192,52 @@ def read_text_encoder(path: str | os.PathLike, dtype=jnp.float32, skip: int = 0)
         c = _with_defaults(c, names.T5)
         activation = c["feed_forward_proj"]
         if skip:
-            raise WeightsError(f"{folder}: skip={skip} is for CLIP's text encoders; T5 is used whole, skip=0")
+            raise WeightsError(
+                f"{folder}: skip={skip} is for CLIP's text encoders; T5 is used whole, skip=0"
+            )
         if activation not in ("relu", "gated-gelu"):
-            raise WeightsError(f"{folder}: T5 with feed_forward_proj={activation!r} is not supported, only 'relu' and 'gated-gelu'")
+            raise WeightsError(
+                f"{folder}: T5 with feed_forward_proj={activation!r} is not supported, only 'relu' and 'gated-gelu'"
+            )
         settings = dict(
-            vocabulary=c["vocab_size"], dim=c["d_model"], depth=c["num_layers"], heads=c["num_heads"], head_dim=c["d_kv"],
-            inner=c["d_ff"], gated=activation == "gated-gelu", epsilon=c["layer_norm_epsilon"],
-            buckets=c["relative_attention_num_buckets"], max_distance=c["relative_attention_max_distance"])
+            vocabulary=c["vocab_size"],
+            dim=c["d_model"],
+            depth=c["num_layers"],
+            heads=c["num_heads"],
+            head_dim=c["d_kv"],
+            inner=c["d_ff"],
+            gated=activation == "gated-gelu",
+            epsilon=c["layer_norm_epsilon"],
+            buckets=c["relative_attention_num_buckets"],
+            max_distance=c["relative_attention_max_distance"],
+        )
         return _read(folder, names.T5, T5Encoder, settings, dtype)
     if kind not in ("clip", "clip_text_model"):
-        raise WeightsError(f"{folder}: model_type {kind!r} is no text encoder that is read here; choose clip_text_model, clip or t5")
+        raise WeightsError(
+            f"{folder}: model_type {kind!r} is no text encoder that is read here; choose clip_text_model, clip or t5"
+        )
     c = _with_defaults(_tower(c, "text_config"), names.CLIP_TEXT)
     _require(c, folder, layer_norm_eps=1e-5)  # of the final norm; the layers' would be free
     depth = c["num_hidden_layers"]
     if not 0 <= skip < depth:
         raise WeightsError(f"{folder}: skip={skip} of {depth} layers; choose 0 to {depth - 1}")
-    family = names.CLIP_TEXT._replace(ignored=[*names.CLIP_TEXT.ignored, *(f"encoder.layers.{i}.*" for i in range(depth - skip, depth))])
+    family = names.CLIP_TEXT._replace(
+        ignored=[
+            *names.CLIP_TEXT.ignored,
+            *(f"encoder.layers.{i}.*" for i in range(depth - skip, depth)),
+        ]
+    )
     settings = dict(
-        dim=c["hidden_size"], depth=depth - skip, heads=c["num_attention_heads"], inner=c["intermediate_size"],
-        vocabulary=c["vocab_size"], length=c["max_position_embeddings"], activation=_activation(c, folder),
-        epsilon=c["layer_norm_eps"], causal=True)
+        dim=c["hidden_size"],
+        depth=depth - skip,
+        heads=c["num_attention_heads"],
+        inner=c["intermediate_size"],
+        vocabulary=c["vocab_size"],
+        length=c["max_position_embeddings"],
+        activation=_activation(c, folder),
+        epsilon=c["layer_norm_eps"],
+        causal=True,
+    )
     return _read(folder, family, TextEncoder, settings, dtype)
 
 
@@ -165,43 +246,93 @@ def read_image_encoder(path: str | os.PathLike, dtype=jnp.float32) -> Part:
     folder = find_folder(path, "image_encoder")
     c = read_config(folder)
     kind = c.get("model_type", "")
-    families = {"clip": names.CLIP_VISION, "siglip": names.SIGLIP_VISION, "siglip2": names.SIGLIP2_VISION,
-                "dinov2": names.DINOV2, "dinov2_with_registers": names.DINOV2_WITH_REGISTERS}
+    families = {
+        "clip": names.CLIP_VISION,
+        "siglip": names.SIGLIP_VISION,
+        "siglip2": names.SIGLIP2_VISION,
+        "dinov2": names.DINOV2,
+        "dinov2_with_registers": names.DINOV2_WITH_REGISTERS,
+    }
     name = kind.removesuffix("_vision_model")
     if name not in families:
-        raise WeightsError(f"{folder}: model_type {kind!r} is no image encoder that is read here; choose one of {', '.join(families)}")
-    settings = _vision_settings(_with_defaults(_tower(c, "vision_config"), families[name]), name, folder)
+        raise WeightsError(
+            f"{folder}: model_type {kind!r} is no image encoder that is read here; choose one of {', '.join(families)}"
+        )
+    settings = _vision_settings(
+        _with_defaults(_tower(c, "vision_config"), families[name]), name, folder
+    )
     part = _read(folder, families[name], VisionTransformer, settings, dtype)
-    return dataclasses.replace(part, normalisation=read_normalisation(folder) or part.family.normalisation)
+    return dataclasses.replace(
+        part, normalisation=read_normalisation(folder) or part.family.normalisation
+    )
 
 
 def _vision_settings(c: Mapping[str, Any], family: str, folder) -> dict:
     _require(c, folder, num_channels=3)
     # Some sizes are no multiple of the patch (384 of 14): their library leaves out the pixels beyond the last whole one.
-    grid = round(c["num_patches"] ** 0.5) if family == "siglip2" else c["image_size"] // c["patch_size"]
+    grid = (
+        round(c["num_patches"] ** 0.5)
+        if family == "siglip2"
+        else c["image_size"] // c["patch_size"]
+    )
     settings = dict(
-        image_size=grid * c["patch_size"], patch=c["patch_size"], dim=c["hidden_size"], depth=c["num_hidden_layers"],
-        heads=c["num_attention_heads"], inner=c.get("intermediate_size"), activation=_activation(c, folder), epsilon=c["layer_norm_eps"])
+        image_size=grid * c["patch_size"],
+        patch=c["patch_size"],
+        dim=c["hidden_size"],
+        depth=c["num_hidden_layers"],
+        heads=c["num_attention_heads"],
+        inner=c.get("intermediate_size"),
+        activation=_activation(c, folder),
+        epsilon=c["layer_norm_eps"],
+    )
     if family == "clip":
         return dict(settings, class_token=True, patch_bias=False, pre_norm=True, final_norm=False)
     if family.startswith("siglip"):
-        return dict(settings, interpolation="bilinear_antialias" if family == "siglip2" else "bicubic")
+        return dict(
+            settings, interpolation="bilinear_antialias" if family == "siglip2" else "bicubic"
+        )
     _require(c, folder, qkv_bias=True)
-    has_registers, gated, inner = family == "dinov2_with_registers", c["use_swiglu_ffn"], int(c["hidden_size"] * c["mlp_ratio"])
-    return dict(settings, class_token=True, layer_scale=True, registers=c["num_register_tokens"] if has_registers else 0,
-                gated=gated, inner=names.swiglu_width(inner) if gated else inner,
-                interpolation="bicubic_antialias" if has_registers else "bicubic")
+    has_registers, gated, inner = (
+        family == "dinov2_with_registers",
+        c["use_swiglu_ffn"],
+        int(c["hidden_size"] * c["mlp_ratio"]),
+    )
+    return dict(
+        settings,
+        class_token=True,
+        layer_scale=True,
+        registers=c["num_register_tokens"] if has_registers else 0,
+        gated=gated,
+        inner=names.swiglu_width(inner) if gated else inner,
+        interpolation="bicubic_antialias" if has_registers else "bicubic",
+    )
 
 
 def read_autoencoder(path: str | os.PathLike, dtype=jnp.float32) -> Part:
     """See `load_autoencoder`."""
     folder = find_folder(path, "vae")
     c = _with_defaults(read_config(folder), names.AUTOENCODER)
-    _require(c, folder, _class_name="AutoencoderKL", act_fn="silu", use_quant_conv=True, use_post_quant_conv=True, in_channels=3,
-             out_channels=3, mid_block_add_attention=True, shift_factor=None, latents_mean=None, latents_std=None)
+    _require(
+        c,
+        folder,
+        _class_name="AutoencoderKL",
+        act_fn="silu",
+        use_quant_conv=True,
+        use_post_quant_conv=True,
+        in_channels=3,
+        out_channels=3,
+        mid_block_add_attention=True,
+        shift_factor=None,
+        latents_mean=None,
+        latents_std=None,
+    )
     settings = dict(
-        channels=tuple(c["block_out_channels"]), layers_per_block=c["layers_per_block"], latent_channels=c["latent_channels"],
-        groups=c["norm_num_groups"], scaling_factor=c["scaling_factor"])
+        channels=tuple(c["block_out_channels"]),
+        layers_per_block=c["layers_per_block"],
+        latent_channels=c["latent_channels"],
+        groups=c["norm_num_groups"],
+        scaling_factor=c["scaling_factor"],
+    )
     return _read(folder, names.AUTOENCODER, Autoencoder, settings, dtype)
 
 
@@ -216,13 +347,19 @@ def _with_defaults(c: Mapping[str, Any], family: names.Family) -> Config:
 
 def _activation(c: Mapping[str, Any], folder) -> str:
     if c["hidden_act"] not in ACTIVATIONS:
-        raise WeightsError(f"{folder}: hidden_act {c['hidden_act']!r} is not supported; choose one of {', '.join(ACTIVATIONS)}")
+        raise WeightsError(
+            f"{folder}: hidden_act {c['hidden_act']!r} is not supported; choose one of {', '.join(ACTIVATIONS)}"
+        )
     return ACTIVATIONS[c["hidden_act"]]
 
 
 def _require(c: Mapping[str, Any], folder, **values) -> None:
     """WeightsError that lists every key of the config that differs from what our model is; an absent key is fine."""
-    other = [f"{key}={c[key]!r} (supported: {value!r})" for key, value in values.items() if key in c and c[key] != value]
+    other = [
+        f"{key}={c[key]!r} (supported: {value!r})"
+        for key, value in values.items()
+        if key in c and c[key] != value
+    ]
     if other:
         raise WeightsError(f"{folder}: a model with {', '.join(other)} cannot be read")
 
@@ -245,12 +382,16 @@ def _read(folder, family: names.Family, kind: type[nnx.Module], settings: dict, 
         if path not in tensors:
             problems.append(f"missing: {names.to_theirs(path, family)} for {path} {expected.shape}")
         elif tensors[path].size != expected.size:
-            problems.append(f"shape of {path}: {tensors[path].shape} in the folder, {expected.shape} here")
+            problems.append(
+                f"shape of {path}: {tensors[path].shape} in the folder, {expected.shape} here"
+            )
         else:
             values[path], note = convert(tensors[path], path, expected.shape)
             reshaped.update({path: note} if note else {})
     if problems:
-        shown = "\n  ".join(problems[:20]) + (f"\n  ... and {len(problems) - 20} more" if len(problems) > 20 else "")
+        shown = "\n  ".join(problems[:20]) + (
+            f"\n  ... and {len(problems) - 20} more" if len(problems) > 20 else ""
+        )
         raise WeightsError(f"{folder} does not fit its config.json:\n  {shown}")
     return Part(make, settings, values, Report(str(folder), used, reshaped, tuple(ignored)), family)
 
@@ -266,12 +407,18 @@ def convert(tensor: np.ndarray, path: str, shape: tuple[int, ...]) -> tuple[np.n
     ours = tensor
     if path.endswith(".kernel"):
         ours = tensor.transpose(2, 3, 1, 0) if tensor.ndim == 4 else tensor.T
-    return np.ascontiguousarray(ours.reshape(shape)), "" if ours.shape == shape else f"{tensor.shape} -> {shape}"
+    return np.ascontiguousarray(
+        ours.reshape(shape)
+    ), "" if ours.shape == shape else f"{tensor.shape} -> {shape}"
 
 
 def _split_positions(tensors: dict[str, np.ndarray], shapes: Mapping) -> dict[str, str]:
     """Positions (1 + n, d) -> (g, g, d), the first of them added to the class token, which is all it is used for."""
-    if "class_token" not in shapes or "position_embedding" not in tensors or "class_token" not in tensors:
+    if (
+        "class_token" not in shapes
+        or "position_embedding" not in tensors
+        or "class_token" not in tensors
+    ):
         return {}
     dim = shapes["class_token"].shape[0]
     positions = tensors["position_embedding"].reshape(-1, dim)

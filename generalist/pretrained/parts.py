@@ -8,11 +8,22 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from generalist.models import layers
-from generalist.pretrained.huggingface import Part, read_autoencoder, read_image_encoder, read_text_encoder, read_unet
+from generalist.pretrained.huggingface import (
+    Part,
+    read_autoencoder,
+    read_image_encoder,
+    read_text_encoder,
+    read_unet,
+)
 from generalist.pretrained.tokenizer import read_tokenizer
 from generalist.pretrained.weights import WeightsError
 
-READERS = {"unet": read_unet, "image_encoder": read_image_encoder, "text_encoder": read_text_encoder, "autoencoder": read_autoencoder}
+READERS = {
+    "unet": read_unet,
+    "image_encoder": read_image_encoder,
+    "text_encoder": read_text_encoder,
+    "autoencoder": read_autoencoder,
+}
 # What a UNet must have in common with its checkpoint; the rest (variant, stem, extras) is the config's.
 UNET_SIZES = ("channels", "layers_per_block", "context_dim", "heads", "head_dim", "groups")
 STRATEGIES = ("cycle", "mean", "fresh")
@@ -34,13 +45,17 @@ def parse(init_from: str) -> dict[str, str]:
     for part in named:
         if part not in READERS:
             close = difflib.get_close_matches(part, READERS, 1)
-            raise WeightsError(f"model.init_from: unknown part {part!r}.{f' Did you mean {close[0]!r}?' if close else ''} "
-                               f"Parts: {', '.join(READERS)}.")
+            raise WeightsError(
+                f"model.init_from: unknown part {part!r}.{f' Did you mean {close[0]!r}?' if close else ''} "
+                f"Parts: {', '.join(READERS)}."
+            )
     if len(whole) == 1 and (pathlib.Path(whole[0]).expanduser() / "unet" / "config.json").is_file():
         return {"unet": whole[0], "text_encoder": whole[0]} | named
     if len(whole) > 1 or (whole and named):
-        raise WeightsError(f"model.init_from={init_from}: give one model folder, one Stable Diffusion folder, or parts as "
-                           f"{','.join(f'{part}=FOLDER' for part in READERS)}")
+        raise WeightsError(
+            f"model.init_from={init_from}: give one model folder, one Stable Diffusion folder, or parts as "
+            f"{','.join(f'{part}=FOLDER' for part in READERS)}"
+        )
     return named
 
 
@@ -60,11 +75,19 @@ def settle(model: Mapping, parts: Mapping[str, Part], prompts: Mapping[str, str]
         levels = model["unet"]["attention_levels"]
         sizes = {name: unet.settings[name] for name in UNET_SIZES}
         same_depth = len(levels) == len(sizes["channels"])
-        model["unet"] = model["unet"] | sizes | {
-            "heads": sizes["heads"] or 0, "attention_levels": levels if same_depth else unet.settings["attention_levels"]}
+        model["unet"] = (
+            model["unet"]
+            | sizes
+            | {
+                "heads": sizes["heads"] or 0,
+                "attention_levels": levels if same_depth else unet.settings["attention_levels"],
+            }
+        )
     if image := parts.get("image_encoder"):
         patch, size = image.settings["patch"], model["image_encoder"]["image_size"]
-        model["image_encoder"] = image.settings | {"image_size": patch * max(1, round(size / patch))}
+        model["image_encoder"] = image.settings | {
+            "image_size": patch * max(1, round(size / patch))
+        }
         model["image_mean"], model["image_std"] = image.normalisation
     if text := parts.get("text_encoder"):
         kind = "t5" if "buckets" in text.settings else "transformer"
@@ -76,7 +99,12 @@ def settle(model: Mapping, parts: Mapping[str, Part], prompts: Mapping[str, str]
     return model
 
 
-def fill(parts: Mapping[str, Part], initial: Mapping[str, np.ndarray], model: Mapping, log: Callable[[str], None]) -> dict[str, np.ndarray]:
+def fill(
+    parts: Mapping[str, Part],
+    initial: Mapping[str, np.ndarray],
+    model: Mapping,
+    log: Callable[[str], None],
+) -> dict[str, np.ndarray]:
     """The initial parameters of a model, with those of the given parts put in; says what was adapted and what is new.
 
     Args:
@@ -91,7 +119,11 @@ def fill(parts: Mapping[str, Part], initial: Mapping[str, np.ndarray], model: Ma
     """
     values, problems = dict(initial), []
     for name, part in parts.items():
-        expected = {path.removeprefix(f"{name}."): value.shape for path, value in initial.items() if path.startswith(f"{name}.")}
+        expected = {
+            path.removeprefix(f"{name}."): value.shape
+            for path, value in initial.items()
+            if path.startswith(f"{name}.")
+        }
         given, notes = dict(part.values), []
         if name == "unet":
             notes = _adapt_unet(given, initial, model)
@@ -99,21 +131,40 @@ def fill(parts: Mapping[str, Part], initial: Mapping[str, np.ndarray], model: Ma
             notes = _resize_positions(given, expected, part.settings["interpolation"])
         new = [path for path in expected if path not in given]
         unused = [path for path in given if path not in expected]
-        problems += [f"left over: {name}.{path}" for path in unused if not _in_bare_block(path, expected)]
-        problems += [f"shape of {name}.{path}: {given[path].shape} in the folder, {shape} in the model"
-                     for path, shape in expected.items() if path in given and given[path].shape != shape]
-        problems += [f"missing: {name}.{path} {expected[path]}" for path in new if not _matches(model["adapt"]["new"], f"{name}.{path}")]
+        problems += [
+            f"left over: {name}.{path}" for path in unused if not _in_bare_block(path, expected)
+        ]
+        problems += [
+            f"shape of {name}.{path}: {given[path].shape} in the folder, {shape} in the model"
+            for path, shape in expected.items()
+            if path in given and given[path].shape != shape
+        ]
+        problems += [
+            f"missing: {name}.{path} {expected[path]}"
+            for path in new
+            if not _matches(model["adapt"]["new"], f"{name}.{path}")
+        ]
         values.update({f"{name}.{path}": given[path] for path in expected if path in given})
         groups = sorted({path.split(".")[0] for path in new})
-        log(f"{name}: {len(expected) - len(new)} parameters from {part.report.source}" + "".join(f"; {note}" for note in notes)
-            + (f"; new: {', '.join(groups)}" if groups else "") + (f"; {len(unused)} not in this variant" if unused else ""))
+        log(
+            f"{name}: {len(expected) - len(new)} parameters from {part.report.source}"
+            + "".join(f"; {note}" for note in notes)
+            + (f"; new: {', '.join(groups)}" if groups else "")
+            + (f"; {len(unused)} not in this variant" if unused else "")
+        )
     if problems:
-        shown = "\n  ".join(problems[:20]) + (f"\n  ... and {len(problems) - 20} more" if len(problems) > 20 else "")
-        raise WeightsError(f"model.init_from does not fit the model (model.adapt.new lists what may be new):\n  {shown}")
+        shown = "\n  ".join(problems[:20]) + (
+            f"\n  ... and {len(problems) - 20} more" if len(problems) > 20 else ""
+        )
+        raise WeightsError(
+            f"model.init_from does not fit the model (model.adapt.new lists what may be new):\n  {shown}"
+        )
     return values
 
 
-def adapt_channels(kernel: np.ndarray, bias: np.ndarray | None, channels: int, strategy: str) -> tuple[np.ndarray, np.ndarray | None]:
+def adapt_channels(
+    kernel: np.ndarray, bias: np.ndarray | None, channels: int, strategy: str
+) -> tuple[np.ndarray, np.ndarray | None]:
     """A convolution's kernel (3, 3, latent channels, c) for another number of channels (3, 3, n, c); the same number stays as it is.
 
     strategy: "cycle": channel i is the checkpoint's i mod k, times sqrt(k / n): noise of unit variance gives the response of
@@ -123,10 +174,17 @@ def adapt_channels(kernel: np.ndarray, bias: np.ndarray | None, channels: int, s
     old = kernel.shape[2]
     if channels == old:
         return kernel, bias
-    gain = 1.0 if bias is not None else {"cycle": np.sqrt(old / channels), "mean": old / channels}[strategy]
+    gain = (
+        1.0
+        if bias is not None
+        else {"cycle": np.sqrt(old / channels), "mean": old / channels}[strategy]
+    )
     pick = np.arange(channels) % old if strategy == "cycle" else np.zeros(channels, int)
     if strategy == "mean":
-        kernel, bias = kernel.mean(2, keepdims=True), bias if bias is None else bias.mean(keepdims=True)
+        kernel, bias = (
+            kernel.mean(2, keepdims=True),
+            bias if bias is None else bias.mean(keepdims=True),
+        )
     return np.float32(gain) * kernel[:, :, pick], bias if bias is None else bias[pick]
 
 
@@ -137,25 +195,38 @@ def _adapt_unet(given: dict, initial: Mapping, model: Mapping) -> list[str]:
         raise WeightsError(f"model.adapt.conv {strategy!r}: choose one of {', '.join(STRATEGIES)}")
     old = given["conv_in.kernel"].shape[2], given["conv_out.kernel"].shape[3]
     *size, total, width = initial["unet.conv_in.kernel"].shape
-    channels = initial["unet.conv_out.kernel"].shape[3]  # of x_t, in all positions of the stem's patch
+    channels = initial["unet.conv_out.kernel"].shape[
+        3
+    ]  # of x_t, in all positions of the stem's patch
     if old == (total, channels):
         return []
     if strategy == "fresh":
-        given.update({path: initial[f"unet.{path}"] for path in ("conv_in.kernel", "conv_out.kernel", "conv_out.bias")})
+        given.update(
+            {
+                path: initial[f"unet.{path}"]
+                for path in ("conv_in.kernel", "conv_out.kernel", "conv_out.bias")
+            }
+        )
     else:
         positions = model["unet"]["patch"] ** 2
-        stem = np.zeros((*size, positions, total // channels, channels // positions, width), np.float32)  # x_t, then the image
+        stem = np.zeros(
+            (*size, positions, total // channels, channels // positions, width), np.float32
+        )  # x_t, then the image
         kernel, _ = adapt_channels(given["conv_in.kernel"], None, channels, strategy)
         stem[:, :, :, 0] = kernel.reshape(*size, positions, channels // positions, width)
         given["conv_in.kernel"] = stem.reshape(*size, total, width)
-        kernel, given["conv_out.bias"] = adapt_channels(given["conv_out.kernel"].swapaxes(2, 3), given["conv_out.bias"], channels, strategy)
+        kernel, given["conv_out.bias"] = adapt_channels(
+            given["conv_out.kernel"].swapaxes(2, 3), given["conv_out.bias"], channels, strategy
+        )
         given["conv_out.kernel"] = np.ascontiguousarray(kernel.swapaxes(2, 3))
     return [f"conv_in {old[0]} -> {total} channels, conv_out {old[1]} -> {channels} ({strategy})"]
 
 
 def _resize_positions(given: dict, expected: Mapping, method: str) -> list[str]:
     old, new = given["position_embedding"].shape[:2], tuple(expected["position_embedding"][:2])
-    given["position_embedding"] = np.asarray(layers.resize_positions(given["position_embedding"], new, method), np.float32)
+    given["position_embedding"] = np.asarray(
+        layers.resize_positions(given["position_embedding"], new, method), np.float32
+    )
     return [f"positions {old[0]}x{old[1]} -> {new[0]}x{new[1]} ({method})"] if old != new else []
 
 

@@ -8,7 +8,9 @@ import numpy as np
 
 from generalist.pretrained.weights import WeightsError
 
-CLIP_PATTERN = r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""  # of its published code
+CLIP_PATTERN = (
+    r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""  # of its published code
+)
 
 
 def read_tokenizer(folder, length: int | None) -> Callable[[Sequence[str]], np.ndarray]:
@@ -33,7 +35,9 @@ def read_tokenizer(folder, length: int | None) -> Callable[[Sequence[str]], np.n
         width = length or max(map(len, rows))
         for prompt, row in zip(prompts, rows):
             if len(row) > width:
-                raise WeightsError(f"prompt {prompt!r} has {len(row)} tokens, the text encoder in {folder} takes {width}: shorten it")
+                raise WeightsError(
+                    f"prompt {prompt!r} has {len(row)} tokens, the text encoder in {folder} takes {width}: shorten it"
+                )
         return np.asarray([row + [padding] * (width - len(row)) for row in rows], np.int32)
 
     return encode
@@ -43,17 +47,23 @@ def find_tokenizer(folder: pathlib.Path) -> pathlib.Path:
     """The folder with the tokenizer's files. WeightsError that says which files are looked for where."""
     places = [folder, folder.parent / "tokenizer"]
     for place in places:
-        if (place / "tokenizer.json").is_file() or (place / "vocab.json").is_file() and (place / "merges.txt").is_file():
+        if (place / "tokenizer.json").is_file() or (
+            (place / "vocab.json").is_file() and (place / "merges.txt").is_file()
+        ):
             return place
-    raise WeightsError(f"{folder}: no tokenizer.json, and no vocab.json with merges.txt, in {' or '.join(map(str, places))}. Copy the "
-                       "tokenizer's files there (a spiece.model alone: save it once as tokenizer.json with transformers' fast tokenizer).")
+    raise WeightsError(
+        f"{folder}: no tokenizer.json, and no vocab.json with merges.txt, in {' or '.join(map(str, places))}. Copy the "
+        "tokenizer's files there (a spiece.model alone: save it once as tokenizer.json with transformers' fast tokenizer)."
+    )
 
 
 def _load(place: pathlib.Path):
     try:
         import tokenizers
     except ImportError as error:
-        raise WeightsError(f"{place}: to read a tokenizer, pip install 'generalist[pretrained]' (or tokenizers)") from error
+        raise WeightsError(
+            f"{place}: to read a tokenizer, pip install 'generalist[pretrained]' (or tokenizers)"
+        ) from error
     try:
         if (place / "tokenizer.json").is_file():
             tokenizer = tokenizers.Tokenizer.from_file(str(place / "tokenizer.json"))
@@ -62,7 +72,9 @@ def _load(place: pathlib.Path):
             return tokenizer
         return _clip(tokenizers, place)
     except Exception as error:  # the package raises plain Exception for damaged files
-        raise WeightsError(f"{place}: damaged tokenizer files ({error}). Fetch them again.") from error
+        raise WeightsError(
+            f"{place}: damaged tokenizer files ({error}). Fetch them again."
+        ) from error
 
 
 def _clip(tokenizers, place: pathlib.Path):
@@ -71,14 +83,31 @@ def _clip(tokenizers, place: pathlib.Path):
     lines = (place / "merges.txt").read_text().splitlines()
     merges = [tuple(line.split()) for line in lines if line and not line.startswith("#version")]
     start, end = "<|startoftext|>", "<|endoftext|>"
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(
-        vocab=vocabulary, merges=merges, continuing_subword_prefix="", end_of_word_suffix="</w>", unk_token=end))
+    tokenizer = tokenizers.Tokenizer(
+        tokenizers.models.BPE(
+            vocab=vocabulary,
+            merges=merges,
+            continuing_subword_prefix="",
+            end_of_word_suffix="</w>",
+            unk_token=end,
+        )
+    )
     n, pre = tokenizers.normalizers, tokenizers.pre_tokenizers
-    tokenizer.normalizer = n.Sequence([n.NFC(), n.Replace(tokenizers.Regex(r"\s+"), " "), n.Lowercase()])
-    tokenizer.pre_tokenizer = pre.Sequence([
-        pre.Split(tokenizers.Regex(CLIP_PATTERN), behavior="removed", invert=True), pre.ByteLevel(add_prefix_space=False)])
+    tokenizer.normalizer = n.Sequence(
+        [n.NFC(), n.Replace(tokenizers.Regex(r"\s+"), " "), n.Lowercase()]
+    )
+    tokenizer.pre_tokenizer = pre.Sequence(
+        [
+            pre.Split(tokenizers.Regex(CLIP_PATTERN), behavior="removed", invert=True),
+            pre.ByteLevel(add_prefix_space=False),
+        ]
+    )
     tokenizer.post_processor = tokenizers.processors.RobertaProcessing(
-        (end, vocabulary[end]), (start, vocabulary[start]), add_prefix_space=False, trim_offsets=False)
+        (end, vocabulary[end]),
+        (start, vocabulary[start]),
+        add_prefix_space=False,
+        trim_offsets=False,
+    )
     return tokenizer
 
 

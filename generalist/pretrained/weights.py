@@ -19,7 +19,9 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 CHECKSUM = "crc32"  # in the metadata of the weights
 # Weights that come with the package, by the name `model.init_from` and `generalist.load` take.
 SHIPPED = {"scenes": pathlib.Path(__file__).parent / "scenes"}
-SHIPPED_AUTOENCODER = pathlib.Path(__file__).parent / "scenes_autoencoder"  # `load_autoencoder("scenes_autoencoder")`
+SHIPPED_AUTOENCODER = (
+    pathlib.Path(__file__).parent / "scenes_autoencoder"
+)  # `load_autoencoder("scenes_autoencoder")`
 
 
 class WeightsError(ValueError):
@@ -34,14 +36,25 @@ def folder_of(name_or_path: str | os.PathLike) -> pathlib.Path:
         if not (folder / name).is_file():
             raise WeightsError(
                 f"{name_or_path}: no {name} in {folder.absolute()}. Give a training workdir (such as runs/multitask), a folder "
-                f"with {CONFIG} and {WEIGHTS}, or the name of shipped weights: {', '.join(SHIPPED)}.")
+                f"with {CONFIG} and {WEIGHTS}, or the name of shipped weights: {', '.join(SHIPPED)}."
+            )
     return folder
 
 
-def save_weights(folder: str | os.PathLike, parameters: Mapping[str, np.ndarray], metadata: Mapping[str, str], dtype=None) -> None:
+def save_weights(
+    folder: str | os.PathLike,
+    parameters: Mapping[str, np.ndarray],
+    metadata: Mapping[str, str],
+    dtype=None,
+) -> None:
     """Writes `model.safetensors` atomically. `dtype` casts the floats (float16 halves the file); metadata are strings."""
-    arrays = {path: np.ascontiguousarray(np.asarray(value, dtype)) for path, value in parameters.items()}
-    write_atomically(pathlib.Path(folder) / WEIGHTS, safetensors.numpy.save(arrays, metadata={**metadata, CHECKSUM: _checksum(arrays)}))
+    arrays = {
+        path: np.ascontiguousarray(np.asarray(value, dtype)) for path, value in parameters.items()
+    }
+    write_atomically(
+        pathlib.Path(folder) / WEIGHTS,
+        safetensors.numpy.save(arrays, metadata={**metadata, CHECKSUM: _checksum(arrays)}),
+    )
 
 
 def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
@@ -61,11 +74,20 @@ def load_weights(folder: str | os.PathLike) -> tuple[dict, dict[str, np.ndarray]
     try:
         config = json.loads((folder / CONFIG).read_text())
         arrays = safetensors.numpy.load_file(folder / WEIGHTS)
-    except (safetensors.SafetensorError, UnicodeDecodeError, json.JSONDecodeError, OSError) as error:
-        raise WeightsError(f"{folder}: damaged {CONFIG} or {WEIGHTS} ({error}). Restore the folder, or train again.") from error
+    except (
+        safetensors.SafetensorError,
+        UnicodeDecodeError,
+        json.JSONDecodeError,
+        OSError,
+    ) as error:
+        raise WeightsError(
+            f"{folder}: damaged {CONFIG} or {WEIGHTS} ({error}). Restore the folder, or train again."
+        ) from error
     expected = read_metadata(folder).get(CHECKSUM)
     if expected and _checksum(arrays) != expected:
-        raise WeightsError(f"{folder / WEIGHTS}: damaged, its checksum differs. Restore the file; a run that is started again writes it anew.")
+        raise WeightsError(
+            f"{folder / WEIGHTS}: damaged, its checksum differs. Restore the file; a run that is started again writes it anew."
+        )
     return config, {path: np.asarray(value, np.float32) for path, value in arrays.items()}
 
 
@@ -76,16 +98,28 @@ def read_metadata(folder: str | os.PathLike) -> dict[str, str]:
         with safetensors.safe_open(path, "numpy") as file:
             return file.metadata() or {}
     except (safetensors.SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: damaged ({error}). Restore the file, or train again.") from error
+        raise WeightsError(
+            f"{path}: damaged ({error}). Restore the file, or train again."
+        ) from error
 
 
 def check_fit(parameters: Mapping[str, np.ndarray], expected: Mapping, source: str) -> None:
     """Raises WeightsError that lists every parameter that is missing, left over or of another shape than `expected`."""
-    problems = [f"missing: {path} {tuple(x.shape)}" for path, x in expected.items() if path not in parameters]
+    problems = [
+        f"missing: {path} {tuple(x.shape)}"
+        for path, x in expected.items()
+        if path not in parameters
+    ]
     problems += [f"left over: {path}" for path in parameters if path not in expected]
     problems += [
         f"shape of {path}: {tuple(parameters[path].shape)} in the file, {tuple(x.shape)} in the model"
-        for path, x in expected.items() if path in parameters and parameters[path].shape != x.shape]
+        for path, x in expected.items()
+        if path in parameters and parameters[path].shape != x.shape
+    ]
     if problems:
-        shown = "\n  ".join(problems[:20]) + ("" if len(problems) <= 20 else f"\n  ... and {len(problems) - 20} more")
-        raise WeightsError(f"{source} does not fit the model of this config:\n  {shown}\nUse the model group of the config beside the weights.")
+        shown = "\n  ".join(problems[:20]) + (
+            "" if len(problems) <= 20 else f"\n  ... and {len(problems) - 20} more"
+        )
+        raise WeightsError(
+            f"{source} does not fit the model of this config:\n  {shown}\nUse the model group of the config beside the weights."
+        )

@@ -36,36 +36,71 @@ def _restoration(protocols: dict[str, str]) -> dict[str, Restoration]:
         "derain": "Performance image restoration deraining",
         "light": "Performance image restoration light enhancement",
     }
-    return {name: Restoration(name=name, prompt=prompt, protocol=protocols[name]) for name, prompt in prompts.items()}
+    return {
+        name: Restoration(name=name, prompt=prompt, protocol=protocols[name])
+        for name, prompt in prompts.items()
+    }
 
 
-def _with_panoptic(tasks: dict, semantic: str, categories: list[dict], stuff_area: int | float) -> dict[str, Task]:
-    panoptic = Panoptic(semantic=tasks[semantic], instance=tasks["instance"], categories=categories, stuff_area=stuff_area)
+def _with_panoptic(
+    tasks: dict, semantic: str, categories: list[dict], stuff_area: int | float
+) -> dict[str, Task]:
+    panoptic = Panoptic(
+        semantic=tasks[semantic],
+        instance=tasks["instance"],
+        categories=categories,
+        stuff_area=stuff_area,
+    )
     return tasks | {"panoptic": panoptic}
 
 
-TASKS: dict[str, Task] = _with_panoptic({
-    "depth": Depth(),
-    "semantic": Semantic(classes=ADE20K_CLASSES),
-    # The paper has no prompt for it: two palettes cannot share one.
-    "coco_semantic": Semantic(name="coco_semantic", prompt="Performance panoptic semantic segmentation", levels=7,
-                              classes=_names(COCO_CATEGORIES), colours=_colours(COCO_CATEGORIES)),
-    "instance": Instance(),
-    **_restoration({"denoise": "sidd-rgb-matlab", "derain": "derain-y-matlab", "light": "lol-rgb-painter"}),
-}, "coco_semantic", COCO_CATEGORIES, stuff_area=8192)
+TASKS: dict[str, Task] = _with_panoptic(
+    {
+        "depth": Depth(),
+        "semantic": Semantic(classes=ADE20K_CLASSES),
+        # The paper has no prompt for it: two palettes cannot share one.
+        "coco_semantic": Semantic(
+            name="coco_semantic",
+            prompt="Performance panoptic semantic segmentation",
+            levels=7,
+            classes=_names(COCO_CATEGORIES),
+            colours=_colours(COCO_CATEGORIES),
+        ),
+        "instance": Instance(),
+        **_restoration(
+            {"denoise": "sidd-rgb-matlab", "derain": "derain-y-matlab", "light": "lol-rgb-painter"}
+        ),
+    },
+    "coco_semantic",
+    COCO_CATEGORIES,
+    stuff_area=8192,
+)
 
-SCENES_TASKS: dict[str, Task] = _with_panoptic({
-    "depth": Depth(protocol="native"),
-    "semantic": Semantic(classes=_names(SCENES_CATEGORIES), colours=_colours(SCENES_CATEGORIES), upsample="distance"),
-    # Of 8, 12, 16 and 20 cells, 16 decode best where a prediction drifts; see `instance_decoders`.
-    "instance": Instance(blocks=1, cells=16, block_step=0, cell_step=15, mode="vote", score_gate=0.5),
-    **_restoration(dict.fromkeys(("denoise", "derain", "light"), "rgb-skimage")),
-}, "semantic", SCENES_CATEGORIES, stuff_area=4096 / (640 * 480))
+SCENES_TASKS: dict[str, Task] = _with_panoptic(
+    {
+        "depth": Depth(protocol="native"),
+        "semantic": Semantic(
+            classes=_names(SCENES_CATEGORIES),
+            colours=_colours(SCENES_CATEGORIES),
+            upsample="distance",
+        ),
+        # Of 8, 12, 16 and 20 cells, 16 decode best where a prediction drifts; see `instance_decoders`.
+        "instance": Instance(
+            blocks=1, cells=16, block_step=0, cell_step=15, mode="vote", score_gate=0.5
+        ),
+        **_restoration(dict.fromkeys(("denoise", "derain", "light"), "rgb-skimage")),
+    },
+    "semantic",
+    SCENES_CATEGORIES,
+    stuff_area=4096 / (640 * 480),
+)
 
 TASK_SETS: dict[str, dict[str, Task]] = {"paper": TASKS, "scenes": SCENES_TASKS}
 
 
-def get_tasks(task_set: str | Mapping[str, Mapping], names: Iterable[str] | None = None) -> dict[str, Task]:
+def get_tasks(
+    task_set: str | Mapping[str, Mapping], names: Iterable[str] | None = None
+) -> dict[str, Task]:
     """The tasks `names` (default: all) of a set, in the order of `names`.
 
     Args:
@@ -78,7 +113,10 @@ def get_tasks(task_set: str | Mapping[str, Mapping], names: Iterable[str] | None
     if isinstance(task_set, str):
         kind, tasks = f"task of the set '{task_set}'", _look_up("task set", task_set, TASK_SETS)
     else:
-        kind, tasks = "own task", {name: own_task(name, definition) for name, definition in task_set.items()}
+        kind, tasks = (
+            "own task",
+            {name: own_task(name, definition) for name, definition in task_set.items()},
+        )
     names = tasks if names is None else names
     return {name: _look_up(kind, name, tasks) for name in names}
 

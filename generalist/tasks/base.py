@@ -71,8 +71,10 @@ class Task(abc.ABC):
     def check_version(self, saved: int) -> None:
         """Raises ValueError if a checkpoint was trained with another version of this codec."""
         if saved != self.version:
-            raise ValueError(f"Task '{self.name}': the checkpoint was trained with codec version {saved}, this is "
-                             f"version {self.version}. Decode it with the release that wrote it, or train again.")
+            raise ValueError(
+                f"Task '{self.name}': the checkpoint was trained with codec version {saved}, this is "
+                f"version {self.version}. Decode it with the release that wrote it, or train again."
+            )
 
 
 class Runs(NamedTuple):
@@ -98,10 +100,12 @@ def find_runs(array: np.ndarray) -> Runs:
 
 
 def to_size(size: Size) -> tuple[int, int]:
-    """s or (h, w) -> (h, w); raises ValueError for anything that is not one or two positive integers."""
+    """S or (h, w) -> (h, w); raises ValueError for anything that is not one or two positive integers."""
     pair = (size, size) if isinstance(size, numbers.Integral) else tuple(size)
     if len(pair) != 2 or not all(isinstance(n, numbers.Integral) and n > 0 for n in pair):
-        raise ValueError(f"size must be a positive integer or a pair (height, width) of them, got {size!r}.")
+        raise ValueError(
+            f"size must be a positive integer or a pair (height, width) of them, got {size!r}."
+        )
     return int(pair[0]), int(pair[1])
 
 
@@ -110,8 +114,10 @@ def check_image(task: str, image: np.ndarray, dtype: type) -> np.ndarray:
     image = np.asarray(image)
     kind_fits = image.dtype.kind == "f" if dtype is np.float32 else image.dtype == dtype
     if image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape or not kind_fits:
-        raise ValueError(f"Task '{task}': expected a {np.dtype(dtype).name} array of shape (height, width, 3), "
-                         f"got {image.dtype} of shape {image.shape}.")
+        raise ValueError(
+            f"Task '{task}': expected a {np.dtype(dtype).name} array of shape (height, width, 3), "
+            f"got {image.dtype} of shape {image.shape}."
+        )
     return image
 
 
@@ -119,8 +125,10 @@ def check_map(task: str, label: np.ndarray, kinds: str, what: str) -> np.ndarray
     """`label` as an array; raises ValueError unless it is a non-empty (h, w) of one of NumPy's dtype `kinds`."""
     label = np.asarray(label)
     if label.ndim != 2 or label.size == 0 or label.dtype.kind not in kinds:
-        raise ValueError(f"Task '{task}': the label must be {what} of shape (height, width), "
-                         f"got {label.dtype} of shape {label.shape}.")
+        raise ValueError(
+            f"Task '{task}': the label must be {what} of shape (height, width), "
+            f"got {label.dtype} of shape {label.shape}."
+        )
     return label
 
 
@@ -128,7 +136,9 @@ def check_range(task: str, label: np.ndarray, low: int, high: float, meaning: st
     """Raises ValueError naming the first extreme value of `label` that lies outside low..high (inclusive)."""
     for value in (label.min(), label.max()):
         if not low <= value <= high:
-            raise ValueError(f"Task '{task}': label value {value} is outside {low}..{high} ({meaning}).")
+            raise ValueError(
+                f"Task '{task}': label value {value} is outside {low}..{high} ({meaning})."
+            )
 
 
 def to_levels(task: str, rgb: np.ndarray) -> np.ndarray:
@@ -153,7 +163,7 @@ def resize_nearest(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def resize_masks(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """bool (n, h, w) -> (n, *size), each pixel as in `resize_nearest`."""
+    """Bool (n, h, w) -> (n, *size), each pixel as in `resize_nearest`."""
     if masks.shape[1:] == size:
         return masks
     return np.moveaxis(resize_nearest(np.moveaxis(masks, 0, -1), size), -1, 0)
@@ -169,7 +179,9 @@ def resize_bilinear(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return _resize(array, size, cv2.INTER_LINEAR)
 
 
-def resize_valid(values: np.ndarray, valid: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def resize_valid(
+    values: np.ndarray, valid: np.ndarray, size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
     """Mean of the valid pixels of each output pixel's area, or nearest where an axis grows; invalid where none is.
 
     `values` must be 0 where they are not valid. Returns values float32 `size`, 0 where invalid, and valid bool `size`.
@@ -190,7 +202,9 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """
     smaller = tuple(map(min, image.shape, size))
     if all(old <= 4 * new for old, new in zip(image.shape, smaller)):
-        image = resize_bilinear(image, tuple(new if old == new else 2 * new for old, new in zip(image.shape, smaller)))
+        image = resize_bilinear(
+            image, tuple(new if old == new else 2 * new for old, new in zip(image.shape, smaller))
+        )
     return _resize(_resize(image, smaller, cv2.INTER_AREA), size, cv2.INTER_CUBIC)
 
 

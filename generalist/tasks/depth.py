@@ -33,27 +33,37 @@ class Depth(base.Task):
     max_depth: float = 10.0
 
     def encode(self, label: np.ndarray, size: base.Size) -> base.Target:
-        """float (h, w) metres -> grey Target; unknown pixels are black, masked, and never blend into others."""
-        depth = base.check_map(self.name, label, "f", "a float map of metres").astype(np.float32, copy=False)
+        """Float (h, w) metres -> grey Target; unknown pixels are black, masked, and never blend into others."""
+        depth = base.check_map(self.name, label, "f", "a float map of metres").astype(
+            np.float32, copy=False
+        )
         if not np.all(depth >= 0) or np.isinf(depth).any():
-            raise ValueError(f"Task '{self.name}': depth must be finite and >= 0 metres (0 = unknown), got values "
-                             f"in {depth.min()}..{depth.max()}.")
+            raise ValueError(
+                f"Task '{self.name}': depth must be finite and >= 0 metres (0 = unknown), got values "
+                f"in {depth.min()}..{depth.max()}."
+            )
         # Painter counts less than 1e-4 of the range (1 mm of 10 m) as missing.
         valid = depth >= 1e-4 * self.max_depth
-        depth, valid = base.resize_valid(np.where(valid, np.minimum(depth, self.max_depth), 0.0), valid, base.to_size(size))
+        depth, valid = base.resize_valid(
+            np.where(valid, np.minimum(depth, self.max_depth), 0.0), valid, base.to_size(size)
+        )
         grey = (depth * (2.0 / self.max_depth) - 1.0).astype(np.float32)
-        return base.Target(np.repeat(grey[..., None], 3, axis=-1), valid.astype(np.float32)[..., None])
+        return base.Target(
+            np.repeat(grey[..., None], 3, axis=-1), valid.astype(np.float32)[..., None]
+        )
 
     def decode(self, rgb: np.ndarray, size: base.Size | None = None) -> DepthPrediction:
-        """float (h, w, 3) in [-1, 1] -> metres at `size`: mean of the clipped channels, then bilinear."""
-        unit = np.clip((base.check_image(self.name, rgb, np.float32).astype(np.float32) + 1.0) / 2.0, 0.0, 1.0)
+        """Float (h, w, 3) in [-1, 1] -> metres at `size`: mean of the clipped channels, then bilinear."""
+        unit = np.clip(
+            (base.check_image(self.name, rgb, np.float32).astype(np.float32) + 1.0) / 2.0, 0.0, 1.0
+        )
         size = rgb.shape[:2] if size is None else base.to_size(size)
         depth = base.resize_bilinear(unit.mean(-1) * np.float32(self.max_depth), size)
         confidence = base.resize_bilinear(1.0 - (unit.max(-1) - unit.min(-1)), size)
         return DepthPrediction(depth, confidence)
 
     def known(self, label: np.ndarray) -> np.ndarray:
-        """bool (h, w): where the label has a depth."""
+        """Bool (h, w): where the label has a depth."""
         return label > 0
 
     def label_of(self, prediction: DepthPrediction) -> np.ndarray:
@@ -63,14 +73,19 @@ class Depth(base.Task):
     def metric(self):
         """`generalist.metrics.DepthMetric` with this task's protocol."""
         from generalist import metrics
+
         return metrics.DepthMetric(protocol=self.protocol)
 
     def legend(self) -> tuple[float, float, str]:
         """(value of the darkest colour, value of the brightest, unit) of `render`."""
         return 0.0, self.max_depth, "m"
 
-    def render(self, prediction_or_label: DepthPrediction | np.ndarray, vmin: float | None = None,
-               vmax: float | None = None) -> np.ndarray:
+    def render(
+        self,
+        prediction_or_label: DepthPrediction | np.ndarray,
+        vmin: float | None = None,
+        vmax: float | None = None,
+    ) -> np.ndarray:
         """Metres -> uint8 (h, w, 3) in the perceptually uniform colours "inferno"; unknown pixels are black.
 
         The scale is 0..max_depth unless `vmin` and `vmax` (metres) say otherwise; values outside saturate.

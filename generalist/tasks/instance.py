@@ -69,14 +69,20 @@ class Instance(base.Task):
 
     def __post_init__(self):
         if self.mode not in ("threshold", "minmax", "vote"):
-            raise ValueError(f"Task '{self.name}': mode must be 'threshold', 'minmax' or 'vote', got {self.mode!r}.")
+            raise ValueError(
+                f"Task '{self.name}': mode must be 'threshold', 'minmax' or 'vote', got {self.mode!r}."
+            )
         if self.mode == "vote" and (self.blocks != 1 or self.cells < 2):
-            raise ValueError(f"Task '{self.name}': mode 'vote' needs 1 block of at least 2 cells, got {self.blocks} "
-                             f"blocks of {self.cells} cells.")
+            raise ValueError(
+                f"Task '{self.name}': mode 'vote' needs 1 block of at least 2 cells, got {self.blocks} "
+                f"blocks of {self.cells} cells."
+            )
         darkest = min(values[-1] for values in self.axes)
         if darkest < 0:
-            raise ValueError(f"Task '{self.name}': {self.blocks} blocks and {self.cells} cells in steps of "
-                             f"{self.block_step} and {self.cell_step} reach level {darkest}; allowed are 0..255.")
+            raise ValueError(
+                f"Task '{self.name}': {self.blocks} blocks and {self.cells} cells in steps of "
+                f"{self.block_step} and {self.cell_step} reach level {darkest}; allowed are 0..255."
+            )
 
     @functools.cached_property
     def axes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -85,23 +91,27 @@ class Instance(base.Task):
         return 255 - self.block_step * np.arange(self.blocks**2), cells, cells
 
     def encode(self, label: np.ndarray, size: base.Size) -> base.Target:
-        """int (h, w) ids -> Target, resized by nearest neighbour; every pixel counts."""
+        """Int (h, w) ids -> Target, resized by nearest neighbour; every pixel counts."""
         label = base.check_map(self.name, label, "iu", "an integer map of instance ids")
         base.check_range(self.name, label, 0, np.inf, "instance ids, 0 = background")
         ids, *centres = centres_of_mass(label)
         colours = base.from_levels(np.where(ids[:, None] > 0, self.colour(*centres), 0))
-        rgb = np.take(colours, np.searchsorted(ids, base.resize_nearest(label, base.to_size(size))), axis=0)
+        rgb = np.take(
+            colours, np.searchsorted(ids, base.resize_nearest(label, base.to_size(size))), axis=0
+        )
         return base.Target(rgb, np.ones((*rgb.shape[:2], 1), np.float32))
 
     def colour(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Centres as shares of width and height, (n,) in [0, 1) -> the colours of their cells, int (n, 3) in 0..255."""
-        column, row = (np.int64(np.clip(share, 0.0, 1.0) * (self.blocks * self.cells - 1)) for share in (x, y))
+        column, row = (
+            np.int64(np.clip(share, 0.0, 1.0) * (self.blocks * self.cells - 1)) for share in (x, y)
+        )
         block = self.blocks * (row // self.cells) + column // self.cells
         red, green, blue = self.axes
         return np.stack([red[block], green[row % self.cells], blue[column % self.cells]], axis=-1)
 
     def candidates(self, rgb: np.ndarray) -> instance_decoders.Candidates:
-        """float (h, w, 3) in [-1, 1] -> masks bool (n, h, w), scores float64 (n,) descending, at the size of `rgb`."""
+        """Float (h, w, 3) in [-1, 1] -> masks bool (n, h, w), scores float64 (n,) descending, at the size of `rgb`."""
         levels = base.to_levels(self.name, rgb)
         if self.mode == "threshold":
             return instance_decoders.by_threshold(levels, self.axes, self.threshold)
@@ -110,13 +120,15 @@ class Instance(base.Task):
         return instance_decoders.by_votes(levels, self.axes, self.min_pixels)
 
     def decode(self, rgb: np.ndarray, size: base.Size | None = None) -> InstancePrediction:
-        """float (h, w, 3) in [-1, 1] -> instances at `size`: decoded at the size of `rgb`, masks then resized."""
+        """Float (h, w, 3) in [-1, 1] -> instances at `size`: decoded at the size of `rgb`, masks then resized."""
         masks, scores = self.candidates(rgb)
         size = rgb.shape[:2] if size is None else base.to_size(size)
         masks = base.resize_masks(masks, size)
         instances = self.paint(masks, scores)
         darkness = 1.0 - base.resize_nearest(base.to_levels(self.name, rgb).max(-1), size) / 255.0
-        confidence = np.where(instances > 0, np.append(scores, 0.0)[instances - 1], darkness).astype(np.float32)
+        confidence = np.where(
+            instances > 0, np.append(scores, 0.0)[instances - 1], darkness
+        ).astype(np.float32)
         return InstancePrediction(instances, masks, scores, confidence)
 
     def paint(self, masks: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -140,6 +152,7 @@ class Instance(base.Task):
     def metric(self):
         """`generalist.metrics.PanopticQuality` with a single thing category; it takes `as_panoptic` pairs."""
         from generalist import metrics
+
         return metrics.PanopticQuality([{"id": 1, "name": "instance", "isthing": 1}])
 
     def legend(self) -> list[tuple[str, tuple[int, int, int]]]:
@@ -157,13 +170,15 @@ class Instance(base.Task):
 
 
 def as_panoptic(instances: np.ndarray) -> tuple[np.ndarray, list[dict]]:
-    """int (h, w), 0 = background -> (id map, segments_info) in COCO's form with the one category 1."""
+    """Int (h, w), 0 = background -> (id map, segments_info) in COCO's form with the one category 1."""
     ids, areas = np.unique(instances[instances > 0], return_counts=True)
-    return instances, [{"id": int(i), "category_id": 1, "iscrowd": 0, "area": int(n)} for i, n in zip(ids, areas)]
+    return instances, [
+        {"id": int(i), "category_id": 1, "iscrowd": 0, "area": int(n)} for i, n in zip(ids, areas)
+    ]
 
 
 def centres_of_mass(label: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """int (h, w) -> the ids in it, ascending, and their centres (x, y), each float64 (n,), as shares of width and height.
+    """Int (h, w) -> the ids in it, ascending, and their centres (x, y), each float64 (n,), as shares of width and height.
 
     A centre is the mean position of the segment's pixels in pixels of a 1024 x 1024 canvas, over 1024: Painter's
     numbers where labels have that size, and independent of the size of the label otherwise.

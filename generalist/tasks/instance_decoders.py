@@ -42,7 +42,9 @@ _VOTE_SIGMA = 0.8
 _VOTE_RADIUS = 3.0
 
 
-def by_threshold(levels: np.ndarray, axes: Axes, threshold: float, keep: int = 2000, top: int = 100) -> Candidates:
+def by_threshold(
+    levels: np.ndarray, axes: Axes, threshold: float, keep: int = 2000, top: int = 100
+) -> Candidates:
     """Painter's decoder: one mask per colour of the code, thinned by Matrix NMS.
 
     The mask of a colour holds the pixels whose mean absolute difference to it is below `threshold` levels, its cost is
@@ -109,7 +111,9 @@ def by_votes(levels: np.ndarray, axes: Axes, min_pixels: int) -> Candidates:
     mask, pixel = nearest[close, 0], np.flatnonzero(foreground)[close]
 
     count = np.bincount(mask, minlength=len(peaks))
-    scores = 1.0 - np.bincount(mask, distance[close], len(peaks)) / (np.maximum(count, 1) * _VOTE_RADIUS)
+    scores = 1.0 - np.bincount(mask, distance[close], len(peaks)) / (
+        np.maximum(count, 1) * _VOTE_RADIUS
+    )
     best = np.argsort(-scores, kind="stable")
     best = best[count[best] >= max(min_pixels, 1)]
     return _dense(mask, pixel, best, levels.shape[:2]), scores[best]
@@ -120,7 +124,9 @@ def _peaks(code: np.ndarray, cells: int) -> np.ndarray:
     side = 2 * cells - 1
     row, column = np.round(2 * code).astype(np.int64).T
     votes = np.bincount(row * side + column, minlength=side**2).reshape(side, side)
-    density = cv2.GaussianBlur(votes.astype(np.float32), (0, 0), _VOTE_SIGMA, borderType=cv2.BORDER_CONSTANT)
+    density = cv2.GaussianBlur(
+        votes.astype(np.float32), (0, 0), _VOTE_SIGMA, borderType=cv2.BORDER_CONSTANT
+    )
     # Ranks instead of densities: no two are equal, so that a plateau has one peak.
     rank = np.empty(side**2, np.float32)
     rank[np.argsort(density, axis=None, kind="stable")] = np.arange(side**2)
@@ -129,7 +135,9 @@ def _peaks(code: np.ndarray, cells: int) -> np.ndarray:
     return np.argwhere(is_peak) / 2.0
 
 
-def _close_pairs(levels: np.ndarray, axes: Axes, limit: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _close_pairs(
+    levels: np.ndarray, axes: Axes, limit: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Every (pixel, colour index, L1 distance in 1/256 levels) with distance < limit, ascending in pixel, then colour.
 
     Channel after channel, a partial sum that has already reached the limit is dropped: of the 6,400 colours of
@@ -140,13 +148,17 @@ def _close_pairs(levels: np.ndarray, axes: Axes, limit: float) -> tuple[np.ndarr
     colour = np.zeros(len(pixels), np.int64)
     distance = np.zeros(len(pixels), np.int32)
     for channel, values in zip(pixels.T, axes):
-        total = np.abs(channel[pixel][:, None] - _UNITS * values.astype(np.int32)) + distance[:, None]
+        total = (
+            np.abs(channel[pixel][:, None] - _UNITS * values.astype(np.int32)) + distance[:, None]
+        )
         row, level = np.nonzero(total < limit)
         pixel, colour, distance = pixel[row], colour[row] * len(values) + level, total[row, level]
     return pixel, colour, distance
 
 
-def _dense(mask: np.ndarray, pixel: np.ndarray, chosen: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _dense(
+    mask: np.ndarray, pixel: np.ndarray, chosen: np.ndarray, size: tuple[int, int]
+) -> np.ndarray:
     """The masks `chosen` of the pairs (mask, pixel) as bool (len(chosen), *size)."""
     position = np.full(mask.max(initial=-1) + 1, -1)
     position[chosen] = np.arange(len(chosen))

@@ -32,22 +32,30 @@ def own_task(name: str, definition: Mapping) -> Task:
         low, high = map(float, definition["range"])
         return Scalar(low=low, high=high, unit=definition.get("unit", ""), **known)
     if kind == "instances":
-        return Instance(blocks=1, cells=16, block_step=0, cell_step=15, mode="vote", score_gate=0.5, **known)
+        return Instance(
+            blocks=1, cells=16, block_step=0, cell_step=15, mode="vote", score_gate=0.5, **known
+        )
     return Restoration(protocol="rgb-skimage", **known)
 
 
 def check_definition(name: str, definition: Mapping) -> str:
     """The kind of a definition. ValueError for an unknown kind or field, one that is missing, or a value of another form."""
     if not hasattr(definition, "items"):
-        raise ValueError(f"Task '{name}': its definition is {definition!r}. Allowed: a dict of fields such as {{'kind': 'classes', ...}}.")
+        raise ValueError(
+            f"Task '{name}': its definition is {definition!r}. Allowed: a dict of fields such as {{'kind': 'classes', ...}}."
+        )
     kind = definition.get("kind")
     if kind not in FIELDS:
-        raise ValueError(f"Task '{name}': kind is {kind!r}.{_closest(kind, FIELDS)} Allowed: {', '.join(FIELDS)}.")
+        raise ValueError(
+            f"Task '{name}': kind is {kind!r}.{_closest(kind, FIELDS)} Allowed: {', '.join(FIELDS)}."
+        )
     required, optional = FIELDS[kind]
     allowed = (*COMMON, *required, *optional)
     for field in definition:
         if field not in allowed:
-            raise ValueError(f"Task '{name}': unknown field {field!r}.{_closest(field, allowed)} Allowed for kind '{kind}': {', '.join(allowed)}.")
+            raise ValueError(
+                f"Task '{name}': unknown field {field!r}.{_closest(field, allowed)} Allowed for kind '{kind}': {', '.join(allowed)}."
+            )
     for field in required:
         if field not in definition:
             raise ValueError(f"Task '{name}': kind '{kind}' needs the field {field!r}.")
@@ -63,20 +71,40 @@ def check_definition(name: str, definition: Mapping) -> str:
 
 def _check_classes(name: str, classes, void) -> None:
     form = "give ((name, id), ...) with ids in 0..65535, or ((name, (red, green, blue)), ...) with levels in 0..255, at least two classes"
-    pairs = _is_list(classes) and all(_is_list(pair) and len(pair) == 2 and isinstance(pair[0], str) for pair in classes)
-    well = next((well for well in (_is_id, _is_colour) if pairs and all(well(value) for _, value in classes)), None)
+    pairs = _is_list(classes) and all(
+        _is_list(pair) and len(pair) == 2 and isinstance(pair[0], str) for pair in classes
+    )
+    well = next(
+        (
+            well
+            for well in (_is_id, _is_colour)
+            if pairs and all(well(value) for _, value in classes)
+        ),
+        None,
+    )
     if well is None or len(classes) < 2:
         raise ValueError(f"Task '{name}': classes are {classes!r}; {form}.")
     names, values = [label for label, _ in classes], [_hashable(value) for _, value in classes]
     for kind, found in (("name", names), ("id or colour", values)):
         twice = [value for value in found if found.count(value) > 1]
         if twice:
-            raise ValueError(f"Task '{name}': two classes have the {kind} {twice[0]!r}; each must have its own.")
-    _check_void(name, void, well, "ids in 0..65535, such as (255,)" if well is _is_id else "colours (red, green, blue), such as ((0, 0, 0),)")
+            raise ValueError(
+                f"Task '{name}': two classes have the {kind} {twice[0]!r}; each must have its own."
+            )
+    _check_void(
+        name,
+        void,
+        well,
+        "ids in 0..65535, such as (255,)"
+        if well is _is_id
+        else "colours (red, green, blue), such as ((0, 0, 0),)",
+    )
     for value in map(_hashable, void):
         if value in values:
-            raise ValueError(f"Task '{name}': void has {value!r}, which is the class {names[values.index(value)]!r}; "
-                             "take it out of `void` or out of `classes`.")
+            raise ValueError(
+                f"Task '{name}': void has {value!r}, which is the class {names[values.index(value)]!r}; "
+                "take it out of `void` or out of `classes`."
+            )
 
 
 def _check_void(name: str, void, well: Callable[[Any], bool], form: str) -> None:
@@ -98,7 +126,9 @@ def _is_number(value) -> bool:
 
 
 def _is_range(value) -> bool:
-    return _is_list(value) and len(value) == 2 and all(map(_is_number, value)) and value[0] < value[1]
+    return (
+        _is_list(value) and len(value) == 2 and all(map(_is_number, value)) and value[0] < value[1]
+    )
 
 
 def _is_id(value) -> bool:
@@ -106,7 +136,11 @@ def _is_id(value) -> bool:
 
 
 def _is_colour(value) -> bool:
-    return _is_list(value) and len(value) == 3 and all(isinstance(level, int) and 0 <= level <= 255 for level in value)
+    return (
+        _is_list(value)
+        and len(value) == 3
+        and all(isinstance(level, int) and 0 <= level <= 255 for level in value)
+    )
 
 
 VALUES = {  # field -> (whether a value is well, what is allowed); `classes` and `void` depend on each other

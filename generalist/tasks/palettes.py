@@ -82,7 +82,9 @@ def distinct_colours(count: int) -> np.ndarray:
     """
     golden_ratio = 0.618033988749895
     colours = [
-        colorsys.hsv_to_rgb(k * golden_ratio % 1.0, (0.85, 0.55, 0.7)[k % 3], (1.0, 0.75)[k // 3 % 2])
+        colorsys.hsv_to_rgb(
+            k * golden_ratio % 1.0, (0.85, 0.55, 0.7)[k % 3], (1.0, 0.75)[k // 3 % 2]
+        )
         for k in range(count)
     ]
     return np.round(255 * np.array(colours).reshape(count, 3)).astype(np.uint8)
@@ -107,8 +109,10 @@ def make_palette(num_classes: int, levels: int | None = None) -> np.ndarray:
         while levels**3 <= num_classes:
             levels += 1
     if not num_classes <= levels**3 or levels > 128:
-        raise ValueError(f"{num_classes} classes do not fit in {levels} levels a channel: allowed are at most "
-                         f"levels**3 classes and 128 levels.")
+        raise ValueError(
+            f"{num_classes} classes do not fit in {levels} levels a channel: allowed are at most "
+            f"levels**3 classes and 128 levels."
+        )
     index = np.arange(num_classes)
     digits = np.stack([index // levels**2, index // levels % levels, index % levels], axis=-1)
     return (255 - 256 // levels * digits).astype(np.float32)

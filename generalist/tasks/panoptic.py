@@ -51,8 +51,10 @@ class Panoptic(base.Task):
     def __post_init__(self):
         names = tuple(category["name"] for category in self.categories)
         if names != self.semantic.classes:
-            raise ValueError(f"Task '{self.name}': the categories {names} must be the classes of task "
-                             f"'{self.semantic.name}' in their order, {self.semantic.classes}.")
+            raise ValueError(
+                f"Task '{self.name}': the categories {names} must be the classes of task "
+                f"'{self.semantic.name}' in their order, {self.semantic.classes}."
+            )
 
     @property
     def components(self) -> tuple[str, ...]:
@@ -65,7 +67,9 @@ class Panoptic(base.Task):
         Crowd segments keep their class but are no instances.
         """
         id_map, segments = label
-        id_map = base.check_map(self.name, id_map, "iu", "(id map, segments_info) with an integer id map")
+        id_map = base.check_map(
+            self.name, id_map, "iu", "(id map, segments_info) with an integer id map"
+        )
         ids, index = np.unique(id_map, return_inverse=True)
         classes, instances = np.full(len(ids), -1, np.int32), np.zeros(len(ids), np.int32)
         info = {segment["id"]: segment for segment in segments}
@@ -73,8 +77,10 @@ class Panoptic(base.Task):
             if number == 0:
                 continue
             if number not in info:
-                raise ValueError(f"Task '{self.name}': id {number} of the id map is not in segments_info, which has "
-                                 f"{sorted(info)}.")
+                raise ValueError(
+                    f"Task '{self.name}': id {number} of the id map is not in segments_info, which has "
+                    f"{sorted(info)}."
+                )
             classes[position] = self._class_index(info[number]["category_id"])
             if self.categories[classes[position]]["isthing"] and not info[number].get("iscrowd", 0):
                 instances[position] = instances.max() + 1
@@ -84,14 +90,20 @@ class Panoptic(base.Task):
     def encode(self, label: IdMapAndSegments, size: base.Size) -> dict[str, base.Target]:
         """(id map, segments_info) -> the Target of each component, by name."""
         labels = self.component_labels(label)
-        return {task.name: task.encode(labels[task.name], size) for task in (self.semantic, self.instance)}
+        return {
+            task.name: task.encode(labels[task.name], size)
+            for task in (self.semantic, self.instance)
+        }
 
-    def decode(self, rgb: dict[str, np.ndarray], size: base.Size | None = None) -> PanopticPrediction:
+    def decode(
+        self, rgb: dict[str, np.ndarray], size: base.Size | None = None
+    ) -> PanopticPrediction:
         """What the model painted for each component, by name -> `merge`."""
         return self.merge(rgb[self.semantic.name], rgb[self.instance.name], size)
 
-    def merge(self, semantic_rgb: np.ndarray, instance_rgb: np.ndarray, size: base.Size | None = None
-              ) -> PanopticPrediction:
+    def merge(
+        self, semantic_rgb: np.ndarray, instance_rgb: np.ndarray, size: base.Size | None = None
+    ) -> PanopticPrediction:
         """Two float (h, w, 3) in [-1, 1] -> panoptic segmentation at `size`.
 
         Instances are painted as `Instance.paint` says, each with the thing class it is closest to. Then every stuff
@@ -104,7 +116,9 @@ class Panoptic(base.Task):
         id_map = self.instance.paint(base.resize_masks(masks, size), scores)
         category = self._thing_categories(semantic_rgb, masks)
         semantic = self.semantic.decode(semantic_rgb, size)
-        least = self.stuff_area if isinstance(self.stuff_area, int) else self.stuff_area * id_map.size
+        least = (
+            self.stuff_area if isinstance(self.stuff_area, int) else self.stuff_area * id_map.size
+        )
         stuff, confidence = np.zeros(size, bool), np.append(scores, 0.0)[id_map - 1]
         for index in np.unique(semantic.classes[id_map == 0]):
             free = (id_map == 0) & (semantic.classes == index)
@@ -113,8 +127,11 @@ class Panoptic(base.Task):
                 id_map[free] = len(category)
                 stuff |= free
         areas = np.bincount(id_map.ravel(), minlength=len(category) + 1)[1:].tolist()
-        segments = [{"id": number, "category_id": category[number - 1], "iscrowd": 0, "area": area}
-                    for number, area in enumerate(areas, start=1) if area]
+        segments = [
+            {"id": number, "category_id": category[number - 1], "iscrowd": 0, "area": area}
+            for number, area in enumerate(areas, start=1)
+            if area
+        ]
         confidence = np.where(stuff, semantic.confidence, confidence).astype(np.float32)
         return PanopticPrediction(id_map, segments, confidence)
 
@@ -125,15 +142,21 @@ class Panoptic(base.Task):
         """
         size = semantic_rgb.shape[:2]
         things = [index for index, category in enumerate(self.categories) if category["isthing"]]
-        distances = np.stack([distance.ravel() for distance in self.semantic.distances(semantic_rgb, size)])[things]
-        inside = base.resize_masks(masks, size).reshape(len(masks), size[0] * size[1]).astype(np.float32)
+        distances = np.stack(
+            [distance.ravel() for distance in self.semantic.distances(semantic_rgb, size)]
+        )[things]
+        inside = (
+            base.resize_masks(masks, size).reshape(len(masks), size[0] * size[1]).astype(np.float32)
+        )
         sums = inside @ distances.T
         return [self.categories[things[best]]["id"] for best in sums.argmin(-1)]
 
     def _class_index(self, category_id: int) -> int:
         ids = [category["id"] for category in self.categories]
         if category_id not in ids:
-            raise ValueError(f"Task '{self.name}': unknown category id {category_id}; valid ids are {ids}.")
+            raise ValueError(
+                f"Task '{self.name}': unknown category id {category_id}; valid ids are {ids}."
+            )
         return ids.index(category_id)
 
     def label_of(self, prediction: PanopticPrediction) -> IdMapAndSegments:
@@ -143,6 +166,7 @@ class Panoptic(base.Task):
     def metric(self):
         """`generalist.metrics.PanopticQuality` over the categories."""
         from generalist import metrics
+
         return metrics.PanopticQuality(self.categories)
 
     def legend(self) -> list[tuple[str, tuple[int, int, int]]]:
@@ -159,5 +183,8 @@ class Panoptic(base.Task):
         border = np.zeros(id_map.shape, bool)
         border[:, 1:] |= id_map[:, 1:] != id_map[:, :-1]
         border[1:] |= id_map[1:] != id_map[:-1]
-        colours = self.semantic.render(labels[self.semantic.name]) * np.where(border, 0.3, brightness)[..., None]
+        colours = (
+            self.semantic.render(labels[self.semantic.name])
+            * np.where(border, 0.3, brightness)[..., None]
+        )
         return np.round(colours).astype(np.uint8)

@@ -37,14 +37,19 @@ class Restoration(base.Task):
         """uint8 (h, w, 3) -> Target; every pixel counts."""
         image = base.check_image(self.name, label, np.uint8)
         levels = base.resize_image(image.astype(np.float32), base.to_size(size))
-        return base.Target(base.from_levels(np.clip(levels, 0.0, 255.0)), np.ones((*levels.shape[:2], 1), np.float32))
+        return base.Target(
+            base.from_levels(np.clip(levels, 0.0, 255.0)),
+            np.ones((*levels.shape[:2], 1), np.float32),
+        )
 
     def decode(self, rgb: np.ndarray, size: base.Size | None = None) -> RestorationPrediction:
-        """float (h, w, 3) in [-1, 1] -> image at `size`."""
+        """Float (h, w, 3) in [-1, 1] -> image at `size`."""
         overshoot = np.abs(base.check_image(self.name, rgb, np.float32)).max(-1) - 1.0
         size = rgb.shape[:2] if size is None else base.to_size(size)
         levels = base.resize_image(base.to_levels(self.name, rgb), size)
-        confidence = base.resize_bilinear((1.0 - np.clip(overshoot, 0.0, 1.0)).astype(np.float32), size)
+        confidence = base.resize_bilinear(
+            (1.0 - np.clip(overshoot, 0.0, 1.0)).astype(np.float32), size
+        )
         return RestorationPrediction(np.clip(levels, 0.0, 255.0), confidence)
 
     def label_of(self, prediction: RestorationPrediction) -> np.ndarray:
@@ -54,6 +59,7 @@ class Restoration(base.Task):
     def metric(self):
         """`generalist.metrics.ImageQuality` with this task's protocol."""
         from generalist import metrics
+
         return metrics.ImageQuality(protocol=self.protocol)
 
     def render(self, prediction_or_label: RestorationPrediction | np.ndarray) -> np.ndarray:

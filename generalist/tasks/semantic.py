@@ -43,9 +43,13 @@ class Semantic(base.Task):
 
     def __post_init__(self):
         if self.upsample not in ("rgb", "distance"):
-            raise ValueError(f"Task '{self.name}': upsample must be 'rgb' or 'distance', got {self.upsample!r}.")
+            raise ValueError(
+                f"Task '{self.name}': upsample must be 'rgb' or 'distance', got {self.upsample!r}."
+            )
         if len(self.colours) not in (0, len(self.classes)):
-            raise ValueError(f"Task '{self.name}': {len(self.colours)} colours for {len(self.classes)} classes.")
+            raise ValueError(
+                f"Task '{self.name}': {len(self.colours)} colours for {len(self.classes)} classes."
+            )
 
     @classmethod
     def from_classes(cls, classes: Sequence[str], **fields) -> "Semantic":
@@ -69,15 +73,17 @@ class Semantic(base.Task):
         return float(distances[~np.eye(self.num_classes, dtype=bool)].min())
 
     def encode(self, label: np.ndarray, size: base.Size) -> base.Target:
-        """int (h, w) class indices -> Target, resized by nearest neighbour: colours never blend."""
+        """Int (h, w) class indices -> Target, resized by nearest neighbour: colours never blend."""
         label = base.check_map(self.name, label, "iu", "an integer map of class indices")
         base.check_range(self.name, label, -1, self.num_classes - 1, "class indices, -1 = void")
         label = base.resize_nearest(label, base.to_size(size)).astype(np.int32)
         colours = base.from_levels(np.concatenate([self.palette, np.zeros((1, 3), np.float32)]))
-        return base.Target(np.take(colours, label, axis=0), (label >= 0).astype(np.float32)[..., None])
+        return base.Target(
+            np.take(colours, label, axis=0), (label >= 0).astype(np.float32)[..., None]
+        )
 
     def decode(self, rgb: np.ndarray, size: base.Size | None = None) -> SemanticPrediction:
-        """float (h, w, 3) in [-1, 1] -> classes at `size`.
+        """Float (h, w, 3) in [-1, 1] -> classes at `size`.
 
         Confidence is the distance to the second nearest colour minus that to the nearest, over `min_distance`, at most
         1: a perfect colour has confidence 1, the middle between two classes 0.
@@ -105,7 +111,9 @@ class Semantic(base.Task):
             np.minimum(second, np.maximum(best, distance), out=second)
             np.copyto(classes, index, where=distance < best)
             best = np.minimum(best, distance)
-        return SemanticPrediction(classes, np.minimum((second - best) / self.min_distance, 1.0).astype(np.float32))
+        return SemanticPrediction(
+            classes, np.minimum((second - best) / self.min_distance, 1.0).astype(np.float32)
+        )
 
     def label_of(self, prediction: SemanticPrediction) -> np.ndarray:
         """int32 (h, w)."""
@@ -114,6 +122,7 @@ class Semantic(base.Task):
     def metric(self):
         """`generalist.metrics.SegmentationMetric` over the K classes."""
         from generalist import metrics
+
         return metrics.SegmentationMetric(self.num_classes)
 
     @functools.cached_property
@@ -123,7 +132,10 @@ class Semantic(base.Task):
 
     def legend(self) -> list[tuple[str, tuple[int, int, int]]]:
         """(class name, its colour in `render`) of every class."""
-        return [(name, tuple(colour)) for name, colour in zip(self.classes, self._people_colours.tolist())]
+        return [
+            (name, tuple(colour))
+            for name, colour in zip(self.classes, self._people_colours.tolist())
+        ]
 
     def render(self, prediction_or_label: SemanticPrediction | np.ndarray) -> np.ndarray:
         """Class colours for people, uint8 (h, w, 3); void is black."""

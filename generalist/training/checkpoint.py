@@ -38,7 +38,9 @@ class Checkpointer:
     def __init__(self, folder: pathlib.Path, keep: int):
         self.folder = pathlib.Path(folder).absolute()
         self._manager = ocp.CheckpointManager(
-            self.folder, options=ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True))
+            self.folder,
+            options=ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True),
+        )
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._saving: tuple[int, Future] | None = None
 
@@ -49,7 +51,9 @@ class Checkpointer:
         if kind is None:
             self.close()
         elif jax.process_count() == 1:  # of several, each would wait for the one that failed
-            with contextlib.suppress(Exception):  # the error that ends the run is the one to show; Orbax repeats that of a failed save
+            with contextlib.suppress(
+                Exception
+            ):  # the error that ends the run is the one to show; Orbax repeats that of a failed save
                 self.close()
 
     def save(self, state: State, seed: int) -> None:
@@ -60,8 +64,12 @@ class Checkpointer:
             return
         meta = {"step": step, "seed": seed, "next_batch": step, "checksums": checksums(state)}
         try:
-            self._manager.save(step, args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state._asdict()), meta=ocp.args.JsonSave(meta)))
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state._asdict()), meta=ocp.args.JsonSave(meta)
+                ),
+            )
         except Exception as error:
             raise self._failed(step, error) from error
         self._saving = step, self._thread.submit(self._finish, step)
@@ -87,9 +95,11 @@ class Checkpointer:
             self.wait()
 
     def _failed(self, step: int, error: Exception) -> CheckpointError:
-        return CheckpointError(f"checkpoint of step {step} in {self.folder} failed: {error}. "
-                               "Is the disk full or the folder gone? The checkpoints before it are untouched: "
-                               "make room, and the same command continues from the last one.")
+        return CheckpointError(
+            f"checkpoint of step {step} in {self.folder} failed: {error}. "
+            "Is the disk full or the folder gone? The checkpoints before it are untouched: "
+            "make room, and the same command continues from the last one."
+        )
 
     def steps(self) -> list[int]:
         """Of the checkpoints that are there, the newest first."""
@@ -105,10 +115,14 @@ class Checkpointer:
             try:
                 return self._restore_step(step, target, seed)
             except Exception as error:  # whatever a damaged file makes Orbax raise
-                log(f"WARNING: checkpoint {self.folder / str(step)} cannot be used ({_first_line(error)}); trying the one before")
+                log(
+                    f"WARNING: checkpoint {self.folder / str(step)} cannot be used ({_first_line(error)}); trying the one before"
+                )
         if steps:
-            raise CheckpointError(f"none of the checkpoints {steps} in {self.folder} can be used. "
-                                  "Move the folder away to start again, or restore it from a backup.")
+            raise CheckpointError(
+                f"none of the checkpoints {steps} in {self.folder} can be used. "
+                "Move the folder away to start again, or restore it from a backup."
+            )
         return None
 
     def _restore_step(self, step: int, target: State, seed: int) -> State:
@@ -116,15 +130,22 @@ class Checkpointer:
         damaged = damaged_files(self.folder / str(step)) if distributed.is_first() else []
         if distributed.agree(bool(damaged)):
             raise CheckpointError(f"damaged: {', '.join(damaged) or 'files that process 0 names'}")
-        restored = self._manager.restore(step, args=ocp.args.Composite(
-            state=ocp.args.StandardRestore(shapes_of(target)._asdict()), meta=ocp.args.JsonRestore()))
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(shapes_of(target)._asdict()),
+                meta=ocp.args.JsonRestore(),
+            ),
+        )
         state, meta = State(**restored["state"]), restored["meta"]
         if meta["seed"] != seed:
             raise CheckpointError(f"it belongs to seed {meta['seed']}, this run has seed {seed}")
         found = checksums(state)
         wrong = [path for path, value in meta["checksums"].items() if found.get(path) != value]
         if wrong:
-            raise CheckpointError(f"checksum of {wrong[0]} and {len(wrong) - 1} others differs: the file is damaged")
+            raise CheckpointError(
+                f"checksum of {wrong[0]} and {len(wrong) - 1} others differs: the file is damaged"
+            )
         return state
 
     def forget_after(self, step: int) -> None:
@@ -153,7 +174,9 @@ def damaged_files(folder: pathlib.Path) -> list[str]:
     except ValueError:
         return [SEAL]
     found = _sums(folder)
-    return sorted(name for name in sealed.keys() | found.keys() if sealed.get(name) != found.get(name))
+    return sorted(
+        name for name in sealed.keys() | found.keys() if sealed.get(name) != found.get(name)
+    )
 
 
 def _sums(folder: pathlib.Path) -> dict[str, list[int]]:
@@ -165,7 +188,10 @@ def _sums(folder: pathlib.Path) -> dict[str, list[int]]:
         return value
 
     files = (path for path in folder.rglob("*") if path.is_file() and path.name != SEAL)
-    return {path.relative_to(folder).as_posix(): [path.stat().st_size, crc(path)] for path in sorted(files)}
+    return {
+        path.relative_to(folder).as_posix(): [path.stat().st_size, crc(path)]
+        for path in sorted(files)
+    }
 
 
 def checksums(state: State) -> dict[str, int]:
@@ -175,7 +201,9 @@ def checksums(state: State) -> dict[str, int]:
     """
     leaves = jax.tree_util.tree_leaves_with_path(state._asdict())
     with ThreadPoolExecutor() as pool:
-        sums = np.asarray(list(pool.map(lambda leaf: _sum_of_own(jnp.asarray(leaf[1])), leaves)), np.uint32)
+        sums = np.asarray(
+            list(pool.map(lambda leaf: _sum_of_own(jnp.asarray(leaf[1])), leaves)), np.uint32
+        )
     sums = distributed.gather(sums).sum(0, dtype=np.uint32)
     return {jax.tree_util.keystr(path): int(value) for (path, _), value in zip(leaves, sums)}
 
@@ -188,7 +216,9 @@ def _sum_of_own(x: jax.Array) -> np.uint32:
             values = np.asarray(shard.data)
             factor = np.ones((1,) * x.ndim, np.uint32)  # odd, 1 + 2 * position: it loses no bit
             for axis, part in enumerate(shard.index):
-                positions = np.arange(*part.indices(x.shape[axis])[:2], dtype=np.uint32) * np.uint32(2 * np.prod(x.shape[axis + 1:]) % 2**32)
+                positions = np.arange(
+                    *part.indices(x.shape[axis])[:2], dtype=np.uint32
+                ) * np.uint32(2 * np.prod(x.shape[axis + 1 :]) % 2**32)
                 factor = factor + positions.reshape(-1, *(1,) * (x.ndim - axis - 1))
             total += np.sum(values.view(f"uint{8 * x.dtype.itemsize}") * factor, dtype=np.uint32)
     return total[0]
@@ -196,7 +226,10 @@ def _sum_of_own(x: jax.Array) -> np.uint32:
 
 def shapes_of(tree):
     """Arrays -> their shapes, dtypes and shardings."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None)), tree)
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None)),
+        tree,
+    )
 
 
 def _first_line(error: Exception) -> str:
@@ -208,4 +241,6 @@ def read_json(path: pathlib.Path) -> dict:
     try:
         return json.loads(path.read_text())
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}). Choose another --workdir, or move this one away.") from error
+        raise CheckpointError(
+            f"{path} cannot be read ({error}). Choose another --workdir, or move this one away."
+        ) from error

@@ -36,7 +36,12 @@ class Launch(NamedTuple):
         return self.count == 1
 
 
-def find(environment: Mapping[str, str], coordinator: str | None = None, index: int | None = None, count: int | None = None) -> Launch:
+def find(
+    environment: Mapping[str, str],
+    coordinator: str | None = None,
+    index: int | None = None,
+    count: int | None = None,
+) -> Launch:
     """What flags (first) and environment variables say of this process; nothing is started.
 
     Raises ValueError where they are incomplete or contradict each other.
@@ -47,29 +52,55 @@ def find(environment: Mapping[str, str], coordinator: str | None = None, index: 
     if coordinator is None and index is None and count is None:
         return launch
     known = launch if not launch.alone else Launch("", None, None, None)
-    count, index = (known.count if count is None else count), (known.index if index is None else index)
+    count, index = (
+        (known.count if count is None else count),
+        (known.index if index is None else index),
+    )
     if None in (coordinator, index, count):
-        raise ValueError("several processes need --coordinator=HOST:PORT of process 0, --process_id and --process_count (the last two come "
-                         f"from SLURM and Open MPI by themselves); got coordinator {coordinator}, process {index} of {count}")
+        raise ValueError(
+            "several processes need --coordinator=HOST:PORT of process 0, --process_id and --process_count (the last two come "
+            f"from SLURM and Open MPI by themselves); got coordinator {coordinator}, process {index} of {count}"
+        )
     if not 0 <= index < count:
-        raise ValueError(f"--process_id={index} --process_count={count}: the ids are 0 to {count - 1}")
+        raise ValueError(
+            f"--process_id={index} --process_count={count}: the ids are 0 to {count - 1}"
+        )
     return Launch(f"coordinator {coordinator}", count, index, coordinator)
 
 
 def _of_environment(environment: Mapping[str, str]) -> Launch:
     number = lambda name: int(environment.get(name, 0))
-    if importlib.util.find_spec("libtpu") and any(map(os.path.exists, TPU_DEVICES)) and "TPU_SKIP_MDS_QUERY" not in environment:
+    if (
+        importlib.util.find_spec("libtpu")
+        and any(map(os.path.exists, TPU_DEVICES))
+        and "TPU_SKIP_MDS_QUERY" not in environment
+    ):
         return Launch("Cloud TPU", None, None, None)
     if "," in environment.get("TPU_WORKER_HOSTNAMES", ""):
         return Launch("Cloud TPU: TPU_WORKER_HOSTNAMES", None, None, None)
     if number("SLURM_STEP_NUM_TASKS") > 1:
-        return Launch("SLURM: SLURM_STEP_NUM_TASKS", number("SLURM_STEP_NUM_TASKS"), number("SLURM_PROCID"), None)
+        return Launch(
+            "SLURM: SLURM_STEP_NUM_TASKS",
+            number("SLURM_STEP_NUM_TASKS"),
+            number("SLURM_PROCID"),
+            None,
+        )
     if number("OMPI_COMM_WORLD_SIZE") > 1:
-        return Launch("Open MPI: OMPI_COMM_WORLD_SIZE", number("OMPI_COMM_WORLD_SIZE"), number("OMPI_COMM_WORLD_RANK"), None)
+        return Launch(
+            "Open MPI: OMPI_COMM_WORLD_SIZE",
+            number("OMPI_COMM_WORLD_SIZE"),
+            number("OMPI_COMM_WORLD_RANK"),
+            None,
+        )
     if "KUBERNETES_SERVICE_HOST" in environment and "JOB_COMPLETION_INDEX" in environment:
         if importlib.util.find_spec("kubernetes"):
             return Launch("Kubernetes: JOB_COMPLETION_INDEX", None, None, None)
-        return Launch("Kubernetes without its Python package: for several processes pip install 'jax[k8s]' or give --coordinator", 1, 0, None)
+        return Launch(
+            "Kubernetes without its Python package: for several processes pip install 'jax[k8s]' or give --coordinator",
+            1,
+            0,
+            None,
+        )
     return Launch("no launcher found", 1, 0, None)
 
 
@@ -82,7 +113,9 @@ def start(launch: Launch) -> None:
     if launch.alone:
         return
     if "OMPI_COMM_WORLD_SIZE" in launch.why and "OMPI_MCA_orte_hnp_uri" not in os.environ:
-        raise ValueError("this Open MPI (5 or newer) does not tell where process 0 is: add --coordinator=HOST:PORT of the first host")
+        raise ValueError(
+            "this Open MPI (5 or newer) does not tell where process 0 is: add --coordinator=HOST:PORT of the first host"
+        )
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM for itself
     # On CPUs programs of several processes may wait for each other in another order: one at a time.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
@@ -90,8 +123,13 @@ def start(launch: Launch) -> None:
     patience.start()
     try:
         jax.distributed.initialize(
-            launch.coordinator, launch.count if launch.coordinator else None, launch.index if launch.coordinator else None,
-            local_device_ids=_only_device(os.environ), initialization_timeout=2 * START_SECONDS, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+            launch.coordinator,
+            launch.count if launch.coordinator else None,
+            launch.index if launch.coordinator else None,
+            local_device_ids=_only_device(os.environ),
+            initialization_timeout=2 * START_SECONDS,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        )
     except (RuntimeError, OSError, ValueError) as error:
         raise ValueError(_not_found(launch, str(error).splitlines()[0])) from error
     finally:
@@ -105,13 +143,19 @@ def _only_device(environment: Mapping[str, str]) -> list[int] | None:
 
 
 def _not_found(launch: Launch, why: str) -> str:
-    return (f"the processes did not find each other ({launch.why}): {why}. Were all started, and is the coordinator's host and port "
-            "reachable from each? --process_count=1 starts alone")
+    return (
+        f"the processes did not find each other ({launch.why}): {why}. Were all started, and is the coordinator's host and port "
+        "reachable from each? --process_count=1 starts alone"
+    )
 
 
 def _give_up(launch: Launch) -> None:
     count, index = ("?" if value is None else value for value in (launch.count, launch.index))
-    print(f"error: {_not_found(launch, f'not all {count} appeared to this one, {index}, within {START_SECONDS} s')}", file=sys.stderr, flush=True)
+    print(
+        f"error: {_not_found(launch, f'not all {count} appeared to this one, {index}, within {START_SECONDS} s')}",
+        file=sys.stderr,
+        flush=True,
+    )
     os._exit(2)
 
 

@@ -49,7 +49,10 @@ class Interruption:
 
     def _leave_if_free(self) -> None:
         if self._heard.is_set() and not self._held:
-            print(f"SIGTERM: {self._said or 'nothing to save yet'}; the same command resumes", flush=True)
+            print(
+                f"SIGTERM: {self._said or 'nothing to save yet'}; the same command resumes",
+                flush=True,
+            )
             sys.stderr.flush()
             os._exit(EXIT_PREEMPTED)
 
@@ -72,6 +75,8 @@ class Interruption:
         if self._any is None:
             self._any = jax.jit(jax.numpy.any, out_shardings=sharding.replicated(mesh))
         split = sharding.batch_sharding(mesh)
-        flags = jax.make_array_from_callback((mesh.size,), split, lambda index: np.full(1, self._heard.is_set()))
+        flags = jax.make_array_from_callback(
+            (mesh.size,), split, lambda index: np.full(1, self._heard.is_set())
+        )
         asked, self._asked = self._asked, self._any(flags)
         return asked is not None and bool(asked)

@@ -20,7 +20,11 @@ from generalist.training.memory import GPU_SHARE
 PACKAGE = pathlib.Path(generalist.__file__).parent
 FLAGS = ("config", "workdir", "mode", "topology", "coordinator", "process_id", "process_count")
 STATUS = "(UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED|FAILED_PRECONDITION|RESOURCE_EXHAUSTED): "
-MALLOC = {"TRIM_THRESHOLD_": (-1, 2**31 - 1), "MMAP_MAX_": (-4, 0), "ARENA_MAX": (-8, 1)}  # environment's name -> (malloc.h's number, value)
+MALLOC = {
+    "TRIM_THRESHOLD_": (-1, 2**31 - 1),
+    "MMAP_MAX_": (-4, 0),
+    "ARENA_MAX": (-8, 1),
+}  # environment's name -> (malloc.h's number, value)
 
 
 class UsageError(Exception):
@@ -39,11 +43,26 @@ def main(argv: Sequence[str]) -> int:
     try:
         values = parse(list(argv))
         run(values, values.workdir or f"runs/{_config_name(argv)}")
-    except (UsageError, ValueError, FloatingPointError, CheckpointError, OSError, ImportError, JaxRuntimeError) as error:
+    except (
+        UsageError,
+        ValueError,
+        FloatingPointError,
+        CheckpointError,
+        OSError,
+        ImportError,
+        JaxRuntimeError,
+    ) as error:
         if os.environ.get("GENERALIST_TRACEBACK"):
             raise
-        print(f"error: {_explain(error)}\n(GENERALIST_TRACEBACK=1 shows where it happened)", file=sys.stderr)
-        code = 2 if isinstance(error, (UsageError, ValueError, ImportError)) and not _of_jax(error) else 1
+        print(
+            f"error: {_explain(error)}\n(GENERALIST_TRACEBACK=1 shows where it happened)",
+            file=sys.stderr,
+        )
+        code = (
+            2
+            if isinstance(error, (UsageError, ValueError, ImportError)) and not _of_jax(error)
+            else 1
+        )
         distributed.leave(code)
         return code
     except Exception:
@@ -60,8 +79,10 @@ def _explain(error: Exception) -> str:
         return str(error)
     first = str(error).splitlines()[0]
     if "RESOURCE_EXHAUSTED" in first:
-        return (f"a device's memory is too small: {first}. Try --config.model.remat=blocks, --config.sharding.fsdp=N (over N devices), "
-                "--config.optimizer.accumulate=N (a batch in N parts) or a smaller --config.batch_size")
+        return (
+            f"a device's memory is too small: {first}. Try --config.model.remat=blocks, --config.sharding.fsdp=N (over N devices), "
+            "--config.optimizer.accumulate=N (a batch in N parts) or a smaller --config.batch_size"
+        )
     return f"{first}. If another process of this run died, its own message says why; the same command on all hosts resumes"
 
 
@@ -69,11 +90,13 @@ def _of_jax(error: Exception) -> bool:
     """Whether it comes from JAX's runtime; what a failed array holds is raised as ValueError, which begins with a status."""
     from jax.errors import JaxRuntimeError
 
-    return isinstance(error, JaxRuntimeError) or bool(type(error) is ValueError and re.match(STATUS, str(error)))
+    return isinstance(error, JaxRuntimeError) or bool(
+        type(error) is ValueError and re.match(STATUS, str(error))
+    )
 
 
 def parse(argv: list[str]) -> flags.FlagValues:
-    """argv -> config with its overrides, workdir and mode. UsageError names an unknown flag, file or key and the closest match."""
+    """Argv -> config with its overrides, workdir and mode. UsageError names an unknown flag, file or key and the closest match."""
     argv = _join_config_flag(argv)
     given = _value(argv, "--config")
     if given is None:
@@ -81,39 +104,76 @@ def parse(argv: list[str]) -> flags.FlagValues:
         raise UsageError("no config given. Try: python main.py --config=configs/multitask.py")
     data_dir = _value(argv, "--config.data_dir")
     if data_dir is not None:
-        os.environ["GENERALIST_DATA_DIR"] = data_dir  # the one rule that decides the data; configs read it
+        os.environ["GENERALIST_DATA_DIR"] = (
+            data_dir  # the one rule that decides the data; configs read it
+        )
     path, _, argument = given.partition(".py:")
     resolved = _resolve(path if path.endswith(".py") else path + ".py")
-    chosen = f"--config={resolved}:{argument}" if argument else f"--config={resolved}"  # without: the default of get_config
+    chosen = (
+        f"--config={resolved}:{argument}" if argument else f"--config={resolved}"
+    )  # without: the default of get_config
     argv = [chosen if a.startswith("--config=") else a for a in argv]
     _check_fields(argv, _read_flags([a for a in argv if not a.startswith("--config.")]).config)
     values = _read_flags(argv)
     config = values.config
     where = f"data directory {config.data_dir!r}: "
-    source = {"paper": f"{where}the paper's data sets", "folder": f"{where}own data"}.get(config.data.source, "the built-in scenes")
-    reason = argument or ("a data directory is given" if config.data_dir else "no data directory is given")
+    source = {"paper": f"{where}the paper's data sets", "folder": f"{where}own data"}.get(
+        config.data.source, "the built-in scenes"
+    )
+    reason = argument or (
+        "a data directory is given" if config.data_dir else "no data directory is given"
+    )
     print(f"config {resolved} ({reason}): {source}")
     return values
 
 
 def _read_flags(argv: list[str]) -> flags.FlagValues:
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", None, "Config file, e.g. configs/multitask.py.", flag_values=values, sys_argv=argv)
-    flags.DEFINE_string("workdir", None, "Folder of the run; default runs/<name of the config>.", flag_values=values)
-    flags.DEFINE_enum("mode", "train", ["train", "eval", "compile"],
-                      "Train and evaluate, only evaluate the workdir, or say what --topology needs.", flag_values=values)
-    flags.DEFINE_string("topology", "v5e:2x4", "For --mode=compile: v5e:16x16, v5p:4x4x4, v6e:16x16, ..., cuda.", flag_values=values)
-    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where no launcher tells it.", flag_values=values)
+    config_flags.DEFINE_config_file(
+        "config", None, "Config file, e.g. configs/multitask.py.", flag_values=values, sys_argv=argv
+    )
+    flags.DEFINE_string(
+        "workdir", None, "Folder of the run; default runs/<name of the config>.", flag_values=values
+    )
+    flags.DEFINE_enum(
+        "mode",
+        "train",
+        ["train", "eval", "compile"],
+        "Train and evaluate, only evaluate the workdir, or say what --topology needs.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "topology",
+        "v5e:2x4",
+        "For --mode=compile: v5e:16x16, v5p:4x4x4, v6e:16x16, ..., cuda.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "coordinator",
+        None,
+        "HOST:PORT of process 0, where no launcher tells it.",
+        flag_values=values,
+    )
     flags.DEFINE_integer("process_id", None, "Of this process, from 0.", flag_values=values)
-    flags.DEFINE_integer("process_count", None, "How many processes run this command; 1: start alone whatever a launcher says.", flag_values=values)
+    flags.DEFINE_integer(
+        "process_count",
+        None,
+        "How many processes run this command; 1: start alone whatever a launcher says.",
+        flag_values=values,
+    )
     try:
         values(argv)
     except flags.UnrecognizedFlagError as error:
         close = difflib.get_close_matches(error.flagname, FLAGS, 1)
-        raise UsageError(f"unknown flag --{error.flagname}." + (f" Did you mean --{close[0]}?" if close else "")
-                         + f" Flags: --config.<field>, --{', --'.join(FLAGS)}") from error
+        raise UsageError(
+            f"unknown flag --{error.flagname}."
+            + (f" Did you mean --{close[0]}?" if close else "")
+            + f" Flags: --config.<field>, --{', --'.join(FLAGS)}"
+        ) from error
     except (flags.Error, TypeError) as error:
-        cause = str(error).strip().splitlines()[-1]  # ml_collections puts a whole traceback into the message
+        cause = (
+            str(error).strip().splitlines()[-1]
+        )  # ml_collections puts a whole traceback into the message
         raise UsageError(cause.removeprefix("ValueError: ")) from error
     return values
 
@@ -126,7 +186,10 @@ def _check_fields(argv: list[str], config: ConfigDict) -> None:
         field = argument.split("=")[0].removeprefix("--config.").split("[")[0]
         if argument.startswith("--config.") and field not in known:
             close = difflib.get_close_matches(field, known, 1, 0.4)
-            raise UsageError(f"unknown field --config.{field}." + (f" Did you mean --config.{close[0]}?" if close else ""))
+            raise UsageError(
+                f"unknown field --config.{field}."
+                + (f" Did you mean --config.{close[0]}?" if close else "")
+            )
 
 
 def run(values: flags.FlagValues, workdir: str) -> None:
@@ -137,8 +200,14 @@ def run(values: flags.FlagValues, workdir: str) -> None:
     if "XLA_CLIENT_MEM_FRACTION" not in os.environ:  # its newer name; both are an error
         os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", str(GPU_SHARE))
     config = setup.drop_untrained(values.config)
-    launch = distributed.find(os.environ, values.coordinator, values.process_id, values.process_count)
-    use_all_cores(config.sharding.cpu_devices or os.cpu_count(), config.batch_size // config.optimizer.accumulate, launch.count or 1)
+    launch = distributed.find(
+        os.environ, values.coordinator, values.process_id, values.process_count
+    )
+    use_all_cores(
+        config.sharding.cpu_devices or os.cpu_count(),
+        config.batch_size // config.optimizer.accumulate,
+        launch.count or 1,
+    )
     if values.mode == "compile":
         compile.run(config, values.topology, print)
         return
@@ -174,11 +243,17 @@ def _check_data(config: ConfigDict) -> None:
     if config.data.source == "paper":
         from generalist.input_pipeline.sources import DATASET_OF, describe_missing, missing
 
-        absent = missing(config.data_dir, sorted({DATASET_OF[task] for task in config.tasks.weights}))
+        absent = missing(
+            config.data_dir, sorted({DATASET_OF[task] for task in config.tasks.weights})
+        )
         if absent:
             lacking = {dataset.name for dataset in absent}
             there = [task for task in config.tasks.weights if DATASET_OF[task] not in lacking]
-            hint = f"\n\nTo train on what is there, name its tasks behind the config: {','.join(['multitask.py:paper', *there])}" if there else ""
+            hint = (
+                f"\n\nTo train on what is there, name its tasks behind the config: {','.join(['multitask.py:paper', *there])}"
+                if there
+                else ""
+            )
             raise UsageError(describe_missing(absent, config.data_dir) + hint)
     if config.data.source in ("paper", "folder"):
         from generalist.input_pipeline import open_sources
@@ -195,8 +270,17 @@ def use_all_cores(devices: int, batch_size: int, processes: int = 1) -> None:
     import jax
 
     keep_freed_memory()
-    with contextlib.suppress(RuntimeError):  # JAX is already running, in a notebook, and keeps the devices it has
-        jax.config.update("jax_num_cpu_devices", max(n for n in range(1, min(devices, 8) + 1) if n == 1 or batch_size % (n * processes) == 0))
+    with contextlib.suppress(
+        RuntimeError
+    ):  # JAX is already running, in a notebook, and keeps the devices it has
+        jax.config.update(
+            "jax_num_cpu_devices",
+            max(
+                n
+                for n in range(1, min(devices, 8) + 1)
+                if n == 1 or batch_size % (n * processes) == 0
+            ),
+        )
 
 
 def keep_freed_memory() -> None:
@@ -226,7 +310,11 @@ def _resolve(path: str) -> pathlib.Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate.absolute()
-    known = sorted(str(p.relative_to(PACKAGE)) for p in (PACKAGE / "configs").rglob("*.py") if p.name not in ("__init__.py", "common.py"))
+    known = sorted(
+        str(p.relative_to(PACKAGE))
+        for p in (PACKAGE / "configs").rglob("*.py")
+        if p.name not in ("__init__.py", "common.py")
+    )
     raise UsageError(f"no config file {path}. There are: {', '.join(known)}")
 
 

@@ -17,7 +17,9 @@ from generalist.training.workdir import check_workdir, export, write_facts, writ
 from generalist.training.writer import Writer
 
 
-def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path, log=print) -> dict[str, float]:
+def train_and_evaluate(
+    config: ConfigDict, workdir: str | pathlib.Path, log=print
+) -> dict[str, float]:
     """Trains (or resumes) the run of `config` in `workdir`, evaluates it, and returns the final metrics.
 
     Order of a step: batch, update, check for NaN, report, checkpoint, evaluate. A run that is killed anywhere and started
@@ -37,8 +39,13 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path, log=prin
         write_facts(workdir, config)  # only now: a config that cannot start leaves no folder behind
         write_parameters(workdir, {"trained": run.state.parameters, "frozen": run.state.frozen})
         log(f"workdir {workdir.absolute()}")
-        checkpointer = stack.enter_context(Checkpointer(workdir / "checkpoints", config.checkpoint.keep))
-        state, run = run.state, run._replace(state=None)  # the step donates it: nothing else may hold it
+        checkpointer = stack.enter_context(
+            Checkpointer(workdir / "checkpoints", config.checkpoint.keep)
+        )
+        state, run = (
+            run.state,
+            run._replace(state=None),
+        )  # the step donates it: nothing else may hold it
         if checkpointer.steps():
             shapes = shapes_of(state)
             del state  # makes room for the one that is read
@@ -52,9 +59,17 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path, log=prin
         if first_step < config.total_steps:
             batches, sources = setup.batches(config, run, first_step)
             step_fn = setup.compile_step(run, state, config, log)
-            distributed.wait("compiled")  # as the first step connects the processes, and on CPUs gives up after 30 s
-            meters = Meters(run.task_names, batch_size=config.batch_size, total_steps=config.total_steps, first_step=first_step,
-                            flops_per_image=step_fn.flops_per_image, started=started)
+            distributed.wait(
+                "compiled"
+            )  # as the first step connects the processes, and on CPUs gives up after 30 s
+            meters = Meters(
+                run.task_names,
+                batch_size=config.batch_size,
+                total_steps=config.total_steps,
+                first_step=first_step,
+                flops_per_image=step_fn.flops_per_image,
+                started=started,
+            )
             pending = []  # the last step's metrics, still on the device
 
             def settle() -> None:
@@ -66,11 +81,15 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path, log=prin
 
             stop.hold()
             for step in range(first_step + 1, config.total_steps + 1):
-                batch = sharding.to_global(next(batches), run.batch_sharding, run.rows, config.batch_size)
+                batch = sharding.to_global(
+                    next(batches), run.batch_sharding, run.rows, config.batch_size
+                )
                 state, metrics = step_fn(state, batch)
                 settle()  # of the step before: the device never waits for the host
                 pending.append((step, metrics))
-                stopping = stop.poll(run.mesh)  # read once: a signal in mid-step must not skip the save
+                stopping = stop.poll(
+                    run.mesh
+                )  # read once: a signal in mid-step must not skip the save
                 last = step == config.total_steps or stopping
                 checkpointer.check()
                 if last or step % config.log.every_steps == 0:
@@ -78,8 +97,12 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path, log=prin
                     scalars, line = meters.report(step, float(run.learning_rate(step - 1)))
                     writer.write(step, scalars)
                     log(line)
-                evaluating = not last and config.eval.every_steps and step % config.eval.every_steps == 0
-                if last or evaluating or step % config.checkpoint.every_steps == 0:  # what is evaluated is what is saved
+                evaluating = (
+                    not last and config.eval.every_steps and step % config.eval.every_steps == 0
+                )
+                if (
+                    last or evaluating or step % config.checkpoint.every_steps == 0
+                ):  # what is evaluated is what is saved
                     settle()
                     with meters.overhead():
                         checkpointer.save(state, config.seed)
@@ -93,7 +116,10 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path, log=prin
                     with meters.overhead():
                         checkpointer.wait()
                         stop.release(f"step {step} is saved in {workdir}")
-                        writer.write(step, _prefixed(setup.evaluate(config, workdir, config.eval.examples, log)))
+                        writer.write(
+                            step,
+                            _prefixed(setup.evaluate(config, workdir, config.eval.examples, log)),
+                        )
                         stop.hold()
             setup.report_damaged(sources, log)
         else:  # the run may have ended between its last checkpoint and the export of it
@@ -123,14 +149,20 @@ def digest(state) -> str:
 def _check_finite(metrics, step: int, task_names) -> None:
     if not np.isfinite([metrics[name] for name in ("loss", "grad_norm", "update_ratio")]).all():
         present = [name for name, n in zip(task_names, metrics["task_count"]) if n]
-        guilty = [name for name, loss in zip(task_names, metrics["task_loss"]) if not np.isfinite(loss)]
+        guilty = [
+            name for name, loss in zip(task_names, metrics["task_loss"]) if not np.isfinite(loss)
+        ]
         raise FloatingPointError(
             f"loss {metrics['loss']}, gradient norm {metrics['grad_norm']} and update {metrics['update_ratio']} at step {step}; "
             f"tasks in the batch: {', '.join(present)}; "
             f"not finite: {', '.join(guilty) or 'the gradient or the update'}. The checkpoints before it are good: lower optimizer.lr or "
-            "optimizer.clip, or look at the data of these tasks, and start the same command with another --workdir.")
+            "optimizer.clip, or look at the data of these tasks, and start the same command with another --workdir."
+        )
 
 
 def _prefixed(results: dict) -> dict[str, float]:
-    return {f"eval/{name}": value for name, value in results.items()
-            if value is not None and not name.startswith(("trivial/", "ceiling/"))}
+    return {
+        f"eval/{name}": value
+        for name, value in results.items()
+        if value is not None and not name.startswith(("trivial/", "ceiling/"))
+    }

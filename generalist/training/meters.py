@@ -17,7 +17,16 @@ class Meters:
       started: `time.monotonic()` at the start of the process; what came before the first step is no training.
     """
 
-    def __init__(self, tasks: Sequence[str], *, batch_size: int, total_steps: int, first_step: int, flops_per_image: float, started: float):
+    def __init__(
+        self,
+        tasks: Sequence[str],
+        *,
+        batch_size: int,
+        total_steps: int,
+        first_step: int,
+        flops_per_image: float,
+        started: float,
+    ):
         self.tasks, self.batch_size, self.total_steps = list(tasks), batch_size, total_steps
         self.flops_per_image = flops_per_image
         self._began, self._first_step = time.monotonic(), first_step
@@ -50,14 +59,27 @@ class Meters:
         goodput = 1.0 - self._overhead / max(now - self._started, 1e-9)
         images = (step - self._since_step) * self.batch_size / max(now - self._since, 1e-9)
         scalars = {
-            "loss": float(np.mean(self._losses)), "grad_norm": float(np.mean(self._norms)),
-            "update_ratio": float(np.mean(self._ratios)), "learning_rate": learning_rate,
-            "images_per_second": images, "tflops": images * self.flops_per_image / 1e12, "goodput": goodput,
-            **{f"loss/{name}": s / n for name, s, n in zip(self.tasks, self._sums, self._counts) if n}}
+            "loss": float(np.mean(self._losses)),
+            "grad_norm": float(np.mean(self._norms)),
+            "update_ratio": float(np.mean(self._ratios)),
+            "learning_rate": learning_rate,
+            "images_per_second": images,
+            "tflops": images * self.flops_per_image / 1e12,
+            "goodput": goodput,
+            **{
+                f"loss/{name}": s / n
+                for name, s, n in zip(self.tasks, self._sums, self._counts)
+                if n
+            },
+        }
         pace = (now - self._began) / max(step - self._first_step, 1)
-        losses = " ".join(f"{name[5:]} {value:.3f}" for name, value in scalars.items() if name.startswith("loss/"))
-        line = (f"step {step}/{self.total_steps} | loss {scalars['loss']:.4f} | {losses} | {images:.1f} img/s "
-                f"{scalars['tflops']:.3f} TFLOP/s | goodput {goodput:.0%} | ETA {duration((self.total_steps - step) * pace)}")
+        losses = " ".join(
+            f"{name[5:]} {value:.3f}" for name, value in scalars.items() if name.startswith("loss/")
+        )
+        line = (
+            f"step {step}/{self.total_steps} | loss {scalars['loss']:.4f} | {losses} | {images:.1f} img/s "
+            f"{scalars['tflops']:.3f} TFLOP/s | goodput {goodput:.0%} | ETA {duration((self.total_steps - step) * pace)}"
+        )
         self._reset(step)
         return scalars, line
 

@@ -82,28 +82,46 @@ class Objective:
         if self.start == "zeros":  # one-step prediction starts there: the mean of the noise
             eps = jnp.where(diffusion.expand(t, x0) == 1.0, 0.0, eps)
         keep = lambda k, drop: jax.random.bernoulli(k, 1.0 - drop, t.shape).astype(jnp.float32)
-        return dict(batch, t=t, x_t=alpha * x0 + sigma * eps, eps=eps,
-                    keep_image=keep(keys[2], self.drop_image), keep_text=keep(keys[3], self.drop_text))
+        return dict(
+            batch,
+            t=t,
+            x_t=alpha * x0 + sigma * eps,
+            eps=eps,
+            keep_image=keep(keys[2], self.drop_image),
+            keep_text=keep(keys[3], self.drop_text),
+        )
 
     def loss(self, model: nnx.Module, batch: Mapping) -> tuple[jax.Array, jax.Array]:
         """Corrupted batch -> (mean loss, loss of every sample (b,))."""
         x0, x_t, t, task = batch["target"], batch["x_t"], batch["t"], batch["task"]
         image = batch["image"].astype(jnp.float32) / 127.5 - 1.0
-        condition = model.encode(image, self.prompts[task], keep_image=batch["keep_image"], keep_text=batch["keep_text"])
+        condition = model.encode(
+            image, self.prompts[task], keep_image=batch["keep_image"], keep_text=batch["keep_text"]
+        )
         prediction = model.denoise(x_t, t, condition)
         alpha, sigma = (diffusion.expand(a, x0) for a in self.schedule.alpha_sigma(t))
         target = diffusion.target(self.kind, x0, batch["eps"], alpha, sigma)
-        weight = diffusion.loss_weight(self.weight, self.kind, self.schedule.logsnr(t), **self.weight_settings)
-        losses = weight * masked_mean(jnp.square(prediction - target).mean(-1), batch["mask"][..., 0])
+        weight = diffusion.loss_weight(
+            self.weight, self.kind, self.schedule.logsnr(t), **self.weight_settings
+        )
+        losses = weight * masked_mean(
+            jnp.square(prediction - target).mean(-1), batch["mask"][..., 0]
+        )
         if self.palettes:
-            losses += self._prototype_loss(diffusion.to_x0(self.kind, prediction, x_t, alpha, sigma), batch)
+            losses += self._prototype_loss(
+                diffusion.to_x0(self.kind, prediction, x_t, alpha, sigma), batch
+            )
         return (losses * self.task_weight[task]).mean(), losses
 
     def _prototype_loss(self, x0_hat: jax.Array, batch: Mapping) -> jax.Array:
         total = jnp.zeros(batch["task"].shape)
         for index, palette in self.palettes.items():
             # |x|^2 - 2 x.p + |p|^2: a matrix product, where the difference would be a tensor K times the image.
-            distance = lambda x: jnp.square(x).sum(-1, keepdims=True) - 2.0 * x @ palette.T + jnp.square(palette).sum(-1)
+            distance = lambda x: (
+                jnp.square(x).sum(-1, keepdims=True)
+                - 2.0 * x @ palette.T
+                + jnp.square(palette).sum(-1)
+            )
             label = distance(batch["target"]).argmin(-1)
             logits = -distance(x0_hat) / self.prototype_temperature
             entropy = optax.softmax_cross_entropy_with_integer_labels(logits, label)
@@ -116,9 +134,17 @@ def masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:
     return (x * mask).sum((1, 2)) / jnp.maximum(mask.sum((1, 2)), 1.0)
 
 
-def make_step(graphdef, objective: Objective, optimizer: optax.GradientTransformation, *,
-              seed: int, ema_decay: float, accumulate: int = 1,
-              gather: Callable = lambda parameters: parameters, spread: Callable = lambda parts: parts):
+def make_step(
+    graphdef,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    *,
+    seed: int,
+    ema_decay: float,
+    accumulate: int = 1,
+    gather: Callable = lambda parameters: parameters,
+    spread: Callable = lambda parts: parts,
+):
     """Builds `step(state, batch) -> (state, metrics)`.
 
     `batch`: image uint8 (b, S, S, 3), target float32 RGB (b, s, s, 3), mask (b, s, s, 1), task int32 (b,). With `accumulate` > 1
@@ -134,12 +160,21 @@ def make_step(graphdef, objective: Objective, optimizer: optax.GradientTransform
         return objective.loss(parameters_lib.merge(graphdef, gather({**frozen, **trained})), batch)
 
     value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
-    gradients = value_and_grad if accumulate == 1 else functools.partial(_in_parts, value_and_grad, accumulate, spread)
+    gradients = (
+        value_and_grad
+        if accumulate == 1
+        else functools.partial(_in_parts, value_and_grad, accumulate, spread)
+    )
 
     def step(state: State, batch) -> tuple[State, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        batch = objective.encode(lambda: parameters_lib.merge(graphdef, gather({**state.frozen, **state.parameters})), batch)
-        (loss, losses), grads = gradients(state.parameters, state.frozen, objective.corrupt(batch, key))
+        batch = objective.encode(
+            lambda: parameters_lib.merge(graphdef, gather({**state.frozen, **state.parameters})),
+            batch,
+        )
+        (loss, losses), grads = gradients(
+            state.parameters, state.frozen, objective.corrupt(batch, key)
+        )
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.parameters)
         parameters = optax.apply_updates(state.parameters, updates)
         # The average is young at first: (1 + n) / (10 + n) keeps the initial weights out of it.
@@ -147,23 +182,31 @@ def make_step(graphdef, objective: Objective, optimizer: optax.GradientTransform
         ema = jax.tree.map(lambda e, p: e + (1.0 - decay) * (p - e), state.ema, parameters)
         one_hot = jax.nn.one_hot(batch["task"], tasks)
         metrics = {
-            "loss": loss, "grad_norm": optax.global_norm(grads),
+            "loss": loss,
+            "grad_norm": optax.global_norm(grads),
             "update_ratio": optax.global_norm(updates) / optax.global_norm(parameters),
-            "task_loss": losses @ one_hot, "task_count": one_hot.sum(0),
+            "task_loss": losses @ one_hot,
+            "task_count": one_hot.sum(0),
         }
         return State(state.step + 1, parameters, ema, state.frozen, optimizer_state), metrics
 
     return step
 
 
-def _in_parts(value_and_grad: Callable, accumulate: int, spread: Callable, parameters, frozen, batch):
+def _in_parts(
+    value_and_grad: Callable, accumulate: int, spread: Callable, parameters, frozen, batch
+):
     """What `value_and_grad` returns of the whole batch, from one part after the other."""
     # Rows 0, accumulate, ... are the first part: every device has as many of each.
-    parts = spread(jax.tree.map(lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch))
+    parts = spread(
+        jax.tree.map(lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch)
+    )
 
     def add(total, part):
         (loss, losses), grads = value_and_grad(parameters, frozen, part)
         return jax.tree.map(lambda a, b: a + b / accumulate, total, (loss, grads)), losses
 
-    (loss, grads), losses = jax.lax.scan(add, (jnp.zeros(()), jax.tree.map(jnp.zeros_like, parameters)), parts)
+    (loss, grads), losses = jax.lax.scan(
+        add, (jnp.zeros(()), jax.tree.map(jnp.zeros_like, parameters)), parts
+    )
     return (loss, losses.T.reshape(-1)), grads

@@ -19,8 +19,19 @@ from generalist.training import distributed, sharding
 from generalist.training.checkpoint import read_json
 
 # Groups and fields that do not change what a run computes: a resumed run may change them.
-FREE = ("checkpoint.", "eval.", "log.", "data_dir", "data.threads", "data.workers", "data.prefetch", "data.on_error", "sharding.", "model.remat",
-        "optimizer.accumulate")
+FREE = (
+    "checkpoint.",
+    "eval.",
+    "log.",
+    "data_dir",
+    "data.threads",
+    "data.workers",
+    "data.prefetch",
+    "data.on_error",
+    "sharding.",
+    "model.remat",
+    "optimizer.accumulate",
+)
 
 
 class WorkdirError(ValueError):
@@ -46,12 +57,16 @@ def write_facts(path: pathlib.Path, config: ConfigDict) -> None:
 def write_parameters(path: pathlib.Path, groups: Mapping[str, Mapping[str, jax.Array]]) -> None:
     """Writes `parameters.txt`: path, shape, dtype, size and sharding of every parameter, a table a group ("trained", "frozen")."""
     if distributed.is_first():
-        tables = (f"{name}\n{parameter_overview.get_parameter_overview(group, include_stats='sharding', max_lines=None)}\n"
-                  for name, group in groups.items())
+        tables = (
+            f"{name}\n{parameter_overview.get_parameter_overview(group, include_stats='sharding', max_lines=None)}\n"
+            for name, group in groups.items()
+        )
         write_atomically(path / "parameters.txt", "\n".join(tables).encode())
 
 
-def export(workdir: pathlib.Path, config: ConfigDict, parameters: Mapping[str, jax.Array], step: int) -> None:
+def export(
+    workdir: pathlib.Path, config: ConfigDict, parameters: Mapping[str, jax.Array], step: int
+) -> None:
     """Writes the averaged weights as `model.safetensors`, which with `config.json` makes the workdir a model folder.
 
     All processes must call it; when it returns, all can read the file.
@@ -59,7 +74,11 @@ def export(workdir: pathlib.Path, config: ConfigDict, parameters: Mapping[str, j
     values = {path: sharding.to_host(x) for path, x in parameters.items()}
     if distributed.is_first():
         codecs = {name: task.version for name, task in get_tasks(config.tasks.set).items()}
-        weights.save_weights(workdir, values, {"step": str(step), "codecs": json.dumps(codecs), "generalist": __version__})
+        weights.save_weights(
+            workdir,
+            values,
+            {"step": str(step), "codecs": json.dumps(codecs), "generalist": __version__},
+        )
     distributed.wait("exported")
 
 
@@ -72,29 +91,55 @@ def flatten(tree: Mapping, prefix: str = "") -> dict:
     """Nested dicts -> {"a.b": value}."""
     flat = {}
     for name, value in tree.items():
-        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+        flat |= (
+            flatten(value, f"{prefix}{name}.")
+            if isinstance(value, Mapping)
+            else {prefix + name: value}
+        )
     return flat
 
 
 def _check_same(saved: dict, wanted: dict, path: pathlib.Path) -> None:
     saved, wanted = flatten(saved), flatten(wanted)
-    differing = [name for name in sorted(saved.keys() | wanted.keys())
-                 if saved.get(name) != wanted.get(name) and not name.startswith(FREE)]
+    differing = [
+        name
+        for name in sorted(saved.keys() | wanted.keys())
+        if saved.get(name) != wanted.get(name) and not name.startswith(FREE)
+    ]
     if differing:
-        rows = "\n".join(f"  {name}: {saved.get(name)!r} in the workdir, {wanted.get(name)!r} now" for name in differing)
-        raise WorkdirError(f"{path} holds a run with another config:\n{rows}\n"
-                           "Choose another --workdir, remove this one, or start with its config.")
+        rows = "\n".join(
+            f"  {name}: {saved.get(name)!r} in the workdir, {wanted.get(name)!r} now"
+            for name in differing
+        )
+        raise WorkdirError(
+            f"{path} holds a run with another config:\n{rows}\n"
+            "Choose another --workdir, remove this one, or start with its config."
+        )
 
 
 def _facts() -> dict:
-    versions = {name: sys.modules[name].__version__ for name in ("jax", "flax", "optax", "numpy") if name in sys.modules}
+    versions = {
+        name: sys.modules[name].__version__
+        for name in ("jax", "flax", "optax", "numpy")
+        if name in sys.modules
+    }
     device = jax.devices()[0]
-    return {"command": sys.argv, "git_commit": _git_commit(), "python": platform.python_version(), "versions": versions,
-            "device_kind": device.device_kind, "platform": device.platform, "devices": jax.device_count(),
-            "processes": jax.process_count(), "generalist": __version__}
+    return {
+        "command": sys.argv,
+        "git_commit": _git_commit(),
+        "python": platform.python_version(),
+        "versions": versions,
+        "device_kind": device.device_kind,
+        "platform": device.platform,
+        "devices": jax.device_count(),
+        "processes": jax.process_count(),
+        "generalist": __version__,
+    }
 
 
 def _git_commit() -> str | None:
     root = pathlib.Path(__file__).parent
-    result = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        ["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
     return result.stdout.strip() or None

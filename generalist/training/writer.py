@@ -26,7 +26,9 @@ class Writer:
         self._drop_what_follows(first_step, total_steps)
         self._file = open(self._path, "a", buffering=1)
         # TensorBoard drops the points of earlier files from purge_step on.
-        self._board = tensorboardX.SummaryWriter(str(workdir), purge_step=first_step + 1 if first_step else None)
+        self._board = tensorboardX.SummaryWriter(
+            str(workdir), purge_step=first_step + 1 if first_step else None
+        )
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """One line of JSON, one TensorBoard point a scalar."""
@@ -50,7 +52,11 @@ class Writer:
             try:
                 line = json.loads(text)
                 step = line["step"]
-            except (ValueError, KeyError, TypeError):  # a kill cut the line in half, or storage damaged it
+            except (
+                ValueError,
+                KeyError,
+                TypeError,
+            ):  # a kill cut the line in half, or storage damaged it
                 continue
             final = step == total_steps and any(name.startswith("eval/") for name in line)
             if step <= first_step and not final:

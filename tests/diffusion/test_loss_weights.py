@@ -4,7 +4,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from generalist.diffusion import KINDS, CosineSchedule, expand, loss_weight, target, to_eps, to_v, to_x0
+from generalist.diffusion import (
+    KINDS,
+    CosineSchedule,
+    expand,
+    loss_weight,
+    target,
+    to_eps,
+    to_v,
+    to_x0,
+)
 from generalist.diffusion.loss_weights import LOSS_WEIGHTS
 
 SCHEDULE = CosineSchedule()
@@ -33,13 +42,17 @@ def test_min_snr_by_hand():
     np.testing.assert_allclose(loss_weight("min_snr", "x0", logsnr), [0.5, 5.0], rtol=1e-5)
     np.testing.assert_allclose(loss_weight("min_snr", "eps", logsnr), [1.0, 0.25], rtol=1e-5)
     np.testing.assert_allclose(loss_weight("min_snr", "v", logsnr), [1 / 3, 5 / 21], rtol=1e-5)
-    np.testing.assert_allclose(loss_weight("min_snr", "x0", logsnr, gamma=1.0), [0.5, 1.0], rtol=1e-5)
+    np.testing.assert_allclose(
+        loss_weight("min_snr", "x0", logsnr, gamma=1.0), [0.5, 1.0], rtol=1e-5
+    )
 
 
 def test_sigmoid_is_the_published_weight_on_eps():
     logsnr = jnp.linspace(-10.0, 10.0, 9)
     expected = 1 / (1 + np.exp(np.asarray(logsnr) + 3.0))
-    np.testing.assert_allclose(loss_weight("sigmoid", "eps", logsnr, bias=-3.0), expected, rtol=1e-4)
+    np.testing.assert_allclose(
+        loss_weight("sigmoid", "eps", logsnr, bias=-3.0), expected, rtol=1e-4
+    )
 
 
 def test_plain_losses():
@@ -47,9 +60,13 @@ def test_plain_losses():
     for kind in KINDS:
         np.testing.assert_array_equal(loss_weight("simple", kind, logsnr), 1.0)
     np.testing.assert_allclose(loss_weight("x0", "eps", logsnr), [4.0, 1.0, 0.25, 1e-4], rtol=1e-5)
-    np.testing.assert_allclose(loss_weight("x0", "v", logsnr), [0.8, 0.5, 0.2, 1 / 10001], rtol=1e-5)
+    np.testing.assert_allclose(
+        loss_weight("x0", "v", logsnr), [0.8, 0.5, 0.2, 1 / 10001], rtol=1e-5
+    )
     np.testing.assert_allclose(loss_weight("v", "x0", logsnr), [1.25, 2.0, 5.0, 401.0], rtol=1e-5)
-    np.testing.assert_allclose(loss_weight("v", "v", logsnr), [1.0, 1.0, 1.0, 401 / 10001], rtol=1e-5)
+    np.testing.assert_allclose(
+        loss_weight("v", "v", logsnr), [1.0, 1.0, 1.0, 401 / 10001], rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)

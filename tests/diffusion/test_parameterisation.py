@@ -14,7 +14,9 @@ RANDOM = np.random.default_rng(0)
 def noised():
     x0 = RANDOM.uniform(-1.0, 1.0, SHAPE).astype(np.float32)
     eps = RANDOM.standard_normal(SHAPE, np.float32)
-    alpha, sigma = (expand(a, x0) for a in CosineSchedule().alpha_sigma(jnp.linspace(0.05, 0.95, 5)))
+    alpha, sigma = (
+        expand(a, x0) for a in CosineSchedule().alpha_sigma(jnp.linspace(0.05, 0.95, 5))
+    )
     return x0, eps, alpha * x0 + sigma * eps, alpha, sigma
 
 
@@ -36,7 +38,9 @@ def test_the_target_of_every_kind_gives_back_x0_eps_and_v(kind, noised):
     prediction = target(kind, x0, eps, alpha, sigma)
     np.testing.assert_allclose(to_x0(kind, prediction, x_t, alpha, sigma), x0, atol=2e-5)
     np.testing.assert_allclose(to_eps(kind, prediction, x_t, alpha, sigma), eps, atol=2e-5)
-    np.testing.assert_allclose(to_v(kind, prediction, x_t, alpha, sigma), alpha * eps - sigma * x0, atol=2e-5)
+    np.testing.assert_allclose(
+        to_v(kind, prediction, x_t, alpha, sigma), alpha * eps - sigma * x0, atol=2e-5
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -46,7 +50,9 @@ def test_conversions_are_mutual_inverses_of_any_network_output(kind, other, nois
     convert = {"x0": to_x0, "eps": to_eps, "v": to_v}
     prediction = RANDOM.standard_normal(SHAPE, np.float32)
     there = convert[other](kind, prediction, x_t, alpha, sigma)
-    np.testing.assert_allclose(convert[kind](other, there, x_t, alpha, sigma), prediction, atol=2e-4)
+    np.testing.assert_allclose(
+        convert[kind](other, there, x_t, alpha, sigma), prediction, atol=2e-4
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -66,5 +72,7 @@ def test_at_pure_noise_v_and_x0_say_what_x0_is(noised):
 
 def test_unknown_kind_names_the_closest():
     for function in (target, to_x0, to_eps, to_v):
-        with pytest.raises(ValueError, match="Unknown prediction kind 'epsi'. Did you mean 'eps'.*v, x0"):
+        with pytest.raises(
+            ValueError, match="Unknown prediction kind 'epsi'. Did you mean 'eps'.*v, x0"
+        ):
             function("epsi", *([0.0] * 4))

@@ -12,7 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from generalist.diffusion import SAMPLERS, CosineSchedule, ScaledLinearSchedule, sample, start, target, time_grid
+from generalist.diffusion import (
+    SAMPLERS,
+    CosineSchedule,
+    ScaledLinearSchedule,
+    sample,
+    start,
+    target,
+    time_grid,
+)
 from generalist.diffusion.samplers import ddim, dpmpp_2m, solve
 
 MU, S = 0.3, 0.4
@@ -52,7 +60,9 @@ def ode_error(sampler, kind, steps):
     """Largest error of x0's estimate at the time `last`, in steps of equal length from an exact start at `first`."""
     first, last = 0.8, 0.3
     times = np.linspace(first, last, steps + 1, dtype=np.float32)
-    estimate = solve(denoiser(COSINE, kind), path(COSINE, first), COSINE, kind, sampler, times, clip=None)
+    estimate = solve(
+        denoiser(COSINE, kind), path(COSINE, first), COSINE, kind, sampler, times, clip=None
+    )
     exact = denoiser(COSINE, "x0")(path(COSINE, last), jnp.full((1,), last))
     return jnp.max(jnp.abs(estimate - exact))
 
@@ -97,10 +107,15 @@ def test_up_to_three_steps_from_pure_noise_both_solvers_agree(steps):
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 def test_a_ddim_step_keeps_the_marginals(eta):
     # From x_t = alpha x0 + sigma eps and the true x0 the step lands on alpha' x0 + sigma' eps', whatever eta.
-    alpha, sigma = (np.append(a, last) for a, last in zip(COSINE.alpha_sigma(time_grid(10)), (1.0, 0.0), strict=True))
+    alpha, sigma = (
+        np.append(a, last)
+        for a, last in zip(COSINE.alpha_sigma(time_grid(10)), (1.0, 0.0), strict=True)
+    )
     factor = ddim(jnp.asarray(alpha), jnp.asarray(sigma), eta)
     np.testing.assert_allclose(factor.keep * alpha[:-1] + factor.pull, alpha[1:], atol=1e-6)
-    np.testing.assert_allclose((factor.keep * sigma[:-1]) ** 2 + factor.noise**2, sigma[1:] ** 2, atol=1e-6)
+    np.testing.assert_allclose(
+        (factor.keep * sigma[:-1]) ** 2 + factor.noise**2, sigma[1:] ** 2, atol=1e-6
+    )
     # eta scales the spread of the posterior q(x_s | x_t, x0): sigma_s^2 / sigma_t^2 (1 - alpha_t^2 / alpha_s^2).
     spread = sigma[1:] / sigma[:-1] * np.sqrt(1 - (alpha[:-1] / alpha[1:]) ** 2)
     np.testing.assert_allclose(factor.noise, eta * spread, atol=1e-6)
@@ -109,16 +124,22 @@ def test_a_ddim_step_keeps_the_marginals(eta):
 def ancestral_std(steps):
     """Spread of the result of `steps` ancestral steps: each is linear in x, so its variance follows by hand."""
     alpha, sigma = (np.asarray(a, np.float64) for a in COSINE.alpha_sigma(time_grid(steps)))
-    keep, pull, _, noise = (np.asarray(a, np.float64) for a in ddim(np.append(alpha, 1.0), np.append(sigma, 0.0), 1.0))
+    keep, pull, _, noise = (
+        np.asarray(a, np.float64) for a in ddim(np.append(alpha, 1.0), np.append(sigma, 0.0), 1.0)
+    )
     variance = 1.0
-    for slope, fresh in zip(keep + pull * alpha * S**2 / ((alpha * S) ** 2 + sigma**2), noise, strict=True):
+    for slope, fresh in zip(
+        keep + pull * alpha * S**2 / ((alpha * S) ** 2 + sigma**2), noise, strict=True
+    ):
         variance = slope**2 * variance + fresh**2
     return variance**0.5
 
 
 def test_ancestral_sampling_has_the_mean_and_variance_of_the_data():
     assert ancestral_std(1000) == pytest.approx(S, rel=0.005)
-    assert S - ancestral_std(1000) == pytest.approx((S - ancestral_std(100)) / 10, rel=0.2)  # first order in the step
+    assert S - ancestral_std(1000) == pytest.approx(
+        (S - ancestral_std(100)) / 10, rel=0.2
+    )  # first order in the step
     x = start(jax.random.key(0), MANY, "noise")
     x0 = np.asarray(run("v", "ddim", 100, x, eta=1.0, key=jax.random.key(1)), np.float64)
     # 12,288 pixels: standard errors 0.0035 of the mean, 0.64 % of the spread, 0.009 of the correlation; four of them.
@@ -131,7 +152,8 @@ def test_ancestral_sampling_has_the_mean_and_variance_of_the_data():
 def test_the_key_alone_decides_the_noise_of_ancestral_sampling():
     zeros = start(None, MANY)
     first, again, other = (
-        np.asarray(run("v", "ddim", 100, zeros, eta=1.0, key=jax.random.key(seed))) for seed in (1, 1, 2)
+        np.asarray(run("v", "ddim", 100, zeros, eta=1.0, key=jax.random.key(seed)))
+        for seed in (1, 1, 2)
     )
     np.testing.assert_array_equal(first, again)
     assert np.mean(first == other) < 0.01
@@ -148,7 +170,9 @@ def test_every_estimate_is_clipped():
         half = sample(denoise, start(None, Z.shape), COSINE, "x0", "ddim", 4, clip=0.5)
         np.testing.assert_array_equal(half, 0.5)
         assert len(seen) == 4 and max(seen) < 0.5
-        np.testing.assert_array_equal(sample(denoise, Z, COSINE, "x0", "one_step", 1, clip=None), 7.0)
+        np.testing.assert_array_equal(
+            sample(denoise, Z, COSINE, "x0", "one_step", 1, clip=None), 7.0
+        )
 
 
 def test_times_asked_are_the_trailing_grid_and_one_per_example():
@@ -181,7 +205,9 @@ def test_one_scan_and_one_network_whatever_the_number_of_steps(sampler):
         return jnp.sinh(x)  # an operation that nothing else here uses
 
     for steps in (1,) if sampler == "one_step" else (1, 2, 50):
-        sampling = functools.partial(sample, network, schedule=COSINE, kind="v", sampler=sampler, steps=steps)
+        sampling = functools.partial(
+            sample, network, schedule=COSINE, kind="v", sampler=sampler, steps=steps
+        )
         names = list(primitives(jax.make_jaxpr(jax.jit(sampling))(Z).jaxpr))
         assert names.count("scan") == 1 and names.count("sinh") == 1
 

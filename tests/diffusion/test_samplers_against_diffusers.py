@@ -31,7 +31,9 @@ def ours(sampler, kind, zero_snr, timesteps):
     return jax.jit(lambda x: solve(network, x, schedule, kind, sampler, times, clip=None))(X)
 
 
-@pytest.mark.parametrize(("kind", "zero_snr"), [("v", True), ("x0", True), ("v", False), ("eps", False)])
+@pytest.mark.parametrize(
+    ("kind", "zero_snr"), [("v", True), ("x0", True), ("v", False), ("eps", False)]
+)
 @pytest.mark.parametrize("steps", [1, 10])
 def test_ddim(kind, zero_snr, steps):
     peer = DDIMScheduler(
@@ -44,12 +46,15 @@ def test_ddim(kind, zero_snr, steps):
     )
     peer.set_timesteps(steps)
     assert int(peer.timesteps[0]) == 999
-    np.testing.assert_allclose(ours(ddim, kind, zero_snr, peer.timesteps), theirs(peer), rtol=1e-5, atol=5e-5)
+    np.testing.assert_allclose(
+        ours(ddim, kind, zero_snr, peer.timesteps), theirs(peer), rtol=1e-5, atol=5e-5
+    )
 
 
 # With zero terminal SNR diffusers puts a small alpha in place of the last zero, so the comparison starts below it.
 @pytest.mark.parametrize(
-    ("zero_snr", "timesteps"), [(False, [999, 874, 749, 624, 499, 374, 249, 124]), (True, [900, 700, 450, 300, 80, 10])]
+    ("zero_snr", "timesteps"),
+    [(False, [999, 874, 749, 624, 499, 374, 249, 124]), (True, [900, 700, 450, 300, 80, 10])],
 )
 @pytest.mark.parametrize("kind", KINDS)
 def test_dpmpp_2m(kind, zero_snr, timesteps):
@@ -63,4 +68,6 @@ def test_dpmpp_2m(kind, zero_snr, timesteps):
         final_sigmas_type="zero",
     )
     peer.set_timesteps(timesteps=timesteps)
-    np.testing.assert_allclose(ours(dpmpp_2m, kind, zero_snr, timesteps), theirs(peer), rtol=1e-5, atol=5e-5)
+    np.testing.assert_allclose(
+        ours(dpmpp_2m, kind, zero_snr, timesteps), theirs(peer), rtol=1e-5, atol=5e-5
+    )

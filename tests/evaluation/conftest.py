@@ -19,9 +19,13 @@ class Oracle:
         self.truth, self.calls = {}, []
         rng = np.random.default_rng(0)
         for name, source in sources.items():
-            for example in (source[i] for i in range(len(source)) if not SCENES_TASKS[name].components):
+            for example in (
+                source[i] for i in range(len(source)) if not SCENES_TASKS[name].components
+            ):
                 rgb = SCENES_TASKS[name].encode(example["label"], size).rgb
-                self.truth[name, example["image"].tobytes()] = rgb + rng.normal(0, noise, rgb.shape).astype(np.float32)
+                self.truth[name, example["image"].tobytes()] = rgb + rng.normal(
+                    0, noise, rgb.shape
+                ).astype(np.float32)
 
     def __call__(self, images, name):
         self.calls.append(name)
@@ -49,6 +53,19 @@ def finished(sources, train_sources, tmp_path_factory):
     """A noisy oracle evaluated on all tasks: metrics, workdir, folder, log, oracle. Read only."""
     workdir = tmp_path_factory.mktemp("run")
     oracle, lines = Oracle(sources, noise=0.1), []
-    metrics = evaluate(oracle, SCENES_TASKS, sources, train_sources=train_sources, target_size=SIZE, batch_size=2, panels=2,
-                       out_dir=workdir / "eval" / "20", steps=1, facts={"weights": "an <oracle>"}, log=lines.append)
-    return types.SimpleNamespace(metrics=metrics, workdir=workdir, folder=workdir / "eval" / "20", log=lines, oracle=oracle)
+    metrics = evaluate(
+        oracle,
+        SCENES_TASKS,
+        sources,
+        train_sources=train_sources,
+        target_size=SIZE,
+        batch_size=2,
+        panels=2,
+        out_dir=workdir / "eval" / "20",
+        steps=1,
+        facts={"weights": "an <oracle>"},
+        log=lines.append,
+    )
+    return types.SimpleNamespace(
+        metrics=metrics, workdir=workdir, folder=workdir / "eval" / "20", log=lines, oracle=oracle
+    )

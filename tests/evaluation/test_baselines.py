@@ -21,17 +21,23 @@ def test_trivial_restoration_is_the_degraded_image(finished, sources, name):
 
 
 def test_trivial_depth_is_the_mean_map_of_the_training_labels(finished, sources, train_sources):
-    depths = np.stack([train_sources["depth"][i]["label"] for i in range(len(train_sources["depth"]))]).astype(np.float64)
+    depths = np.stack(
+        [train_sources["depth"][i]["label"] for i in range(len(train_sources["depth"]))]
+    ).astype(np.float64)
     known = (depths > 0).sum(0)
     mean = np.where(known, depths.sum(0) / np.maximum(known, 1), depths[depths > 0].mean())
     metric = DepthMetric()
     for i in range(COUNT):
         metric.update(mean, sources["depth"][i]["label"])
-    assert finished.metrics["trivial/depth/rmse"] == pytest.approx(metric.compute()["rmse"], rel=1e-5)
+    assert finished.metrics["trivial/depth/rmse"] == pytest.approx(
+        metric.compute()["rmse"], rel=1e-5
+    )
 
 
 def test_trivial_semantic_is_the_most_frequent_class(finished, sources, train_sources):
-    labels = np.stack([train_sources["semantic"][i]["label"] for i in range(len(train_sources["semantic"]))])
+    labels = np.stack(
+        [train_sources["semantic"][i]["label"] for i in range(len(train_sources["semantic"]))]
+    )
     counts = np.stack([(labels == k).sum(0) for k in range(16)])
     majority = np.where(counts.any(0), counts.argmax(0), counts.sum((1, 2)).argmax())
     metric = SegmentationMetric(16)
@@ -41,16 +47,22 @@ def test_trivial_semantic_is_the_most_frequent_class(finished, sources, train_so
 
 
 def test_trivial_panoptic_has_stuff_and_no_things(finished, sources, train_sources):
-    prediction, = Trivial(train_sources, SIZE)(SCENES_TASKS["panoptic"], [sources["panoptic"][0]])
+    (prediction,) = Trivial(train_sources, SIZE)(SCENES_TASKS["panoptic"], [sources["panoptic"][0]])
     things = {c["id"] for c in SCENES_TASKS["panoptic"].categories if c["isthing"]}
-    assert prediction.segments_info and not things & {s["category_id"] for s in prediction.segments_info}
-    assert finished.metrics["trivial/panoptic/pq_things"] == finished.metrics["trivial/instance/pq"] == 0.0
+    assert prediction.segments_info and not things & {
+        s["category_id"] for s in prediction.segments_info
+    }
+    assert (
+        finished.metrics["trivial/panoptic/pq_things"]
+        == finished.metrics["trivial/instance/pq"]
+        == 0.0
+    )
 
 
 def test_trivial_panoptic_follows_from_panoptic_labels_too(sources, train_sources):
     task, example = SCENES_TASKS["panoptic"], sources["panoptic"][0]
-    both, = Trivial(train_sources, SIZE)(task, [example])
-    alone, = Trivial({"panoptic": train_sources["panoptic"]}, SIZE)(task, [example])
+    (both,) = Trivial(train_sources, SIZE)(task, [example])
+    (alone,) = Trivial({"panoptic": train_sources["panoptic"]}, SIZE)(task, [example])
     np.testing.assert_array_equal(both.id_map, alone.id_map)
 
 
@@ -64,21 +76,40 @@ def test_the_mean_of_depths_worked_out_by_hand():
     depth = SCENES_TASKS["depth"]
     labels = [np.array([[2.0, 0.0, 0.0]]), np.array([[4.0, 6.0, 0.0]])]
     # 2 and 4 average to 3, 6 stands alone, and where nothing is known the mean of 2, 4 and 6 stands.
-    np.testing.assert_allclose(depth.decode(mean_target(depth, labels, (1, 3))).depth, [[3.0, 6.0, 4.0]], rtol=1e-6)
+    np.testing.assert_allclose(
+        depth.decode(mean_target(depth, labels, (1, 3))).depth, [[3.0, 6.0, 4.0]], rtol=1e-6
+    )
 
 
-def test_without_training_sources_only_what_needs_none_has_trivial_figures(make_oracle, sources, tmp_path):
-    metrics = evaluate(make_oracle(sources), SCENES_TASKS, sources, target_size=SIZE, panels=0, out_dir=tmp_path / "0", log=len)
+def test_without_training_sources_only_what_needs_none_has_trivial_figures(
+    make_oracle, sources, tmp_path
+):
+    metrics = evaluate(
+        make_oracle(sources),
+        SCENES_TASKS,
+        sources,
+        target_size=SIZE,
+        panels=0,
+        out_dir=tmp_path / "0",
+        log=len,
+    )
     found = {name.split("/")[1] for name in metrics if name.startswith("trivial/")}
     assert found == {"instance", "denoise", "derain", "light"}
 
 
 def test_baselines_are_computed_once(make_oracle, sources, train_sources, tmp_path, monkeypatch):
     settings = {"train_sources": train_sources, "target_size": SIZE, "panels": 0, "log": len}
-    first = evaluate(make_oracle(sources), SCENES_TASKS, sources, out_dir=tmp_path / "1", **settings)
+    first = evaluate(
+        make_oracle(sources), SCENES_TASKS, sources, out_dir=tmp_path / "1", **settings
+    )
     for name in ("Ceiling", "Trivial"):
-        monkeypatch.setattr(f"generalist.evaluation.baselines.{name}.__call__", lambda *_: pytest.fail("computed again"))
-    second = evaluate(make_oracle(sources, noise=0.1), SCENES_TASKS, sources, out_dir=tmp_path / "2", **settings)
+        monkeypatch.setattr(
+            f"generalist.evaluation.baselines.{name}.__call__",
+            lambda *_: pytest.fail("computed again"),
+        )
+    second = evaluate(
+        make_oracle(sources, noise=0.1), SCENES_TASKS, sources, out_dir=tmp_path / "2", **settings
+    )
     baselines = [name for name in first if name.startswith(("trivial/", "ceiling/"))]
     assert {name: second[name] for name in baselines} == {name: first[name] for name in baselines}
     assert second["depth/rmse"] > first["depth/rmse"]
@@ -87,10 +118,13 @@ def test_baselines_are_computed_once(make_oracle, sources, train_sources, tmp_pa
 def test_the_key_changes_with_all_it_depends_on(sources, train_sources):
     depth, train = SCENES_TASKS["depth"], [train_sources["depth"]]
     keys = [
-        cache_key(depth, SIZE, sources["depth"], range(COUNT), train), cache_key(depth, 64, sources["depth"], range(COUNT), train),
-        cache_key(depth, SIZE, sources["depth"], range(2), train), cache_key(depth, SIZE, sources["depth"], range(COUNT), None),
+        cache_key(depth, SIZE, sources["depth"], range(COUNT), train),
+        cache_key(depth, 64, sources["depth"], range(COUNT), train),
+        cache_key(depth, SIZE, sources["depth"], range(2), train),
+        cache_key(depth, SIZE, sources["depth"], range(COUNT), None),
         cache_key(depth, SIZE, train_sources["depth"], range(COUNT), train),
-        cache_key(SCENES_TASKS["light"], SIZE, sources["light"], range(COUNT), [])]
+        cache_key(SCENES_TASKS["light"], SIZE, sources["light"], range(COUNT), []),
+    ]
     assert len(set(keys)) == len(keys)
     assert keys[0] == cache_key(depth, SIZE, sources["depth"], range(COUNT), train)
 
@@ -101,4 +135,8 @@ def test_a_damaged_cache_is_computed_anew(tmp_path):
     cache = Cache(path)
     assert cache.get("a") == {}
     cache.put({"a": {"ceiling": {"rmse": 0.5}}})
-    assert json.loads(path.read_text()) == {"a": {"ceiling": {"rmse": 0.5}}} == {"a": Cache(path).get("a")}
+    assert (
+        json.loads(path.read_text())
+        == {"a": {"ceiling": {"rmse": 0.5}}}
+        == {"a": Cache(path).get("a")}
+    )

@@ -23,7 +23,11 @@ def test_an_autoencoder_that_changes_nothing_leaves_the_ceiling_of_an_evaluation
     for name, run in measure(SCENES_TASKS, sources, SIZE, lambda rgb: rgb, log=len).items():
         figures = run.figures()
         assert figures["latent"] == figures["pixel"]
-        expected = {key.split("/", 2)[2]: value for key, value in finished.metrics.items() if key.startswith(f"ceiling/{name}/")}
+        expected = {
+            key.split("/", 2)[2]: value
+            for key, value in finished.metrics.items()
+            if key.startswith(f"ceiling/{name}/")
+        }
         assert {key: figures["pixel"][key] for key in expected} == expected
 
 
@@ -32,9 +36,14 @@ def test_two_depths_that_become_one_colour_worked_out_by_hand():
     label = np.full((8, 8), 4.5, np.float32)
     label[:, 4:] = 7.0
     source = [{"image": np.zeros((8, 8, 3), np.uint8), "label": label, "key": "a"}]
-    figures = measure({"depth": Depth(protocol="native")}, {"depth": source}, 8, np.round, log=len)["depth"].figures()
+    figures = measure({"depth": Depth(protocol="native")}, {"depth": source}, 8, np.round, log=len)[
+        "depth"
+    ].figures()
     assert (figures["pixel"]["colours"], figures["latent"]["colours"]) == (2, 1)
-    assert figures["pixel"]["rmse"] == pytest.approx(0.0, abs=1e-5) and figures["pixel"]["delta1"] == 1.0
+    assert (
+        figures["pixel"]["rmse"] == pytest.approx(0.0, abs=1e-5)
+        and figures["pixel"]["delta1"] == 1.0
+    )
     assert figures["latent"]["rmse"] == pytest.approx(((0.5**2 + 2.0**2) / 2) ** 0.5, rel=1e-5)
     assert figures["latent"]["delta1"] == 0.5  # 5 / 4.5 is below 1.25, 7 / 5 is not
     assert figures["latent"]["colour_change"] == pytest.approx(255 * (0.05 + 0.2) / 2, rel=1e-5)
@@ -54,14 +63,24 @@ def test_own_maps_of_a_quantity():
     assert figures["latent"]["rms_error"] == pytest.approx(5.0 * (31 / 63) ** 0.5, rel=1e-5)
     assert "| heat | RMS error" in format_table({"heat": {"sizes": {"8": figures}}})
     wrong = error(task, run.first["latent"][1], label)
-    assert not wrong[0, 0].any() and len(np.unique(wrong.reshape(-1, 3), axis=0)) == 3  # unknown, far off, right
+    assert (
+        not wrong[0, 0].any() and len(np.unique(wrong.reshape(-1, 3), axis=0)) == 3
+    )  # unknown, far off, right
     assert draw({"heat": run}).height > 8
 
 
 def test_files_and_settings(sources, tmp_path):
     config = common.scenes()
     config.data.scenes_size = SIZE
-    results = ceiling(config, tmp_path, sizes=[SIZE], limit=2, autoencoder=lambda rgb: 0.5 * rgb, facts={"autoencoder": "halves"}, log=len)
+    results = ceiling(
+        config,
+        tmp_path,
+        sizes=[SIZE],
+        limit=2,
+        autoencoder=lambda rgb: 0.5 * rgb,
+        facts={"autoencoder": "halves"},
+        log=len,
+    )
     assert json.loads((tmp_path / "ceiling.json").read_text()) == results
     assert results["settings"]["autoencoder"] == "halves" and results["settings"]["sizes"] == [SIZE]
     assert all(task["examples"] == 2 for task in results["tasks"].values())
@@ -74,14 +93,32 @@ def test_files_and_settings(sources, tmp_path):
 def test_several_sizes_in_one_table(tmp_path):
     config, lines = common.scenes(), []
     config.data.scenes_size = SIZE
-    results = ceiling(config, tmp_path, names=["semantic", "panoptic", "light"], sizes=[8, 16, SIZE], limit=2, log=lines.append)
+    results = ceiling(
+        config,
+        tmp_path,
+        names=["semantic", "panoptic", "light"],
+        sizes=[8, 16, SIZE],
+        limit=2,
+        log=lines.append,
+    )
     miou = [ways["pixel"]["miou"] for ways in results["tasks"]["semantic"]["sizes"].values()]
     assert miou[0] < miou[1] < miou[2] == 1.0
     table = lines[-1].splitlines()
     assert table[0].split() == ["|", "task", "|", "figure", "|", "8", "|", "16", "|", "32", "|"]
-    assert [cell.strip() for cell in table[2].strip("|").split("|")] == ["semantic", "mIoU, %", *(f"{100 * value:.1f}" for value in miou)]
-    assert len({len(line) for line in table}) == 1 and not any("colour, levels" in line for line in table)
-    assert {path.name for path in tmp_path.iterdir()} == {"ceiling.json", "ceiling_8.png", "ceiling_16.png", "ceiling_32.png"}
+    assert [cell.strip() for cell in table[2].strip("|").split("|")] == [
+        "semantic",
+        "mIoU, %",
+        *(f"{100 * value:.1f}" for value in miou),
+    ]
+    assert len({len(line) for line in table}) == 1 and not any(
+        "colour, levels" in line for line in table
+    )
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "ceiling.json",
+        "ceiling_8.png",
+        "ceiling_16.png",
+        "ceiling_32.png",
+    }
 
 
 def test_data_sets_that_are_not_there_are_left_out_by_name(tmp_path):
@@ -106,8 +143,12 @@ def test_a_broken_autoencoder_is_refused(sources, broken):
 
 def test_instances_are_right_where_one_segment_stands_for_one():
     truth = np.array([[1, 1, 2, 2, 3, 3, 3, 0, 0, 0]])
-    found = np.array([[5, 5, 5, 5, 0, 8, 8, 0, 0, 7]])  # 1 and 2 merged, which counts for one of them; 7 is of nothing
-    np.testing.assert_array_equal(unmatched(found, truth), np.array([[0, 0, 1, 1, 1, 0, 0, 0, 0, 1]], bool))
+    found = np.array(
+        [[5, 5, 5, 5, 0, 8, 8, 0, 0, 7]]
+    )  # 1 and 2 merged, which counts for one of them; 7 is of nothing
+    np.testing.assert_array_equal(
+        unmatched(found, truth), np.array([[0, 0, 1, 1, 1, 0, 0, 0, 0, 1]], bool)
+    )
 
 
 def test_the_shipped_autoencoder_reconstructs_held_out_images_of_the_scenes():
@@ -119,5 +160,7 @@ def test_the_shipped_autoencoder_reconstructs_held_out_images_of_the_scenes():
     for image, rgb in zip(images, decoded):
         metric.update(np.uint8(np.rint(np.clip((rgb + 1.0) * 127.5, 0, 255))), image)
     assert metric.compute()["psnr"] > FLOOR
-    assert latents.shape == (8, 16, 16, 4) and np.std(latents) * model.scaling_factor == pytest.approx(1.0, rel=0.1)
+    assert latents.shape == (8, 16, 16, 4) and np.std(
+        latents
+    ) * model.scaling_factor == pytest.approx(1.0, rel=0.1)
     assert sum(file.stat().st_size for file in SHIPPED_AUTOENCODER.iterdir()) < 4e6

@@ -27,7 +27,11 @@ def rain_folder(tmp_path_factory):
         folder = root / "derain" / "test" / "Rain100H" / half
         folder.mkdir(parents=True)
         for name in "12":
-            Image.fromarray(np.random.default_rng([int(name), len(half)]).integers(0, 256, (24, 40, 3), np.uint8)).save(folder / f"{name}.png")
+            Image.fromarray(
+                np.random.default_rng([int(name), len(half)]).integers(
+                    0, 256, (24, 40, 3), np.uint8
+                )
+            ).save(folder / f"{name}.png")
     return root
 
 
@@ -47,16 +51,30 @@ def rain(tiny_workdir, rain_folder):
 def measured(tiny_workdir, rain_folder, tmp_path_factory):
     """(metrics, folder) of that model on one device."""
     out = tmp_path_factory.mktemp("eval") / "1"
-    return setup.evaluate(config_of(tiny_workdir, rain_folder), tiny_workdir, 0, len, names=["derain"], out_dir=out, native=True,
-                          submission=True), out
+    return setup.evaluate(
+        config_of(tiny_workdir, rain_folder),
+        tiny_workdir,
+        0,
+        len,
+        names=["derain"],
+        out_dir=out,
+        native=True,
+        submission=True,
+    ), out
 
 
 def test_the_models_codec_is_measured_by_the_official_protocol():
-    for name, protocol in (("derain", "derain-y-matlab"), ("depth", "nyu-eigen-metric"), ("instance", "panoptic-coco")):
+    for name, protocol in (
+        ("derain", "derain-y-matlab"),
+        ("depth", "nyu-eigen-metric"),
+        ("instance", "panoptic-coco"),
+    ):
         task = with_official_protocol(SCENES_TASKS[name])
         assert task == dataclasses.replace(SCENES_TASKS[name], protocol=protocol)
     for name in ("semantic", "panoptic"):
-        with pytest.raises(ValueError, match=f"Task '{name}': the model paints 16 classes .*train it on them first"):
+        with pytest.raises(
+            ValueError, match=f"Task '{name}': the model paints 16 classes .*train it on them first"
+        ):
             with_official_protocol(SCENES_TASKS[name])
 
 
@@ -65,7 +83,9 @@ def test_tasks_without_data_are_left_out_by_name(rain):
     data = open_data(rain, log=lines.append)
     assert list(data.tasks) == list(data.sources) == ["derain"] and data.train_sources == {}
     assert data.tasks["derain"].protocol == "derain-y-matlab" and len(data.sources["derain"]) == 2
-    assert [line.split()[0] for line in lines] == [name for name in rain.eval.tasks if name != "derain"]
+    assert [line.split()[0] for line in lines] == [
+        name for name in rain.eval.tasks if name != "derain"
+    ]
     assert all("is left out: " in line and "\n" not in line for line in lines)
 
 
@@ -80,22 +100,44 @@ def test_a_task_that_was_asked_for_must_be_there(rain, tmp_path):
 def test_a_model_of_the_scenes_on_rain_images(measured):
     """From weights and a folder of images to figures of both resolutions and files, by one call."""
     metrics, out = measured
-    assert metrics["derain/examples"] == 2 and np.isfinite([metrics["derain/psnr"], metrics["derain/psnr_tiles"]]).all()
-    assert metrics["trivial/derain/psnr"] < 13 and metrics["derain/psnr"] < metrics["ceiling/derain/psnr"]
-    assert sorted(path.relative_to(out / "submission").as_posix() for path in out.rglob("submission/*/*")) == [
-        f"{name}/{key}.png" for name in ("derain", "derain_tiles") for key in "12"]
+    assert (
+        metrics["derain/examples"] == 2
+        and np.isfinite([metrics["derain/psnr"], metrics["derain/psnr_tiles"]]).all()
+    )
+    assert (
+        metrics["trivial/derain/psnr"] < 13
+        and metrics["derain/psnr"] < metrics["ceiling/derain/psnr"]
+    )
+    assert sorted(
+        path.relative_to(out / "submission").as_posix() for path in out.rglob("submission/*/*")
+    ) == [f"{name}/{key}.png" for name in ("derain", "derain_tiles") for key in "12"]
 
 
 def test_several_devices_reach_the_figures_of_one(measured, rain, tiny_workdir, tmp_path):
     """4 devices, 2 images: the batch is filled up, and what fills it is not counted."""
     (tmp_path / "config.json").write_text(json.dumps(rain.to_dict()))
-    code = (f"import json, pathlib, ml_collections; from generalist.training import setup; p = pathlib.Path({str(tmp_path)!r}); "
-            "config = ml_collections.ConfigDict(json.loads((p / 'config.json').read_text())); "
-            f"setup.evaluate(config, pathlib.Path({str(tiny_workdir)!r}), 0, print, names=['derain'], out_dir=p / 'eval' / '1')")
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu",
-                   "PYTHONPATH": str(pathlib.Path(generalist.__file__).parents[1])}
+    code = (
+        f"import json, pathlib, ml_collections; from generalist.training import setup; p = pathlib.Path({str(tmp_path)!r}); "
+        "config = ml_collections.ConfigDict(json.loads((p / 'config.json').read_text())); "
+        f"setup.evaluate(config, pathlib.Path({str(tiny_workdir)!r}), 0, print, names=['derain'], out_dir=p / 'eval' / '1')"
+    )
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(pathlib.Path(generalist.__file__).parents[1]),
+    }
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True)
-    metrics, card = (json.loads((tmp_path / "eval" / "1" / name).read_text()) for name in ("metrics.json", "card.json"))
+    metrics, card = (
+        json.loads((tmp_path / "eval" / "1" / name).read_text())
+        for name in ("metrics.json", "card.json")
+    )
     assert card["devices"] == 4
-    for key in ("derain/psnr", "derain/ssim", "derain/examples", "trivial/derain/psnr", "ceiling/derain/psnr"):
+    for key in (
+        "derain/psnr",
+        "derain/ssim",
+        "derain/examples",
+        "trivial/derain/psnr",
+        "ceiling/derain/psnr",
+    ):
         assert metrics[key] == pytest.approx(measured[0][key], rel=1e-5)

@@ -20,9 +20,22 @@ from generalist.tasks import SCENES_TASKS, TASKS
 SIZE, COUNT = 32, 3  # as in conftest.py
 
 PROMISED = [
-    "depth/rmse", "depth/abs_rel", "depth/delta1", "semantic/miou", "instance/pq", "panoptic/pq", "panoptic/sq", "panoptic/rq",
-    "denoise/psnr", "denoise/ssim", "derain/psnr", "derain/ssim", "light/psnr", "light/ssim",
-    *(f"semantic/iou/{name}" for name in SCENES_TASKS["semantic"].classes)]
+    "depth/rmse",
+    "depth/abs_rel",
+    "depth/delta1",
+    "semantic/miou",
+    "instance/pq",
+    "panoptic/pq",
+    "panoptic/sq",
+    "panoptic/rq",
+    "denoise/psnr",
+    "denoise/ssim",
+    "derain/psnr",
+    "derain/ssim",
+    "light/psnr",
+    "light/ssim",
+    *(f"semantic/iou/{name}" for name in SCENES_TASKS["semantic"].classes),
+]
 
 
 def of(name):
@@ -30,8 +43,20 @@ def of(name):
 
 
 def test_an_oracle_reaches_the_ceiling_exactly(make_oracle, sources, tmp_path):
-    metrics = evaluate(make_oracle(sources), SCENES_TASKS, sources, target_size=SIZE, panels=0, out_dir=tmp_path / "0", log=len)
-    ceiling = {name.removeprefix("ceiling/"): value for name, value in metrics.items() if name.startswith("ceiling/")}
+    metrics = evaluate(
+        make_oracle(sources),
+        SCENES_TASKS,
+        sources,
+        target_size=SIZE,
+        panels=0,
+        out_dir=tmp_path / "0",
+        log=len,
+    )
+    ceiling = {
+        name.removeprefix("ceiling/"): value
+        for name, value in metrics.items()
+        if name.startswith("ceiling/")
+    }
     assert ceiling == {name: metrics[name] for name in ceiling} and set(PROMISED) <= set(ceiling)
     assert metrics["depth/rmse"] < 1e-5 and metrics["semantic/miou"] == 1.0
     assert metrics["denoise/psnr"] is None and metrics["denoise/ssim"] == pytest.approx(1.0)
@@ -56,7 +81,10 @@ def test_metrics_json_is_what_is_returned_and_strict_json(finished):
     def refuse(constant):
         raise AssertionError(f"{constant} is not JSON")
 
-    assert json.loads((finished.folder / "metrics.json").read_text(), parse_constant=refuse) == finished.metrics
+    assert (
+        json.loads((finished.folder / "metrics.json").read_text(), parse_constant=refuse)
+        == finished.metrics
+    )
 
 
 def test_values_per_image_average_to_the_metrics(finished):
@@ -67,7 +95,9 @@ def test_values_per_image_average_to_the_metrics(finished):
         task, key = name.split("/")
         values = [float(row[key]) for row in rows if row["task"] == task]
         assert math.fsum(values) / COUNT == finished.metrics[name]
-    assert [row["key"] for row in rows if row["task"] == "depth"] == [f"scenes/0/val/{i:08d}" for i in range(COUNT)]
+    assert [row["key"] for row in rows if row["task"] == "depth"] == [
+        f"scenes/0/val/{i:08d}" for i in range(COUNT)
+    ]
     assert all(row["psnr"] == "" for row in rows if row["task"] == "depth")
 
 
@@ -75,10 +105,21 @@ def test_the_card_says_how_the_numbers_came_about(finished):
     card = json.loads((finished.folder / "card.json").read_text())
     keys = "\n".join(f"scenes/0/val/{i:08d}" for i in range(COUNT))
     assert card["tasks"]["depth"] == {
-        "protocol": "native", "counts": "metric depth on every labelled pixel from 1 mm to 10 m, no crop", "also": {"ause": f"ause-rmse: {PROTOCOLS['ause-rmse']}"}, "ways": {},
-        "codec_version": 1, "examples": COUNT, "left_out": [], "source": "ScenesSource", "split": "val", "data_seed": 0,
-        "keys_sha256": hashlib.sha256(keys.encode()).hexdigest()}
-    assert list(card["tasks"]["semantic"]["also"]) == ["boundary_f", "ece"] and list(card["tasks"]["semantic"]["ways"]) == ["_painter"]
+        "protocol": "native",
+        "counts": "metric depth on every labelled pixel from 1 mm to 10 m, no crop",
+        "also": {"ause": f"ause-rmse: {PROTOCOLS['ause-rmse']}"},
+        "ways": {},
+        "codec_version": 1,
+        "examples": COUNT,
+        "left_out": [],
+        "source": "ScenesSource",
+        "split": "val",
+        "data_seed": 0,
+        "keys_sha256": hashlib.sha256(keys.encode()).hexdigest(),
+    }
+    assert list(card["tasks"]["semantic"]["also"]) == ["boundary_f", "ece"] and list(
+        card["tasks"]["semantic"]["ways"]
+    ) == ["_painter"]
     assert card["peak_memory"]["bytes"] > 1e7
     assert (card["steps"], card["weights"], card["target_size"]) == (1, "an <oracle>", SIZE)
     assert card["versions"]["numpy"] == np.__version__
@@ -87,12 +128,15 @@ def test_the_card_says_how_the_numbers_came_about(finished):
 def test_panoptic_shares_what_its_components_painted(finished):
     # 3 examples in batches of 2 are two calls a painted task; panoptic adds none.
     assert {name: finished.oracle.calls.count(name) for name in SCENES_TASKS} == {
-        name: 0 if name == "panoptic" else 2 for name in SCENES_TASKS}
+        name: 0 if name == "panoptic" else 2 for name in SCENES_TASKS
+    }
 
 
 def test_panoptic_alone_paints_its_components(make_oracle, sources, finished, tmp_path):
     oracle = make_oracle(sources, noise=0.1)
-    metrics = evaluate(oracle, of("panoptic"), sources, target_size=SIZE, panels=0, out_dir=tmp_path / "0", log=len)
+    metrics = evaluate(
+        oracle, of("panoptic"), sources, target_size=SIZE, panels=0, out_dir=tmp_path / "0", log=len
+    )
     assert oracle.calls == ["semantic", "instance"]
     assert metrics["panoptic/pq"] == finished.metrics["panoptic/pq"]
 
@@ -104,7 +148,16 @@ def keys_measured(folder):
 
 def test_a_limit_takes_examples_evenly_spread(make_oracle, sources, tmp_path):
     oracle = make_oracle(sources, noise=0.1)
-    metrics = evaluate(oracle, of("derain"), sources, target_size=SIZE, limit=2, panels=0, out_dir=tmp_path / "0", log=len)
+    metrics = evaluate(
+        oracle,
+        of("derain"),
+        sources,
+        target_size=SIZE,
+        limit=2,
+        panels=0,
+        out_dir=tmp_path / "0",
+        log=len,
+    )
     assert metrics["derain/examples"] == 2
     assert keys_measured(tmp_path / "0") == ["scenes/0/val/00000000", "scenes/0/val/00000002"]
 
@@ -116,15 +169,28 @@ def lol(tmp_path):
     for half in ("low", "high"):
         (tmp_path / f"data/lol/eval15/{half}").mkdir(parents=True)
         for number in range(3):
-            Image.fromarray(rng.integers(0, 256, (SIZE, SIZE, 3)).astype(np.uint8)).save(tmp_path / f"data/lol/eval15/{half}/{number}.png")
+            Image.fromarray(rng.integers(0, 256, (SIZE, SIZE, 3)).astype(np.uint8)).save(
+                tmp_path / f"data/lol/eval15/{half}/{number}.png"
+            )
     return tmp_path / "data/lol/eval15"
 
 
 def evaluate_lol(lol, out, on_error="raise", batch_size=2, limit=0):
-    source = {"light": open_source("lol", "light", "test", lol.parents[1], on_error=on_error, log=len)}
+    source = {
+        "light": open_source("lol", "light", "test", lol.parents[1], on_error=on_error, log=len)
+    }
     grey = lambda images, task: np.zeros((len(images), SIZE, SIZE, 3), np.float32)
-    return evaluate(grey, {"light": TASKS["light"]}, source, target_size=SIZE, panels=0, out_dir=out, batch_size=batch_size, limit=limit,
-                    log=len)
+    return evaluate(
+        grey,
+        {"light": TASKS["light"]},
+        source,
+        target_size=SIZE,
+        panels=0,
+        out_dir=out,
+        batch_size=batch_size,
+        limit=limit,
+        log=len,
+    )
 
 
 def lol_config(lol):
@@ -135,15 +201,24 @@ def lol_config(lol):
 
 @pytest.mark.parametrize("damaged", [0, 1, 2])
 @pytest.mark.parametrize("batch_size", [1, 2])
-def test_a_damaged_example_that_is_skipped_is_not_replaced_by_another(lol, tmp_path, damaged, batch_size):
+def test_a_damaged_example_that_is_skipped_is_not_replaced_by_another(
+    lol, tmp_path, damaged, batch_size
+):
     (lol / f"high/{damaged}.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match="cannot be decoded"):
         evaluate_lol(lol, tmp_path / "eval/0")
     metrics = evaluate_lol(lol, tmp_path / "eval/1", "skip", batch_size)
     assert metrics["light/examples"] == 2
-    assert keys_measured(tmp_path / "eval/1") == [str(number) for number in range(3) if number != damaged]
-    assert "Left out: the figures are not those of the whole set" in (tmp_path / "eval/1/card.md").read_text()
-    ceilings = ceiling(lol_config(lol), tmp_path / "ceiling", names=["light"], sizes=[SIZE], log=len)
+    assert keys_measured(tmp_path / "eval/1") == [
+        str(number) for number in range(3) if number != damaged
+    ]
+    assert (
+        "Left out: the figures are not those of the whole set"
+        in (tmp_path / "eval/1/card.md").read_text()
+    )
+    ceilings = ceiling(
+        lol_config(lol), tmp_path / "ceiling", names=["light"], sizes=[SIZE], log=len
+    )
     assert ceilings["tasks"]["light"]["examples"] == 2
     (lol / "high/0.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match="every example of light is damaged: nothing was measured"):
@@ -156,12 +231,18 @@ def test_trivial_and_ceiling_figures_follow_a_file_that_was_changed(lol, tmp_pat
     Image.fromarray(np.full((SIZE, SIZE, 3), 255, np.uint8)).save(lol / "high/1.png")
     after = evaluate_lol(lol, tmp_path / "eval/1")
     assert after["trivial/light/psnr"] != before["trivial/light/psnr"]
-    assert after == {**evaluate_lol(lol, tmp_path / "fresh/0"), "light/seconds_per_image": after["light/seconds_per_image"]}
+    assert after == {
+        **evaluate_lol(lol, tmp_path / "fresh/0"),
+        "light/seconds_per_image": after["light/seconds_per_image"],
+    }
 
 
 def test_lol_is_measured_as_papers_do_too(lol, tmp_path):
     metrics = evaluate_lol(lol, tmp_path / "eval/0")
-    expected = {suffix: ImageQuality(protocol) for suffix, protocol in (("_gaussian", "rgb-matlab"), ("_gt_mean", "lol-rgb-gt-mean"))}
+    expected = {
+        suffix: ImageQuality(protocol)
+        for suffix, protocol in (("_gaussian", "rgb-matlab"), ("_gt_mean", "lol-rgb-gt-mean"))
+    }
     for number in range(3):
         label = np.asarray(Image.open(lol / f"high/{number}.png"))
         for metric in expected.values():
@@ -174,7 +255,15 @@ def test_lol_is_measured_as_papers_do_too(lol, tmp_path):
 
 def test_labels_larger_than_the_model_are_measured_at_their_own_size(make_oracle, tmp_path):
     large = {"denoise": ScenesSource("denoise", "val", 2, (48, 64))}
-    metrics = evaluate(make_oracle(large), of("denoise"), large, target_size=SIZE, panels=0, out_dir=tmp_path / "0", log=len)
+    metrics = evaluate(
+        make_oracle(large),
+        of("denoise"),
+        large,
+        target_size=SIZE,
+        panels=0,
+        out_dir=tmp_path / "0",
+        log=len,
+    )
     assert metrics["denoise/psnr"] == metrics["ceiling/denoise/psnr"] < 40
 
 
@@ -195,49 +284,112 @@ def test_images_of_several_sizes_come_as_a_list(tmp_path):
         assert isinstance(images, list)
         return np.zeros((3, 8, 8, 3), np.float32)  # 5 m everywhere
 
-    metrics = evaluate(predict, of("depth"), {"depth": Mixed()}, target_size=8, panels=3, out_dir=tmp_path / "0", log=len)
+    metrics = evaluate(
+        predict,
+        of("depth"),
+        {"depth": Mixed()},
+        target_size=8,
+        panels=3,
+        out_dir=tmp_path / "0",
+        log=len,
+    )
     assert seen == [[(16, 24, 3), (16, 24, 3), (20, 16, 3)]]
-    errors = [np.sqrt(np.mean((5 - label[label > 0]) ** 2)) for label in (Mixed()[i]["label"] for i in range(3))]
+    errors = [
+        np.sqrt(np.mean((5 - label[label > 0]) ** 2))
+        for label in (Mixed()[i]["label"] for i in range(3))
+    ]
     assert metrics["depth/rmse"] == pytest.approx(np.mean(errors), rel=1e-6)
 
 
-def test_the_log_says_how_far_it_is_and_how_long_it_takes(make_oracle, sources, tmp_path, monkeypatch):
-    monkeypatch.setattr(importlib.import_module("generalist.evaluation.evaluate"), "_LOG_EVERY", 0.0)
+def test_the_log_says_how_far_it_is_and_how_long_it_takes(
+    make_oracle, sources, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(
+        importlib.import_module("generalist.evaluation.evaluate"), "_LOG_EVERY", 0.0
+    )
     lines = []
-    evaluate(make_oracle(sources), of("light"), sources, target_size=SIZE, batch_size=2, panels=0, out_dir=tmp_path / "0",
-             log=lines.append)
+    evaluate(
+        make_oracle(sources),
+        of("light"),
+        sources,
+        target_size=SIZE,
+        batch_size=2,
+        panels=0,
+        out_dir=tmp_path / "0",
+        log=lines.append,
+    )
     assert re.fullmatch(r"eval 2/3 examples \(light\) \| [\d.]+/s \| ETA \d+ s", lines[0])
     assert lines[1].startswith("eval 3/3") and lines[1].endswith("ETA 0 s") and len(lines) == 3
 
 
 def test_the_log_ends_with_the_table(finished):
     lines = finished.log[-1].splitlines()
-    assert lines[0].split() == ["task", "metric", "prediction", "trivial", "ceiling", "vs", "trivial", "unit"]
+    assert lines[0].split() == [
+        "task",
+        "metric",
+        "prediction",
+        "trivial",
+        "ceiling",
+        "vs",
+        "trivial",
+        "unit",
+    ]
     assert next(line for line in lines if line.startswith("denoise")).split()[4] == "exact"
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda s: s.pop("depth"), "no source for task depth; there are sources for"),
-    (lambda s: s.update(depth=ScenesSource("depth", "val", 0, SIZE)), "the source of task depth is empty: ScenesSource")])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda s: s.pop("depth"), "no source for task depth; there are sources for"),
+        (
+            lambda s: s.update(depth=ScenesSource("depth", "val", 0, SIZE)),
+            "the source of task depth is empty: ScenesSource",
+        ),
+    ],
+)
 def test_missing_and_empty_sources_are_named(make_oracle, sources, tmp_path, change, message):
     sources = dict(sources)
     change(sources)
     with pytest.raises(ValueError, match=message):
-        evaluate(make_oracle({}), of("depth"), sources, target_size=SIZE, out_dir=tmp_path / "0", log=len)
+        evaluate(
+            make_oracle({}), of("depth"), sources, target_size=SIZE, out_dir=tmp_path / "0", log=len
+        )
 
 
 def test_an_empty_training_source_is_named(make_oracle, sources, tmp_path):
     with pytest.raises(ValueError, match="the training source of task depth is empty"):
-        evaluate(make_oracle({}), of("depth"), sources, train_sources={"depth": ScenesSource("depth", "train", 0, SIZE)},
-                 target_size=SIZE, out_dir=tmp_path / "0", log=len)
+        evaluate(
+            make_oracle({}),
+            of("depth"),
+            sources,
+            train_sources={"depth": ScenesSource("depth", "train", 0, SIZE)},
+            target_size=SIZE,
+            out_dir=tmp_path / "0",
+            log=len,
+        )
 
 
-@pytest.mark.parametrize("painted, message", [
-    (np.zeros((3, 16, 16, 3), np.float32), r"float32 of shape \(3, 16, 16, 3\), expected float32 of shape \(3, 32, 32, 3\)"),
-    (np.zeros((3, 32, 32, 3), np.uint8), "uint8"), (np.full((3, 32, 32, 3), np.nan, np.float32), "nan or inf")])
+@pytest.mark.parametrize(
+    "painted, message",
+    [
+        (
+            np.zeros((3, 16, 16, 3), np.float32),
+            r"float32 of shape \(3, 16, 16, 3\), expected float32 of shape \(3, 32, 32, 3\)",
+        ),
+        (np.zeros((3, 32, 32, 3), np.uint8), "uint8"),
+        (np.full((3, 32, 32, 3), np.nan, np.float32), "nan or inf"),
+    ],
+)
 def test_what_cannot_be_a_painting_is_refused(sources, tmp_path, painted, message):
     with pytest.raises(ValueError, match=f"Task 'light': predict_rgb .*{message}"):
-        evaluate(lambda images, name: painted, of("light"), sources, target_size=SIZE, out_dir=tmp_path / "0", log=len)
+        evaluate(
+            lambda images, name: painted,
+            of("light"),
+            sources,
+            target_size=SIZE,
+            out_dir=tmp_path / "0",
+            log=len,
+        )
 
 
 def test_an_example_that_is_no_image_is_named(make_oracle, tmp_path):
@@ -245,6 +397,10 @@ def test_an_example_that_is_no_image_is_named(make_oracle, tmp_path):
         def __getitem__(self, index):
             return super().__getitem__(index) | {"image": np.zeros((4, 4), np.float32)}
 
-    with pytest.raises(ValueError, match="Task 'depth', example 'scenes/0/val/00000000': the image must be uint8"):
+    with pytest.raises(
+        ValueError, match="Task 'depth', example 'scenes/0/val/00000000': the image must be uint8"
+    ):
         broken = {"depth": Broken("depth", "val", 1, SIZE)}
-        evaluate(make_oracle({}), of("depth"), broken, target_size=SIZE, out_dir=tmp_path / "0", log=len)
+        evaluate(
+            make_oracle({}), of("depth"), broken, target_size=SIZE, out_dir=tmp_path / "0", log=len
+        )

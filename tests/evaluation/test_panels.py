@@ -15,7 +15,7 @@ def read(finished, name):
 
 def tile(picture, row, column):
     top, left = MARGIN + LINE + row * (LINE + SIDE + GAP) + LINE, MARGIN + column * (SIDE + GAP)
-    return picture[top:top + SIDE, left:left + SIDE]
+    return picture[top : top + SIDE, left : left + SIDE]
 
 
 @pytest.mark.parametrize("name", SCENES_TASKS)
@@ -25,22 +25,35 @@ def test_a_panel_has_four_columns_and_shows_input_and_truth_in_every_row(finishe
     assert picture.shape[0] >= 2 * MARGIN + LINE + 2 * (LINE + SIDE + GAP)
     for row in range(2):
         example = sources[name][row]
-        for column, shown in ((0, example["image"]), (2, SCENES_TASKS[name].render(example["label"]))):
-            np.testing.assert_array_equal(tile(picture, row, column)[::SIDE // SIZE, ::SIDE // SIZE], shown)
+        for column, shown in (
+            (0, example["image"]),
+            (2, SCENES_TASKS[name].render(example["label"])),
+        ):
+            np.testing.assert_array_equal(
+                tile(picture, row, column)[:: SIDE // SIZE, :: SIDE // SIZE], shown
+            )
 
 
 def test_the_overview_has_a_column_for_every_task_and_every_own_input(finished, sources):
     picture = read(finished, "overview")
-    columns = 1 + 4 + 2 * 3  # input; depth, semantic, instance, panoptic; before and after of three restorations
-    assert picture.shape == (2 * MARGIN + LINE + 2 * (OVERVIEW_SIDE + GAP), 2 * MARGIN + columns * OVERVIEW_SIDE + 10 * GAP, 3)
+    columns = (
+        1 + 4 + 2 * 3
+    )  # input; depth, semantic, instance, panoptic; before and after of three restorations
+    assert picture.shape == (
+        2 * MARGIN + LINE + 2 * (OVERVIEW_SIDE + GAP),
+        2 * MARGIN + columns * OVERVIEW_SIDE + 10 * GAP,
+        3,
+    )
     left, zoom = MARGIN + 5 * (OVERVIEW_SIDE + GAP), OVERVIEW_SIDE // SIZE
-    noisy = picture[MARGIN + LINE:][:OVERVIEW_SIDE:zoom, left:left + OVERVIEW_SIDE:zoom]
+    noisy = picture[MARGIN + LINE :][:OVERVIEW_SIDE:zoom, left : left + OVERVIEW_SIDE : zoom]
     np.testing.assert_array_equal(noisy, sources["denoise"][0]["image"])
 
 
 def test_small_pictures_grow_by_whole_multiples_and_large_ones_shrink():
     small = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
-    np.testing.assert_array_equal(panels.enlarge(small, 5)[[0, 1, 2, 3]][:, [0, 3]], small[[0, 0, 1, 1]])
+    np.testing.assert_array_equal(
+        panels.enlarge(small, 5)[[0, 1, 2, 3]][:, [0, 3]], small[[0, 0, 1, 1]]
+    )
     assert panels.enlarge(small, 5).shape == (4, 4, 3)
     assert panels.enlarge(np.zeros((480, 640, 3), np.uint8), 256).shape == (192, 256, 3)
 
@@ -50,9 +63,13 @@ def test_the_error_of_depth_is_dark_where_right_bright_where_wrong_black_where_u
     depth = SCENES_TASKS["depth"]
     rgb = depth.encode(np.array([[2.0, 3.0, 5.0]], np.float32), (1, 3)).rgb
     example = {"image": np.zeros((1, 3, 3), np.uint8), "label": label, "key": "a"}
-    picture = np.asarray(panels.task_panel(depth, [panels.Sample(example, depth.decode(rgb), {"rmse": 0.7})]))
+    picture = np.asarray(
+        panels.task_panel(depth, [panels.Sample(example, depth.decode(rgb), {"rmse": 0.7})])
+    )
     left, zoom = MARGIN + 3 * (SIDE // 3 * 3 + GAP), SIDE // 3
-    right, wrong, unknown = picture[MARGIN + 2 * LINE + 5, left + zoom // 2:left + 3 * zoom:zoom]
+    right, wrong, unknown = picture[
+        MARGIN + 2 * LINE + 5, left + zoom // 2 : left + 3 * zoom : zoom
+    ]
     np.testing.assert_array_equal(right, panels.heat(np.zeros(1))[0])
     np.testing.assert_array_equal(wrong, panels.heat(np.ones(1))[0])
     np.testing.assert_array_equal(unknown, (0, 0, 0))
@@ -66,5 +83,11 @@ def test_a_legend_breaks_into_lines_that_fit():
 
 def test_a_picture_is_wide_enough_for_its_colour_bars():
     ramp = np.full((256, 3), (7, 8, 9), np.uint8)
-    picture = np.asarray(panels.compose(["input"], [[np.zeros((8, 8, 3), np.uint8)]], bars=[panels.Bar("depth", "0", "10 m", ramp)] * 2))
+    picture = np.asarray(
+        panels.compose(
+            ["input"],
+            [[np.zeros((8, 8, 3), np.uint8)]],
+            bars=[panels.Bar("depth", "0", "10 m", ramp)] * 2,
+        )
+    )
     assert ((picture == (7, 8, 9)).all(-1).sum(1) == 512).any()  # both bars, whole

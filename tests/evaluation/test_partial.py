@@ -16,21 +16,38 @@ class Killed(Exception):
 
 def run(predict, sources, out_dir, log=None, **settings):
     tasks = {name: SCENES_TASKS[name] for name in NAMES}
-    return evaluate(predict, tasks, sources, target_size=SIZE, batch_size=1, panels=2, submission=True, out_dir=out_dir,
-                    log=([] if log is None else log).append, facts={"weights": "a"} | settings)
+    return evaluate(
+        predict,
+        tasks,
+        sources,
+        target_size=SIZE,
+        batch_size=1,
+        panels=2,
+        submission=True,
+        out_dir=out_dir,
+        log=([] if log is None else log).append,
+        facts={"weights": "a"} | settings,
+    )
 
 
 def files(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*")
-            if path.is_file() and path.name not in ("card.json", "card.md", "metrics.json")}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name not in ("card.json", "card.md", "metrics.json")
+    }
 
 
 def figures(metrics):
     return {key: value for key, value in metrics.items() if not key.endswith("seconds_per_image")}
 
 
-@pytest.mark.parametrize("calls", [1, 4, 7, 9])  # in depth, derain, and twice among semantic, instance and panoptic
-def test_a_killed_evaluation_ends_as_one_that_was_not(make_oracle, sources, tmp_path, monkeypatch, calls):
+@pytest.mark.parametrize(
+    "calls", [1, 4, 7, 9]
+)  # in depth, derain, and twice among semantic, instance and panoptic
+def test_a_killed_evaluation_ends_as_one_that_was_not(
+    make_oracle, sources, tmp_path, monkeypatch, calls
+):
     monkeypatch.setattr(partial_lib, "_SAVE_EVERY", 0.0)
     undisturbed = run(make_oracle(sources, noise=0.1), sources, tmp_path / "a" / "1")
     oracle = make_oracle(sources, noise=0.1)
@@ -52,8 +69,14 @@ def test_a_killed_evaluation_ends_as_one_that_was_not(make_oracle, sources, tmp_
     assert not (folder / "partial.pkl").exists()
 
 
-@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(b"cut"), lambda path: None], ids=["damaged", "other weights"])
-def test_what_does_not_belong_to_it_is_not_used(make_oracle, sources, tmp_path, monkeypatch, damage):
+@pytest.mark.parametrize(
+    "damage",
+    [lambda path: path.write_bytes(b"cut"), lambda path: None],
+    ids=["damaged", "other weights"],
+)
+def test_what_does_not_belong_to_it_is_not_used(
+    make_oracle, sources, tmp_path, monkeypatch, damage
+):
     monkeypatch.setattr(partial_lib, "_SAVE_EVERY", 0.0)
     oracle = make_oracle(sources)
 

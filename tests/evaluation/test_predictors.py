@@ -22,12 +22,24 @@ def test_native_resolution_beside_the_whole_image(tmp_path):
     sources = {name: ScenesSource(name, "val", 2, 48) for name in ("denoise", "depth")}
     tasks = {name: SCENES_TASKS[name] for name in sources}
     run = lambda folder, **settings: evaluate(
-        copy, tasks, sources, target_size=SIZE, panels=0, out_dir=tmp_path / folder / "0", log=len, **settings)
+        copy,
+        tasks,
+        sources,
+        target_size=SIZE,
+        panels=0,
+        out_dir=tmp_path / folder / "0",
+        log=len,
+        **settings,
+    )
     metrics = run("native", native=True)
     # What copies its input has the trivial figures, and far worse ones after 48 -> 16 -> 48.
     for key in ("psnr", "ssim"):
-        assert metrics[f"denoise/{key}_tiles"] == pytest.approx(metrics[f"trivial/denoise/{key}"], rel=1e-6)
-        assert metrics[f"denoise/{key}"] != pytest.approx(metrics[f"trivial/denoise/{key}"], rel=1e-2)
+        assert metrics[f"denoise/{key}_tiles"] == pytest.approx(
+            metrics[f"trivial/denoise/{key}"], rel=1e-6
+        )
+        assert metrics[f"denoise/{key}"] != pytest.approx(
+            metrics[f"trivial/denoise/{key}"], rel=1e-2
+        )
     assert not any("_tiles" in key for key in metrics if not key.startswith("denoise/"))
     whole = run("whole")
     assert whole.keys() == {key for key in metrics if not key.endswith("_tiles")}

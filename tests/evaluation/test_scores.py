@@ -19,9 +19,20 @@ def test_both_decodes_of_a_semantic_task_are_measured(make_oracle, tmp_path):
     """Labels are 1.5 times as large as what is painted, so that the ways to enlarge it differ."""
     source, task = ScenesSource("semantic", "val", 2, 48), SCENES_TASKS["semantic"]
     oracle = make_oracle({"semantic": source}, noise=0.1)
-    metrics = evaluate(oracle, {"semantic": task}, {"semantic": source}, target_size=SIZE, panels=0, out_dir=tmp_path / "0", log=len)
+    metrics = evaluate(
+        oracle,
+        {"semantic": task},
+        {"semantic": source},
+        target_size=SIZE,
+        panels=0,
+        out_dir=tmp_path / "0",
+        log=len,
+    )
     for upsample, key in (("distance", "semantic/miou"), ("rgb", "semantic/miou_painter")):
-        codec, metric = dataclasses.replace(task, upsample=upsample), SegmentationMetric(task.num_classes)
+        codec, metric = (
+            dataclasses.replace(task, upsample=upsample),
+            SegmentationMetric(task.num_classes),
+        )
         outlines, calibration = BoundaryF(), CalibrationError()
         for example in (source[i] for i in range(2)):
             prediction = codec.decode(oracle(example["image"][None], "semantic")[0], 48)
@@ -43,10 +54,15 @@ def test_the_figure_of_rain13k_is_the_mean_over_its_sets():
     scores = Scores(TASKS["derain"])
     for key, level in (("Test100/1", 6), ("Test100/2", 6), ("Test100/3", 6), ("Rain100H/1", 2)):
         # Grey of level v has Y = 16 + v * 219 / 255: 21 and 18, which are 5 and 2 off.
-        scores.update([{"key": key, "label": clean}], {"": [RestorationPrediction(clean + np.uint8(level), None)]})
+        scores.update(
+            [{"key": key, "label": clean}],
+            {"": [RestorationPrediction(clean + np.uint8(level), None)]},
+        )
     values = scores.compute()
     assert (values["images/Test100"], values["images/Rain100H"]) == (3, 1)
-    assert values["psnr/Test100"] == pytest.approx(20 * math.log10(255 / 5)) and values["psnr/Rain100H"] == pytest.approx(20 * math.log10(255 / 2))
+    assert values["psnr/Test100"] == pytest.approx(20 * math.log10(255 / 5)) and values[
+        "psnr/Rain100H"
+    ] == pytest.approx(20 * math.log10(255 / 2))
     assert values["psnr"] == (values["psnr/Test100"] + values["psnr/Rain100H"]) / 2
     assert values["ssim"] == (values["ssim/Test100"] + values["ssim/Rain100H"]) / 2
 
@@ -54,14 +70,24 @@ def test_the_figure_of_rain13k_is_the_mean_over_its_sets():
 def test_other_deraining_data_have_no_sets():
     clean = np.zeros((12, 12, 3), np.uint8)
     scores = Scores(TASKS["derain"])
-    scores.update([{"key": key, "label": clean} for key in ("mine/1", "2")], {"": [RestorationPrediction(clean + np.uint8(6), None)] * 2})
+    scores.update(
+        [{"key": key, "label": clean} for key in ("mine/1", "2")],
+        {"": [RestorationPrediction(clean + np.uint8(6), None)] * 2},
+    )
     assert scores.compute().keys() == {"psnr", "ssim"}
 
 
 def test_depth_is_also_measured_by_its_confidence(make_oracle, sources, finished):
-    oracle, task, metric = make_oracle(sources, noise=0.1), SCENES_TASKS["depth"], SparsificationError()
+    oracle, task, metric = (
+        make_oracle(sources, noise=0.1),
+        SCENES_TASKS["depth"],
+        SparsificationError(),
+    )
     for example in (sources["depth"][i] for i in range(len(sources["depth"]))):
         prediction = task.decode(oracle(example["image"][None], "depth")[0])
         metric.update((prediction.depth, prediction.confidence), example["label"])
     assert finished.metrics["depth/ause"] == metric.compute()["ause"]
-    assert finished.metrics["ceiling/depth/ause"] is None and finished.metrics["depth/ause"] < finished.metrics["trivial/depth/ause"]
+    assert (
+        finished.metrics["ceiling/depth/ause"] is None
+        and finished.metrics["depth/ause"] < finished.metrics["trivial/depth/ause"]
+    )

@@ -1,15 +1,29 @@
 from generalist.evaluation import tables
 
 METRICS = {
-    "depth/rmse": 0.5, "depth/delta1": 0.75, "depth/silog": 9.0, "denoise/psnr": 27.5, "denoise/ssim": None, "depth/examples": 3,
-    "denoise/examples": 3, "trivial/depth/rmse": 1.25, "trivial/depth/delta1": 0.8, "trivial/denoise/psnr": 20.0,
-    "ceiling/depth/rmse": 0.0, "ceiling/depth/delta1": 1.0, "ceiling/denoise/psnr": None}
+    "depth/rmse": 0.5,
+    "depth/delta1": 0.75,
+    "depth/silog": 9.0,
+    "denoise/psnr": 27.5,
+    "denoise/ssim": None,
+    "depth/examples": 3,
+    "denoise/examples": 3,
+    "trivial/depth/rmse": 1.25,
+    "trivial/depth/delta1": 0.8,
+    "trivial/denoise/psnr": 20.0,
+    "ceiling/depth/rmse": 0.0,
+    "ceiling/depth/delta1": 1.0,
+    "ceiling/denoise/psnr": None,
+}
 
 
 def test_rows_have_units_percent_and_gains():
     assert [tuple(row) for row in tables.rows(METRICS)] == [
-        ("depth", "RMSE", "0.500", "1.250", "0.000", "× 0.40", "m"), ("depth", "delta1", "75.0", "80.0", "100.0", "−5.0", "%"),
-        ("denoise", "PSNR", "27.50", "20.00", "exact", "+7.50", "dB"), ("denoise", "SSIM", "–", "–", "–", "–", "")]
+        ("depth", "RMSE", "0.500", "1.250", "0.000", "× 0.40", "m"),
+        ("depth", "delta1", "75.0", "80.0", "100.0", "−5.0", "%"),
+        ("denoise", "PSNR", "27.50", "20.00", "exact", "+7.50", "dB"),
+        ("denoise", "SSIM", "–", "–", "–", "–", ""),
+    ]
 
 
 def test_tiles_are_compared_with_the_input_unchanged():
@@ -19,9 +33,26 @@ def test_tiles_are_compared_with_the_input_unchanged():
 
 def test_the_text_table_is_aligned_and_names_a_task_once():
     lines = tables.format_table(METRICS).splitlines()
-    assert len(lines) == 5 and [line.split()[0] for line in lines] == ["task", "depth", "delta1", "denoise", "SSIM"]
-    assert len({line.index(end) + len(end) for line, end in zip(lines, ("prediction", "0.500", "75.0", "27.50"))}) == 1
+    assert len(lines) == 5 and [line.split()[0] for line in lines] == [
+        "task",
+        "depth",
+        "delta1",
+        "denoise",
+        "SSIM",
+    ]
+    assert (
+        len(
+            {
+                line.index(end) + len(end)
+                for line, end in zip(lines, ("prediction", "0.500", "75.0", "27.50"))
+            }
+        )
+        == 1
+    )
 
 
 def test_values_of_an_image_on_one_line():
-    assert tables.format_values({"key": "a", "silog": 9.0, "psnr": 31.25, "ssim": 0.5}) == "PSNR 31.25 dB   SSIM 0.500"
+    assert (
+        tables.format_values({"key": "a", "silog": 9.0, "psnr": 31.25, "ssim": 0.5})
+        == "PSNR 31.25 dB   SSIM 0.500"
+    )

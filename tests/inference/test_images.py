@@ -12,7 +12,9 @@ RGB = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tiff", ".webp"])
 def test_file_pil_and_array_agree(tmp_path, suffix):
     path = tmp_path / f"x{suffix}"
-    Image.fromarray(RGB).save(path, lossless=True) if suffix == ".webp" else Image.fromarray(RGB).save(path)
+    Image.fromarray(RGB).save(path, lossless=True) if suffix == ".webp" else Image.fromarray(
+        RGB
+    ).save(path)
     for image in (RGB, Image.fromarray(RGB), path, str(path)):
         np.testing.assert_array_equal(read_image(image), RGB)
 
@@ -45,14 +47,17 @@ def test_photographs_are_turned_upright(tmp_path):
     np.testing.assert_array_equal(read_image(tmp_path / "turned.png"), np.rot90(RGB, -1))
 
 
-@pytest.mark.parametrize("array, said", [
-    (np.zeros((2, 3, 3), np.float32), r"float32 and shape \(2, 3, 3\).*multiply floats"),
-    (np.zeros((2, 3, 3), np.uint16), "uint16"),
-    (np.zeros((2, 3, 2), np.uint8), r"shape \(2, 3, 2\)"),
-    (np.zeros((1, 2, 3, 3), np.uint8), r"shape \(1, 2, 3, 3\)"),
-    (np.zeros((0, 3, 3), np.uint8), r"shape \(0, 3, 3\)"),
-    (None, "object"),
-])
+@pytest.mark.parametrize(
+    "array, said",
+    [
+        (np.zeros((2, 3, 3), np.float32), r"float32 and shape \(2, 3, 3\).*multiply floats"),
+        (np.zeros((2, 3, 3), np.uint16), "uint16"),
+        (np.zeros((2, 3, 2), np.uint8), r"shape \(2, 3, 2\)"),
+        (np.zeros((1, 2, 3, 3), np.uint8), r"shape \(1, 2, 3, 3\)"),
+        (np.zeros((0, 3, 3), np.uint8), r"shape \(0, 3, 3\)"),
+        (None, "object"),
+    ],
+)
 def test_wrong_arrays_are_named(array, said):
     with pytest.raises(ImageError, match=said) as error:
         read_image(array)
@@ -65,8 +70,14 @@ def test_wrong_files_are_named(tmp_path):
     (tmp_path / "text.jpg").write_text("no image")
     (tmp_path / "empty.png").touch()
     Image.fromarray(np.zeros((2, 2), np.uint16)).save(tmp_path / "deep.png")
-    for name, said in (("cut.png", "no readable image"), ("text.jpg", "no readable image"), ("empty.png", "no readable image"),
-                       ("deep.png", "8 bits a channel"), ("absent.png", "no such file"), (".", "a folder")):
+    for name, said in (
+        ("cut.png", "no readable image"),
+        ("text.jpg", "no readable image"),
+        ("empty.png", "no readable image"),
+        ("deep.png", "8 bits a channel"),
+        ("absent.png", "no such file"),
+        (".", "a folder"),
+    ):
         with pytest.raises(ImageError, match=said) as error:
             read_image(tmp_path / name)
         assert str(tmp_path / name) in str(error.value)

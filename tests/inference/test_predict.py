@@ -22,15 +22,23 @@ def test_a_name_gives_a_result_and_a_list_a_dict(tiny_model):
     assert list(several) == names and [result.task for result in several.values()] == names
     assert all(result.render().shape == (20, 30, 3) for result in several.values())
     assert all(result.confidence.shape == (20, 30) for result in several.values())
-    np.testing.assert_allclose(several["depth"].depth, one.depth, atol=1e-3)  # another batch size, the same model
+    np.testing.assert_allclose(
+        several["depth"].depth, one.depth, atol=1e-3
+    )  # another batch size, the same model
 
 
 def test_panoptic_merges_what_its_components_paint(tiny_model):
     results = tiny_model.predict(SMALL, ["semantic", "instance", "panoptic", "depth", "denoise"])
     rgb = tiny_model.predict_rgb(np.stack([SMALL] * 4), ["semantic", "instance"] * 2)
     expected = tiny_model.tasks["panoptic"].merge(rgb[0], rgb[1], (20, 30))
-    assert np.mean(results["panoptic"].id_map == expected.id_map) > 0.99  # ties may fall otherwise in another batch
-    assert tiny_model.components(["panoptic", "semantic", "depth"]) == ["semantic", "instance", "depth"]
+    assert (
+        np.mean(results["panoptic"].id_map == expected.id_map) > 0.99
+    )  # ties may fall otherwise in another batch
+    assert tiny_model.components(["panoptic", "semantic", "depth"]) == [
+        "semantic",
+        "instance",
+        "depth",
+    ]
 
 
 def test_each_image_of_a_batch_follows_its_own_task(tiny_model):
@@ -44,8 +52,14 @@ def test_several_tasks_of_one_image_encode_it_once(tiny_model, monkeypatch):
     names = ["depth", "light", "semantic"]
     expected = tiny_model.predict_rgb(np.stack([SMALL] * 3), names)
     seen, sample = [], tiny_model._sample
-    monkeypatch.setattr(tiny_model, "_sample", lambda values, images, text, *rest, **kw: (
-        seen.append((len(images), len(text))), sample(values, images, text, *rest, **kw))[1])
+    monkeypatch.setattr(
+        tiny_model,
+        "_sample",
+        lambda values, images, text, *rest, **kw: (
+            seen.append((len(images), len(text))),
+            sample(values, images, text, *rest, **kw),
+        )[1],
+    )
     np.testing.assert_allclose(tiny_model.predict_rgb(SMALL[None], names), expected, atol=1e-3)
     tiny_model.predict(SMALL, names)
     assert seen == [(1, 4), (1, 4)]  # prompts are padded, so that few programs are compiled
@@ -62,17 +76,29 @@ def test_the_model_sees_images_shrunk_as_those_of_training(tiny_model, monkeypat
     from generalist.input_pipeline.loader import fit
 
     seen = []
-    monkeypatch.setattr(tiny_model, "_sample", lambda parameters, images, *_, **__: seen.append(np.asarray(images)) or np.zeros((1, 32, 32, 3)))
+    monkeypatch.setattr(
+        tiny_model,
+        "_sample",
+        lambda parameters, images, *_, **__: (
+            seen.append(np.asarray(images)) or np.zeros((1, 32, 32, 3))
+        ),
+    )
     tiny_model.predict_rgb(LARGE[None], "depth")
     np.testing.assert_array_equal(seen[0][0], fit(LARGE, 32))
 
 
 def test_restoration_tiles_what_is_larger_than_the_model(tiny_model, monkeypatch):
-    monkeypatch.setattr(tiny_model, "predict_rgb", lambda images, task, *_: np.stack(images) / np.float32(127.5) - 1)
-    assert (tiny_model.predict(LARGE, "denoise").image == LARGE).all()  # a painter that changes nothing
+    monkeypatch.setattr(
+        tiny_model, "predict_rgb", lambda images, task, *_: np.stack(images) / np.float32(127.5) - 1
+    )
+    assert (
+        tiny_model.predict(LARGE, "denoise").image == LARGE
+    ).all()  # a painter that changes nothing
     assert (tiny_model.predict(LARGE, "denoise", tile=3).image == LARGE).all()
     whole = tiny_model.predict(LARGE, "denoise", tile=False).image
-    assert whole.shape == LARGE.shape and (whole != LARGE).any()  # shrunk to 32 x 32 and enlarged again
+    assert (
+        whole.shape == LARGE.shape and (whole != LARGE).any()
+    )  # shrunk to 32 x 32 and enlarged again
     assert (tiny_model.predict(SMALL, "denoise", tile=True).image == SMALL).all()
     assert tiny_model.predict(LARGE, "depth", tile=True).depth.shape == (40, 56)
 
@@ -100,17 +126,23 @@ def test_samples_from_noise_differ_and_follow_the_seed(tiny_workdir):
 
 
 def test_more_steps_change_the_prediction(tiny_model):
-    assert (tiny_model.predict(SMALL, "depth", steps=3).depth != tiny_model.predict(SMALL, "depth").depth).any()
+    assert (
+        tiny_model.predict(SMALL, "depth", steps=3).depth
+        != tiny_model.predict(SMALL, "depth").depth
+    ).any()
 
 
-@pytest.mark.parametrize("arguments, said", [
-    ({"task": "dept"}, "Did you mean 'depth'.*Valid names: depth, semantic"),
-    ({"task": []}, "no task given: choose from depth"),
-    ({"task": "depth", "steps": 0}, "steps=1, not 0"),
-    ({"task": "depth", "samples": 0}, "samples is 0"),
-    ({"task": ["depth", "semantic"], "samples": 2}, "predict semantic with samples=1"),
-    ({"task": "denoise", "tile": 32}, r"tile overlap 32 is outside 0\.\.31"),
-])
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        ({"task": "dept"}, "Did you mean 'depth'.*Valid names: depth, semantic"),
+        ({"task": []}, "no task given: choose from depth"),
+        ({"task": "depth", "steps": 0}, "steps=1, not 0"),
+        ({"task": "depth", "samples": 0}, "samples is 0"),
+        ({"task": ["depth", "semantic"], "samples": 2}, "predict semantic with samples=1"),
+        ({"task": "denoise", "tile": 32}, r"tile overlap 32 is outside 0\.\.31"),
+    ],
+)
 def test_mistakes_are_named(tiny_model, arguments, said):
     with pytest.raises(ValueError, match=said):
         tiny_model.predict(SMALL, **arguments)

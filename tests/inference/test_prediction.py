@@ -25,7 +25,9 @@ def depth():
 
 def test_depth_is_saved_in_millimetres_and_metres(depth, tmp_path):
     result, metres = depth
-    assert result.task == "depth" and repr(result) == "DepthResult(task='depth', height=12, width=20)"
+    assert (
+        result.task == "depth" and repr(result) == "DepthResult(task='depth', height=12, width=20)"
+    )
     np.testing.assert_allclose(result.depth, metres, atol=1e-5)
     assert result.save(tmp_path / "new" / "d.png") == [tmp_path / "new" / "d.png"]
     millimetres = np.asarray(Image.open(tmp_path / "new" / "d.png"))
@@ -36,7 +38,10 @@ def test_depth_is_saved_in_millimetres_and_metres(depth, tmp_path):
 
 
 def test_unknown_suffix_lists_the_formats(depth, tmp_path):
-    with pytest.raises(ValueError, match=r"d\.jpg: a result of task 'depth' is saved as \.png or \.npy, not '\.jpg'"):
+    with pytest.raises(
+        ValueError,
+        match=r"d\.jpg: a result of task 'depth' is saved as \.png or \.npy, not '\.jpg'",
+    ):
         depth[0].save(tmp_path / "d.jpg")
     assert list(tmp_path.iterdir()) == []
 
@@ -64,7 +69,11 @@ def test_instances_are_saved_as_16_bit_ids(tmp_path):
     ids[1:5, 1:5], ids[6:11, 12:19] = 1, 2
     result = make_result(SCENES_TASKS["instance"], painted("instance", ids), SIZE)
     assert ((result.instances > 0) == (ids > 0)).all()
-    assert len(np.unique(result.instances)) == 3 and result.masks.shape[1:] == SIZE and len(result.scores) == len(result.masks)
+    assert (
+        len(np.unique(result.instances)) == 3
+        and result.masks.shape[1:] == SIZE
+        and len(result.scores) == len(result.masks)
+    )
     result.save(tmp_path / "i.png")
     saved = np.asarray(Image.open(tmp_path / "i.png"))
     assert saved.dtype == np.uint16
@@ -72,18 +81,27 @@ def test_instances_are_saved_as_16_bit_ids(tmp_path):
 
 
 def test_panoptic_is_saved_as_coco_does(tmp_path):
-    classes, ids = np.full(SIZE, 1, np.int32), np.zeros(SIZE, np.int32)  # a floor, and a barrel on it
+    classes, ids = (
+        np.full(SIZE, 1, np.int32),
+        np.zeros(SIZE, np.int32),
+    )  # a floor, and a barrel on it
     classes[2:10, 4:14], ids[2:10, 4:14] = 11, 1
-    result = make_result(SCENES_TASKS["panoptic"], painted("semantic", classes) | painted("instance", ids), SIZE)
+    result = make_result(
+        SCENES_TASKS["panoptic"], painted("semantic", classes) | painted("instance", ids), SIZE
+    )
     found = {segment["name"]: segment for segment in result.segments_info}
     assert {name: (s["area"], s["isthing"], s["category_id"]) for name, s in found.items()} == {
-        "floor": (160, 0, 2), "barrel": (80, 1, 12)}
+        "floor": (160, 0, 2),
+        "barrel": (80, 1, 12),
+    }
     files = result.save(tmp_path / "p.png")
     assert files == [tmp_path / "p.png", tmp_path / "p.json"]
     r, g, b = np.moveaxis(np.asarray(Image.open(files[0])).astype(int), -1, 0)
     np.testing.assert_array_equal(r + 256 * g + 65536 * b, result.id_map)
     content = json.loads(files[1].read_text())
-    assert content["annotations"] == [{"image_id": "p", "file_name": "p.png", "segments_info": result.segments_info}]
+    assert content["annotations"] == [
+        {"image_id": "p", "file_name": "p.png", "segments_info": result.segments_info}
+    ]
     assert content["categories"][0] == {"id": 1, "name": "wall", "isthing": 0}
 
 
@@ -96,7 +114,9 @@ def test_restored_image_is_saved_as_it_is(tmp_path):
 
 
 def test_samples_are_averaged_and_their_spread_is_in_the_unit_of_the_result():
-    draws = np.stack([np.full((*SIZE, 3), grey, np.float32) for grey in (-0.5, 0.5)])  # 2.5 m and 7.5 m
+    draws = np.stack(
+        [np.full((*SIZE, 3), grey, np.float32) for grey in (-0.5, 0.5)]
+    )  # 2.5 m and 7.5 m
     result = make_result(SCENES_TASKS["depth"], {"depth": draws}, SIZE, samples=2)
     np.testing.assert_allclose(result.depth, 5.0, atol=1e-5)
     np.testing.assert_allclose(result.uncertainty, 2.5, atol=1e-5)

@@ -20,15 +20,19 @@ def test_identity_gives_the_image_back(size, overlap):
     result = paint_tiles(identity, image, 8, overlap)
     assert result.shape == image.shape and result.dtype == np.float32
     np.testing.assert_array_equal(np.rint(result), image)
-    np.testing.assert_allclose(result, image, atol=1e-3)  # up to 64 tiles a pixel, each rounded to 1e-5
+    np.testing.assert_allclose(
+        result, image, atol=1e-3
+    )  # up to 64 tiles a pixel, each rounded to 1e-5
 
 
-@pytest.mark.parametrize("length, side, overlap", [(8, 8, 2), (9, 8, 0), (100, 16, 4), (101, 16, 15), (64, 32, 8)])
+@pytest.mark.parametrize(
+    "length, side, overlap", [(8, 8, 2), (9, 8, 0), (100, 16, 4), (101, 16, 15), (64, 32, 8)]
+)
 def test_weights_sum_to_one(length, side, overlap):
     total = np.zeros(length)
     for start, weights in windows(length, side, overlap):
         assert weights.shape == (side,) and (weights > 0).all()
-        total[start:start + side] += weights
+        total[start : start + side] += weights
     np.testing.assert_allclose(total, 1.0, atol=2e-7)
 
 
@@ -59,7 +63,9 @@ def test_tiles_of_an_evaluation_overlap_by_a_quarter(width, count):
 def test_seams_are_smooth():
     """Tiles that disagree by 100 blend without a step: sin^2 over 8 pixels rises by at most pi / 2 / 8 a pixel."""
     values = iter(range(0, 10_000, 100))
-    paint = lambda tiles: np.stack([np.full(tile.shape, next(values), np.float32) for tile in tiles])
+    paint = lambda tiles: np.stack(
+        [np.full(tile.shape, next(values), np.float32) for tile in tiles]
+    )
     result = paint_tiles(paint, np.zeros((16, 28, 3), np.uint8), 16, 4)[..., 0]
     assert (result[:, 0] == 0).all() and (result[:, -1] == 100).all()
     assert np.abs(np.diff(result, axis=1)).max() <= 100 * np.pi / 2 / 4

@@ -5,8 +5,8 @@ import threading
 import urllib.parse
 
 import fsspec
-from fsspec.implementations.memory import MemoryFileSystem
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 
 class Bucket(MemoryFileSystem):
@@ -41,10 +41,15 @@ class Storage(http.server.BaseHTTPRequestHandler):
         content = Bucket.store[name].getvalue() if name in Bucket.store else None
         headers = {"Content-Length": "0"}
         if content is not None:
-            first, _, last = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")
+            first, _, last = (
+                self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")
+            )
             start = int(first) if first else len(content) - int(last)
             stop = min(int(last) + 1, len(content)) if first and last else len(content)
-            headers = {"Content-Length": str(stop - start), "Content-Range": f"bytes {start}-{stop - 1}/{len(content)}"}
+            headers = {
+                "Content-Length": str(stop - start),
+                "Content-Range": f"bytes {start}-{stop - 1}/{len(content)}",
+            }
             content = content[start:stop]
         self.send_response(404 if content is None else 206)
         for header in headers.items():

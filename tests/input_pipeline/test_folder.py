@@ -11,7 +11,11 @@ from generalist.input_pipeline.sources.files import DataError, LayoutError
 from generalist.input_pipeline.sources.folder import Folder
 
 IDS = {"kind": "classes", "classes": (("soil", 3), ("wheat", 7), ("weed", 0)), "void": (255,)}
-COLOURS = {"kind": "classes", "classes": (("soil", (120, 80, 40)), ("wheat", (0, 255, 0))), "void": ((0, 0, 0),)}
+COLOURS = {
+    "kind": "classes",
+    "classes": (("soil", (120, 80, 40)), ("wheat", (0, 255, 0))),
+    "void": ((0, 0, 0),),
+}
 HEIGHT = {"kind": "scalar", "range": (-1.0, 2.0), "unit": "m", "scale": 0.001, "void": (0,)}
 
 
@@ -61,15 +65,25 @@ def test_arrays_hold_values_below_zero_and_nan(tmp_path):
 
 def test_instances_and_images_are_read_as_they_are(tmp_path):
     ids = np.array([[0, 300], [7, 7]], np.uint16)
-    np.testing.assert_array_equal(label_of(folder(tmp_path / "ids", ids), {"kind": "instances"}), ids)
+    np.testing.assert_array_equal(
+        label_of(folder(tmp_path / "ids", ids), {"kind": "instances"}), ids
+    )
     clean = np.random.default_rng(0).integers(0, 256, (4, 5, 3), np.uint8)
-    np.testing.assert_array_equal(label_of(folder(tmp_path / "clean", clean), {"kind": "image"}), clean)
+    np.testing.assert_array_equal(
+        label_of(folder(tmp_path / "clean", clean), {"kind": "image"}), clean
+    )
 
 
 def test_an_example_has_the_contracts_form_and_the_source_survives_pickling(tmp_path):
-    source = pickle.loads(pickle.dumps(Folder(folder(tmp_path, np.array([[3]], np.uint8)), "train", "mine", IDS)))
+    source = pickle.loads(
+        pickle.dumps(Folder(folder(tmp_path, np.array([[3]], np.uint8)), "train", "mine", IDS))
+    )
     example = source[0]
-    assert example["image"].shape == (1, 1, 3) and example["image"].dtype == np.uint8 and example["key"] == "a"
+    assert (
+        example["image"].shape == (1, 1, 3)
+        and example["image"].dtype == np.uint8
+        and example["key"] == "a"
+    )
     assert source.task == "mine" and len(source) == 1
 
 
@@ -79,21 +93,46 @@ def test_val_and_test_open_val_and_a_folder_can_be_named(tmp_path):
         assert Folder(root, split, "mine", IDS | {"folder": "field"})[0]["key"] == "a"
 
 
-@pytest.mark.parametrize(("definition", "label", "said"), [
-    (IDS, np.array([[3, 4]], np.uint8), r"a.png: id 4 is no class \(50.0% of the pixels are none\). Allowed are 3, 7, 0 and 255 for void"),
-    (COLOURS, np.full((1, 1, 3), 9, np.uint8), r"colour \(9, 9, 9\) is no class .* Allowed are \(120, 80, 40\), \(0, 255, 0\) and \(0, 0, 0\)"),
-    (IDS | {"void": ()}, np.array([[3, 4]], np.uint8), r"Allowed are 3, 7, 0. Add it"),
-    (IDS, np.zeros((2, 2, 3), np.uint8), r"a.png: uint8 image with 3 channel\(s\). It must be an 8- or 16-bit PNG with 1 channel"),
-    (HEIGHT, np.array([[2500]], np.uint16), r"value 2.5 \(stored as 2500\). Allowed are -1.0..2.0, the `range` of task 'mine', and nan and 0"),
-])
+@pytest.mark.parametrize(
+    ("definition", "label", "said"),
+    [
+        (
+            IDS,
+            np.array([[3, 4]], np.uint8),
+            r"a.png: id 4 is no class \(50.0% of the pixels are none\). Allowed are 3, 7, 0 and 255 for void",
+        ),
+        (
+            COLOURS,
+            np.full((1, 1, 3), 9, np.uint8),
+            r"colour \(9, 9, 9\) is no class .* Allowed are \(120, 80, 40\), \(0, 255, 0\) and \(0, 0, 0\)",
+        ),
+        (IDS | {"void": ()}, np.array([[3, 4]], np.uint8), r"Allowed are 3, 7, 0. Add it"),
+        (
+            IDS,
+            np.zeros((2, 2, 3), np.uint8),
+            r"a.png: uint8 image with 3 channel\(s\). It must be an 8- or 16-bit PNG with 1 channel",
+        ),
+        (
+            HEIGHT,
+            np.array([[2500]], np.uint16),
+            r"value 2.5 \(stored as 2500\). Allowed are -1.0..2.0, the `range` of task 'mine', and nan and 0",
+        ),
+    ],
+)
 def test_a_wrong_label_names_file_value_and_what_is_allowed(tmp_path, definition, label, said):
     with pytest.raises(DataError, match=said):
         label_of(folder(tmp_path, label), definition)
 
 
-@pytest.mark.parametrize(("array", "said"), [
-    (np.zeros((2, 2, 1)), r"float64 array of shape \(2, 2, 1\). It must hold numbers of shape"), (np.array([["x"]]), "array of shape"),
-    (np.full((2, 2), np.inf), "value inf"), (np.array([[None]]), "cannot be read")])
+@pytest.mark.parametrize(
+    ("array", "said"),
+    [
+        (np.zeros((2, 2, 1)), r"float64 array of shape \(2, 2, 1\). It must hold numbers of shape"),
+        (np.array([["x"]]), "array of shape"),
+        (np.full((2, 2), np.inf), "value inf"),
+        (np.array([[None]]), "cannot be read"),
+    ],
+)
 def test_a_wrong_array_is_named(tmp_path, array, said):
     write(tmp_path / "train/images/a.png", np.zeros((2, 2, 3), np.uint8))
     write(tmp_path / "train/labels/a.npy", array)
@@ -101,13 +140,21 @@ def test_a_wrong_array_is_named(tmp_path, array, said):
         label_of(tmp_path, HEIGHT)
 
 
-@pytest.mark.parametrize("damage", [
-    lambda whole: b"PK\x03\x04" + whole, lambda whole: whole[:20] + b"{{" * 40 + whole[100:], lambda whole: whole[:-8]])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda whole: b"PK\x03\x04" + whole,
+        lambda whole: whole[:20] + b"{{" * 40 + whole[100:],
+        lambda whole: whole[:-8],
+    ],
+)
 def test_a_damaged_array_is_named(tmp_path, damage):
     folder(tmp_path, np.zeros((2, 2)), ".npy")
     path = tmp_path / "train/labels/a.npy"
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(DataError, match="a.npy: cannot be read .* It must be a .npy file of numbers"):
+    with pytest.raises(
+        DataError, match="a.npy: cannot be read .* It must be a .npy file of numbers"
+    ):
         label_of(tmp_path, HEIGHT)
 
 
@@ -127,11 +174,16 @@ def test_damaged_files_can_be_skipped_and_are_counted(tmp_path):
     said = []
     source = Folder(tmp_path, "train", "mine", IDS, "skip", said.append)
     assert source[0]["key"] == "b" and source.skipped == 1
-    assert said == [f"mine: skipped {tmp_path}/train/labels/a.png: id 4 is no class (100.0% of the pixels are none)"]
+    assert said == [
+        f"mine: skipped {tmp_path}/train/labels/a.png: id 4 is no class (100.0% of the pixels are none)"
+    ]
 
 
 def test_a_missing_folder_shows_the_layout(tmp_path):
-    with pytest.raises(LayoutError, match=r"no folder field. Layout expected below data_dir for task 'mine':\n  field/\{train,val\}/images"):
+    with pytest.raises(
+        LayoutError,
+        match=r"no folder field. Layout expected below data_dir for task 'mine':\n  field/\{train,val\}/images",
+    ):
         Folder(tmp_path, "train", "mine", IDS | {"folder": "field"})
 
 

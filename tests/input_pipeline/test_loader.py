@@ -32,13 +32,28 @@ SOURCES = {name: Numbered(length) for name, length in LENGTHS.items()}
 
 
 def batches(count, **changes):
-    settings = {"seed": 0, "batch_size": 6, "image_size": 4, "target_size": 2, "threads": 2, "prefetch": 2} | changes
-    return list(itertools.islice(training_batches(SOURCES, TASKS, settings.pop("weights", WEIGHTS), **settings), count))
+    settings = {
+        "seed": 0,
+        "batch_size": 6,
+        "image_size": 4,
+        "target_size": 2,
+        "threads": 2,
+        "prefetch": 2,
+    } | changes
+    return list(
+        itertools.islice(
+            training_batches(SOURCES, TASKS, settings.pop("weights", WEIGHTS), **settings), count
+        )
+    )
 
 
 def order(found):
     """(task, example) of every sample, in order."""
-    return [(int(t), int(i)) for batch in found for t, i in zip(batch["task"], batch["image"][:, 0, 0, 0])]
+    return [
+        (int(t), int(i))
+        for batch in found
+        for t, i in zip(batch["task"], batch["image"][:, 0, 0, 0])
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +63,12 @@ def ten():
 
 def test_batches_have_the_contracts_shapes_and_types(ten):
     shapes = {name: (value.shape, value.dtype) for name, value in ten[0].items()}
-    assert shapes == {"image": ((6, 4, 4, 3), np.uint8), "target": ((6, 2, 2, 3), np.float32),
-                      "mask": ((6, 2, 2, 1), np.float32), "task": ((6,), np.int32)}
+    assert shapes == {
+        "image": ((6, 4, 4, 3), np.uint8),
+        "target": ((6, 2, 2, 3), np.float32),
+        "mask": ((6, 2, 2, 1), np.float32),
+        "task": ((6,), np.int32),
+    }
 
 
 def test_starting_later_equals_skipping(ten):
@@ -65,9 +84,25 @@ def test_threads_and_prefetch_do_not_matter(ten):
 def test_worker_processes_make_the_batches_of_threads_from_any_step_on():
     tasks = get_tasks("scenes", ["depth", "denoise"])
     sources = {name: ScenesSource(name, "train", 8, 16) for name in tasks}
-    augment = {"tasks": tuple(tasks), "scale": (0.5, 1), "ratio": (1, 1), "flip": 0.5, "jitter": (0.4, 0.4, 0.2, 0.1), "jitter_share": 0.8}
-    settings = {"seed": 0, "batch_size": 2, "image_size": 16, "target_size": 16, "augment": augment, "prefetch": 1}
-    make = lambda **changes: training_batches(sources, tasks, {"depth": 1, "denoise": 2}, **settings, **changes)
+    augment = {
+        "tasks": tuple(tasks),
+        "scale": (0.5, 1),
+        "ratio": (1, 1),
+        "flip": 0.5,
+        "jitter": (0.4, 0.4, 0.2, 0.1),
+        "jitter_share": 0.8,
+    }
+    settings = {
+        "seed": 0,
+        "batch_size": 2,
+        "image_size": 16,
+        "target_size": 16,
+        "augment": augment,
+        "prefetch": 1,
+    }
+    make = lambda **changes: training_batches(
+        sources, tasks, {"depth": 1, "denoise": 2}, **settings, **changes
+    )
     expected, found = make(first_step=1), make(first_step=1, workers=2, threads=1)
     for other, ours in itertools.islice(zip(expected, found), 4):
         for name, value in other.items():
@@ -110,7 +145,9 @@ def test_targets_are_the_tasks_encoding():
     task = get_tasks("scenes", ["depth"])["depth"]
     depth = np.where(rng.random((8, 8)) < 0.3, 0, rng.uniform(1, 9, (8, 8))).astype(np.float32)
     image = rng.integers(0, 256, (8, 8, 3), np.uint8)
-    sample = Encode(task, 4, image_size=8, target_size=4)({"image": image, "label": depth, "key": "0"})
+    sample = Encode(task, 4, image_size=8, target_size=4)(
+        {"image": image, "label": depth, "key": "0"}
+    )
     target = task.encode(depth, 4)
     np.testing.assert_array_equal(sample["target"], target.rgb)
     np.testing.assert_array_equal(sample["mask"], target.mask)

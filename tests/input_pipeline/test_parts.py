@@ -5,8 +5,8 @@ import io
 
 import cv2
 import numpy as np
-from PIL import Image
 import pytest
+from PIL import Image
 
 from generalist.input_pipeline import transforms
 from generalist.input_pipeline.loader import FINER, fit
@@ -33,28 +33,53 @@ def places():
 def photo(height=480, width=640, seed=0):
     """Smooth random colours with edges and fine detail."""
     rng = np.random.default_rng(seed)
-    smooth = cv2.resize(rng.integers(0, 256, (12, 16, 3)).astype(np.uint8), (width, height), interpolation=cv2.INTER_CUBIC)
-    blocks = cv2.resize(rng.integers(-40, 40, (30, 40, 3)).astype(np.float32), (width, height), interpolation=cv2.INTER_NEAREST)
+    smooth = cv2.resize(
+        rng.integers(0, 256, (12, 16, 3)).astype(np.uint8),
+        (width, height),
+        interpolation=cv2.INTER_CUBIC,
+    )
+    blocks = cv2.resize(
+        rng.integers(-40, 40, (30, 40, 3)).astype(np.float32),
+        (width, height),
+        interpolation=cv2.INTER_NEAREST,
+    )
     return np.clip(smooth + blocks + rng.normal(0, 4, smooth.shape), 0, 255).astype(np.uint8)
 
 
-@pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"progressive": True}, {"exif": Image.Exif()}, {"comment": b"\xff\xc0" * 20}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"subsampling": 0},
+        {"progressive": True},
+        {"exif": Image.Exif()},
+        {"comment": b"\xff\xc0" * 20},
+    ],
+)
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 def test_the_size_in_a_jpegs_header_is_that_of_its_pixels(options, mode):
     file = io.BytesIO()
     Image.fromarray(photo(61, 83)).convert(mode).save(file, "jpeg", **options)
     data = file.getvalue()
     assert jpeg_size(data) == (61, 83)
-    assert jpeg_size(data[:2] + b"\xff\xff\xff" + data[2:]) == (61, 83)  # bytes that may fill the space before a marker
+    assert jpeg_size(data[:2] + b"\xff\xff\xff" + data[2:]) == (
+        61,
+        83,
+    )  # bytes that may fill the space before a marker
     assert read_image(Stored("x", data)).shape == (61, 83, 3)
 
 
-@pytest.mark.parametrize("data", [b"", b"\xff\xd8", b"\x89PNG....", b"\xff\xd8\xff\xe0\x00\x04ab", b"\xff\xd8" + b"\xff" * 40])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\xff\xd8", b"\x89PNG....", b"\xff\xd8\xff\xe0\x00\x04ab", b"\xff\xd8" + b"\xff" * 40],
+)
 def test_what_has_no_header_has_no_size(data):
     assert jpeg_size(data) is None
 
 
-@pytest.mark.parametrize(("enough", "shrink"), [(500, 1), (151, 1), (150, 2), (76, 2), (75, 4), (38, 4), (37, 8), (5, 8)])
+@pytest.mark.parametrize(
+    ("enough", "shrink"), [(500, 1), (151, 1), (150, 2), (76, 2), (75, 4), (38, 4), (37, 8), (5, 8)]
+)
 @pytest.mark.parametrize("corner", [(0, 0), (13, 7), (300, 501), (HEIGHT - 301, WIDTH - 403)])
 def test_the_window_lies_where_the_labels_window_lies(enough, shrink, corner):
     top, left = corner
@@ -63,15 +88,25 @@ def test_the_window_lies_where_the_labels_window_lies(enough, shrink, corner):
         rising = np.rint(places * 255 / length).astype(np.uint8)
         shifts = []
         for grey in (rising, 255 - rising):  # both, since JPEG rounds a little up
-            pixels, window, size = read_part(Stored("x", jpeg(grey, quality=100)), Part(lambda size: wanted, enough))
+            pixels, window, size = read_part(
+                Stored("x", jpeg(grey, quality=100)), Part(lambda size: wanted, enough)
+            )
             assert size == (HEIGHT, WIDTH) and pixels.shape == (301 // shrink, 403 // shrink, 3)
-            exact = cv2.resize(grey[window].astype(np.float32), pixels.shape[1::-1], interpolation=cv2.INTER_AREA)
-            assert np.abs(pixels[..., 0] - exact).max() <= 2.5  # levels: every pixel is the mean of its square
+            exact = cv2.resize(
+                grey[window].astype(np.float32), pixels.shape[1::-1], interpolation=cv2.INTER_AREA
+            )
+            assert (
+                np.abs(pixels[..., 0] - exact).max() <= 2.5
+            )  # levels: every pixel is the mean of its square
             shifts.append((pixels[..., 0] - exact).mean() * length / 255)
         assert abs(shifts[0] - shifts[1]) / 2 < 0.2  # stored pixels
-        assert all(axis.stop - axis.start == n * shrink for axis, n in zip(window, pixels.shape))  # whole squares
+        assert all(
+            axis.stop - axis.start == n * shrink for axis, n in zip(window, pixels.shape)
+        )  # whole squares
         for given, used in zip(wanted, window):
-            assert 0 <= given.start - used.start < shrink and 0 <= given.stop - used.stop < 2 * shrink
+            assert (
+                0 <= given.start - used.start < shrink and 0 <= given.stop - used.stop < 2 * shrink
+            )
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
@@ -85,7 +120,9 @@ def test_colours_and_the_stored_grid_are_those_of_the_whole_image(mode):
     pixels, window, _ = read_part(stored, Part(lambda size: (slice(8, 408), slice(16, 616)), 100))
     assert whole.shape == (480, 640, 3) and pixels.shape == (100, 150, 3)
     exact = cv2.resize(whole[window].astype(np.float32), (150, 100), interpolation=cv2.INTER_AREA)
-    assert np.abs(pixels - exact).mean() < 2.0  # a whole image gets its colours at half the resolution, smoothly enlarged
+    assert (
+        np.abs(pixels - exact).mean() < 2.0
+    )  # a whole image gets its colours at half the resolution, smoothly enlarged
 
 
 def test_a_fraction_is_nearer_to_the_area_mean_than_a_full_decode_that_pillow_shrinks():
@@ -97,7 +134,9 @@ def test_a_fraction_is_nearer_to_the_area_mean_than_a_full_decode_that_pillow_sh
         for _ in range(8):
             window = transforms.random_window((480, 640), (0.3, 1.0), (3 / 4, 4 / 3), rng)
             pixels, shown, _ = read_part(stored, Part(lambda size: window, int(FINER * 128)))
-            exact = cv2.resize(whole[shown].astype(np.float32), (128, 128), interpolation=cv2.INTER_AREA)
+            exact = cv2.resize(
+                whole[shown].astype(np.float32), (128, 128), interpolation=cv2.INTER_AREA
+            )
             ours.append(np.abs(fit(pixels, 128) - exact).mean())
             usual = Image.fromarray(whole[shown]).resize((128, 128), Image.Resampling.BICUBIC)
             pillow.append(np.abs(np.asarray(usual) - exact).mean())
@@ -116,7 +155,9 @@ def rooms(tmp_path):
 
 
 def windowed(source, seed, enough):
-    augment = transforms.CropAndFlip({"scale": (0.3, 0.9), "ratio": (0.8, 1.25), "flip": 0.5}, enough)
+    augment = transforms.CropAndFlip(
+        {"scale": (0.3, 0.9), "ratio": (0.8, 1.25), "flip": 0.5}, enough
+    )
     return augment(functools.partial(source.get, 0), np.random.default_rng(seed))
 
 
@@ -129,15 +170,26 @@ def test_image_and_label_of_an_example_move_together(rooms, enough):
         image = fit(example["image"], 32).astype(np.float32)
         for channel, place, length in ((0, rows, HEIGHT), (1, 16 * columns + 7.5, WIDTH)):
             expected = cv2.resize(place.astype(np.float32), (32, 32), interpolation=cv2.INTER_AREA)
-            np.testing.assert_allclose(image[..., channel] * length / 255, expected, atol=8)  # 2 levels of 256, and a pixel
-    assert source[0]["image"].shape == (HEIGHT, WIDTH, 3)  # as a whole, an example is decoded as it is
+            np.testing.assert_allclose(
+                image[..., channel] * length / 255, expected, atol=8
+            )  # 2 levels of 256, and a pixel
+    assert source[0]["image"].shape == (
+        HEIGHT,
+        WIDTH,
+        3,
+    )  # as a whole, an example is decoded as it is
 
 
 def test_parts_of_prepared_examples_are_those_of_the_original_files(rooms):
     from generalist.input_pipeline.prepare import open_original, prepare
 
-    prepare(open_original("nyu", "train", rooms / "original"), rooms / "prepared", log=lambda line: None)
-    original, prepared = (open_source("nyu", "depth", "train", rooms / name, log=lambda line: None) for name in ("original", "prepared"))
+    prepare(
+        open_original("nyu", "train", rooms / "original"), rooms / "prepared", log=lambda line: None
+    )
+    original, prepared = (
+        open_source("nyu", "depth", "train", rooms / name, log=lambda line: None)
+        for name in ("original", "prepared")
+    )
     assert original.prepared is None and prepared.prepared is not None
     for seed in range(3):
         one, other = (windowed(source, seed, 64) for source in (original, prepared))
@@ -151,9 +203,13 @@ def test_a_png_is_cut_where_the_window_says_and_a_damaged_neighbour_is_replaced(
         (tmp_path / f"train/{split}").mkdir(parents=True)
     for name in ("a", "b"):
         Image.fromarray(photo(90, 100)).save(tmp_path / f"train/images/{name}.png")
-        Image.fromarray(np.arange(9000, dtype=np.uint16).reshape(90, 100)).save(tmp_path / f"train/labels/{name}.png")
+        Image.fromarray(np.arange(9000, dtype=np.uint16).reshape(90, 100)).save(
+            tmp_path / f"train/labels/{name}.png"
+        )
     (tmp_path / "train/images/a.png").write_bytes(b"\x89PNG broken")
-    source = Folder(tmp_path, "train", "ids", {"kind": "instances"}, on_error="skip", log=lambda line: None)
+    source = Folder(
+        tmp_path, "train", "ids", {"kind": "instances"}, on_error="skip", log=lambda line: None
+    )
     example = source.get(0, Part(lambda size: (slice(3, 50), slice(5, 94)), 2))
     assert example["key"] == "b" and source.skipped == 1
     np.testing.assert_array_equal(example["image"], photo(90, 100)[3:50, 5:94])

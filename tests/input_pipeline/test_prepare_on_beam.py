@@ -20,16 +20,24 @@ def data(tmp_path, monkeypatch):
         for half in ("low", "high"):
             (tmp_path / f"data/lol/{split}/{half}").mkdir(parents=True)
             for number in range(count):
-                Image.fromarray(rng.integers(0, 256, (6, 8, 3)).astype(np.uint8)).save(tmp_path / f"data/lol/{split}/{half}/{number}.png")
+                Image.fromarray(rng.integers(0, 256, (6, 8, 3)).astype(np.uint8)).save(
+                    tmp_path / f"data/lol/{split}/{half}/{number}.png"
+                )
     return tmp_path / "data"
 
 
 def contents(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def run(data, out, options="--runner=DirectRunner"):
-    return cli.main(["data", "prepare", "lol", "--data-dir", str(data), "--out", str(out), f"--beam={options}"])
+    return cli.main(
+        ["data", "prepare", "lol", "--data-dir", str(data), "--out", str(out), f"--beam={options}"]
+    )
 
 
 def test_beam_writes_the_same_files_and_keeps_finished_shards(data, tmp_path):
@@ -37,9 +45,15 @@ def test_beam_writes_the_same_files_and_keeps_finished_shards(data, tmp_path):
         prepare(open_original("lol", split, data), tmp_path / "plain", log=lambda line: None)
     assert run(data, tmp_path / "beam") == 0
     written = contents(tmp_path / "beam")
-    assert written == contents(tmp_path / "plain") and "lol/1.0.0/lol-train.array_record-00002-of-00003" in written
+    assert (
+        written == contents(tmp_path / "plain")
+        and "lol/1.0.0/lol-train.array_record-00002-of-00003" in written
+    )
 
-    kept, lost = (tmp_path / f"beam/lol/1.0.0/lol-train.array_record-{name}-of-00003" for name in ("00000", "00001"))
+    kept, lost = (
+        tmp_path / f"beam/lol/1.0.0/lol-train.array_record-{name}-of-00003"
+        for name in ("00000", "00001")
+    )
     lost.unlink()
     before = kept.stat().st_mtime_ns
     assert run(data, tmp_path / "beam") == 0
@@ -49,7 +63,9 @@ def test_beam_writes_the_same_files_and_keeps_finished_shards(data, tmp_path):
 def test_a_damaged_file_is_named_and_the_split_stays_unreadable(data, tmp_path, capsys):
     (data / "lol/our485/low/3.png").write_bytes(b"no picture")
     assert run(data, tmp_path / "beam") != 0
-    assert "low/3.png: cannot be decoded (10 bytes, cut short or damaged)" in capsys.readouterr().err
+    assert (
+        "low/3.png: cannot be decoded (10 bytes, cut short or damaged)" in capsys.readouterr().err
+    )
     assert not (tmp_path / "beam/lol/1.0.0/dataset_info.json").exists()
 
 

@@ -13,15 +13,14 @@ import sys
 import cv2
 import h5py
 import numpy as np
-from PIL import Image
 import pytest
 import scipy.io
+from PIL import Image
 
 from generalist import cli
 from generalist.input_pipeline import sources
 from generalist.input_pipeline.reading import in_threads
-from generalist.input_pipeline.sources import DataError, LayoutError, open_source
-from generalist.input_pipeline.sources import matlab, nyu, sidd
+from generalist.input_pipeline.sources import DataError, LayoutError, matlab, nyu, open_source, sidd
 from generalist.tasks import TASKS, RestorationPrediction
 
 RNG = np.random.default_rng(0)
@@ -60,7 +59,11 @@ def check_pairs(source, expected):
 
 
 def save_nyu(root, scene, number, depth, folder="official_splits/test", size=(2, 3)):
-    save(root / f"nyu_depth_v2/{folder}/{scene}/rgb_{number}.jpg", np.full((*size, 3), BLUE_SKY, np.uint8), quality=100)
+    save(
+        root / f"nyu_depth_v2/{folder}/{scene}/rgb_{number}.jpg",
+        np.full((*size, 3), BLUE_SKY, np.uint8),
+        quality=100,
+    )
     save(root / f"nyu_depth_v2/{folder}/{scene}/sync_depth_{number}.png", depth)
 
 
@@ -77,7 +80,9 @@ def test_nyu_reads_millimetres_as_metres_and_keeps_holes_at_zero(tmp_path):
     assert label.dtype == np.float32
     np.testing.assert_allclose(label, [[0, 0.001, 0.713], [1, 9.999, 65.535]], rtol=1e-6)
     assert source[1]["image"].shape == (2, 3, 3) and source[1]["image"].dtype == np.uint8
-    np.testing.assert_allclose(source[1]["image"].reshape(-1, 3), [BLUE_SKY] * 6, atol=2)  # RGB, not BGR
+    np.testing.assert_allclose(
+        source[1]["image"].reshape(-1, 3), [BLUE_SKY] * 6, atol=2
+    )  # RGB, not BGR
 
 
 def test_nyu_train_is_the_sync_folder(tmp_path):
@@ -89,14 +94,28 @@ def test_nyu_trains_on_the_pairs_of_the_list_where_it_lies_beside(tmp_path, caps
     for scene, number in (("b_1", "00003"), ("a_2", "00001"), ("a_2", "00002")):
         save_nyu(tmp_path, scene, number, DEPTH, folder="sync")
     assert len(open_source("nyu", "depth", "train", tmp_path)) == 3
-    assert "nyu/train: 3 examples, every pair, there is no nyudepthv2_train_files_with_gt.txt" in capsys.readouterr().err
-    lines = [f"/{scene}/rgb_{n}.jpg /{scene}/sync_depth_{n}.png 518.8579\n" for scene, n in (("b_1", "00003"), ("a_2", "00002"))]
+    assert (
+        "nyu/train: 3 examples, every pair, there is no nyudepthv2_train_files_with_gt.txt"
+        in capsys.readouterr().err
+    )
+    lines = [
+        f"/{scene}/rgb_{n}.jpg /{scene}/sync_depth_{n}.png 518.8579\n"
+        for scene, n in (("b_1", "00003"), ("a_2", "00002"))
+    ]
     path = tmp_path / "nyu_depth_v2/nyudepthv2_train_files_with_gt.txt"
     path.write_text("".join(lines))
-    assert [e["key"] for e in open_source("nyu", "depth", "train", tmp_path)] == ["a_2/00002", "b_1/00003"]
-    assert "nyu/train: 2 examples, the pairs of nyudepthv2_train_files_with_gt.txt" in capsys.readouterr().err
+    assert [e["key"] for e in open_source("nyu", "depth", "train", tmp_path)] == [
+        "a_2/00002",
+        "b_1/00003",
+    ]
+    assert (
+        "nyu/train: 2 examples, the pairs of nyudepthv2_train_files_with_gt.txt"
+        in capsys.readouterr().err
+    )
     path.write_text(lines[0] + "/c/rgb_1.jpg /c/sync_depth_1.png 518.8579\n")
-    with pytest.raises(DataError, match=r"sync/c/1: not a whole pair, although .*train_files_with_gt\.txt names it"):
+    with pytest.raises(
+        DataError, match=r"sync/c/1: not a whole pair, although .*train_files_with_gt\.txt names it"
+    ):
         open_source("nyu", "depth", "train", tmp_path)
     assert len(open_source("nyu", "depth", "train", tmp_path, on_error="skip")) == 1
     path.write_text(lines[0] + "/c/rgb_1.jpg /c/sync_depth_2.png 518.8579\n")
@@ -108,27 +127,49 @@ def save_labeled(root, scenes, train, test, size=(480, 640)):
     """nyu_depth_v2_labeled.mat and splits.mat, of the official structure; returns (images (n, h, w, 3), depths (n, h, w))."""
     folder = root / "nyu_depth_v2"
     folder.mkdir(parents=True)
-    images, depths = RNG.integers(1, 256, (len(scenes), *size, 3)).astype(np.uint8), RNG.random((len(scenes), *size), np.float32) * 10
+    images, depths = (
+        RNG.integers(1, 256, (len(scenes), *size, 3)).astype(np.uint8),
+        RNG.random((len(scenes), *size), np.float32) * 10,
+    )
     with h5py.File(folder / "nyu_depth_v2_labeled.mat", "w") as file:
         file["images"] = images.transpose(0, 3, 2, 1)  # MATLAB's (h, w, 3, n)
         file["rawDepths"] = depths.transpose(0, 2, 1)
-        file["depths"] = np.full((len(scenes), *size[::-1]), 99, np.float32)  # in-painted: never to be read
-        names = [file.create_dataset(f"#refs#/{i}", data=np.array([[ord(c)] for c in name], np.uint16)) for i, name in enumerate(scenes)]
-        file.create_dataset("sceneTypes", data=np.array([[name.ref for name in names]], h5py.ref_dtype))
-    scipy.io.savemat(folder / "splits.mat", {"trainNdxs": np.array([train], float).T, "testNdxs": np.array([test], float).T})
+        file["depths"] = np.full(
+            (len(scenes), *size[::-1]), 99, np.float32
+        )  # in-painted: never to be read
+        names = [
+            file.create_dataset(f"#refs#/{i}", data=np.array([[ord(c)] for c in name], np.uint16))
+            for i, name in enumerate(scenes)
+        ]
+        file.create_dataset(
+            "sceneTypes", data=np.array([[name.ref for name in names]], h5py.ref_dtype)
+        )
+    scipy.io.savemat(
+        folder / "splits.mat",
+        {"trainNdxs": np.array([train], float).T, "testNdxs": np.array([test], float).T},
+    )
     return images, depths
 
 
 def test_nyu_reads_the_official_mat_as_its_extracted_files(tmp_path):
-    images, depths = save_labeled(tmp_path, ["office", "bedroom", "office", "bath"], train=[2], test=[1, 3, 4])
+    images, depths = save_labeled(
+        tmp_path, ["office", "bedroom", "office", "bath"], train=[2], test=[1, 3, 4]
+    )
     depths[0, 100, 200:203] = 0, 1.2345, 9.9999
     with h5py.File(tmp_path / "nyu_depth_v2/nyu_depth_v2_labeled.mat", "r+") as file:
         file["rawDepths"][0, 200:203, 100] = depths[0, 100, 200:203]
     source = pickle.loads(pickle.dumps(open_source("nyu", "depth", "test", tmp_path)))
     assert [example["key"] for example in source] == ["bath/00003", "office/00000", "office/00002"]
     image, label = source[1]["image"], source[1]["label"]
-    assert (image.shape, image.dtype, label.shape, label.dtype) == ((480, 640, 3), np.uint8, (480, 640), np.float32)
-    np.testing.assert_allclose(label[100, 200:203], [0, 1.234, 9.999], atol=1e-6)  # whole millimetres, cut
+    assert (image.shape, image.dtype, label.shape, label.dtype) == (
+        (480, 640, 3),
+        np.uint8,
+        (480, 640),
+        np.float32,
+    )
+    np.testing.assert_allclose(
+        label[100, 200:203], [0, 1.234, 9.999], atol=1e-6
+    )  # whole millimetres, cut
     np.testing.assert_allclose(label, depths[0], atol=0.00101)
     inside = np.zeros((480, 640), bool)
     inside[7:474, 7:632] = True
@@ -154,20 +195,30 @@ def test_nyu_mat_reads_from_threads_and_from_other_processes(tmp_path, start):
     expected = _labels_of(source, range(6))  # the file is open here before the others start
     if start == "threads":
         with concurrent.futures.ThreadPoolExecutor(6) as pool:
-            assert list(pool.map(lambda i: source[i]["label"].sum(), list(range(6)) * 3)) == expected * 3
+            assert (
+                list(pool.map(lambda i: source[i]["label"].sum(), list(range(6)) * 3))
+                == expected * 3
+            )
     elif start == "fork":
         with concurrent.futures.ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as pool:
             assert sum(pool.map(_labels_of, [source] * 3, [[0, 1], [2, 3], [4, 5]]), []) == expected
     else:  # grain's workers are spawned: a fresh process has the pickled source alone
         code = "import pickle, sys; s = pickle.load(sys.stdin.buffer); print([float(s[i]['label'].sum()) for i in range(6)])"
-        done = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(source), capture_output=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            input=pickle.dumps(source),
+            capture_output=True,
+            check=True,
+        )
         assert json.loads(done.stdout) == pytest.approx([float(x) for x in expected], rel=0)
     np.testing.assert_allclose(expected, depths.sum((1, 2)), rtol=1e-3)
 
 
 def test_nyu_names_what_is_wrong_with_the_mat(tmp_path, monkeypatch):
     save_labeled(tmp_path, ["a", "b"], [1], [2], size=(480, 640))
-    mat, splits = (tmp_path / "nyu_depth_v2" / name for name in ("nyu_depth_v2_labeled.mat", "splits.mat"))
+    mat, splits = (
+        tmp_path / "nyu_depth_v2" / name for name in ("nyu_depth_v2_labeled.mat", "splits.mat")
+    )
 
     def refused(message, error=LayoutError):
         with pytest.raises(error, match=message):
@@ -181,8 +232,10 @@ def test_nyu_names_what_is_wrong_with_the_mat(tmp_path, monkeypatch):
     refused(r"splits\.mat: no such file(.|\n)*cs\.nyu\.edu")
     content = mat.read_bytes()
     mat.unlink()  # a new file: the old one is still open
-    mat.write_bytes(content[:len(content) // 2])
-    monkeypatch.setattr(matlab.os, "getpid", lambda: -1)  # as a fresh process, which has not opened it
+    mat.write_bytes(content[: len(content) // 2])
+    monkeypatch.setattr(
+        matlab.os, "getpid", lambda: -1
+    )  # as a fresh process, which has not opened it
     refused(r"nyu_depth_v2_labeled\.mat: cannot be read \(.*truncated file.*get it again")
     mat.unlink()
     with h5py.File(mat, "w") as file:
@@ -204,16 +257,27 @@ def test_official_splits_of_nyu_name_the_files_of_the_published_lists():
     folder = real_samples() / "meta/nyu"
     rows = nyu.read_indices(str(folder / "splits.mat"), "testNdxs", 1449)
     assert len(rows) == nyu.NYUV2.USUAL["test"] == 654
-    numbers = [int(key.rpartition("/")[2]) for key in nyu.listed_keys(folder / "nyudepthv2_test_files_with_gt.txt")]
+    numbers = [
+        int(key.rpartition("/")[2])
+        for key in nyu.listed_keys(folder / "nyudepthv2_test_files_with_gt.txt")
+    ]
     assert sorted(numbers) == sorted(rows)  # the files are numbered from 0
-    assert len(nyu.read_indices(str(folder / "splits.mat"), "trainNdxs", 1449)) == nyu.NYUV2.USUAL["labeled"] == 795
+    assert (
+        len(nyu.read_indices(str(folder / "splits.mat"), "trainNdxs", 1449))
+        == nyu.NYUV2.USUAL["labeled"]
+        == 795
+    )
     keys = nyu.listed_keys(folder / "nyudepthv2_train_files_with_gt.txt")
-    assert len(set(keys)) == len(keys) == nyu.NYUV2.USUAL["train"] and keys[0] == "kitchen_0028b/00045"
+    assert (
+        len(set(keys)) == len(keys) == nyu.NYUV2.USUAL["train"] and keys[0] == "kitchen_0028b/00045"
+    )
 
 
 def test_nyu_refuses_8_bit_depth(tmp_path):
     save_nyu(tmp_path, "bath", "1", (DEPTH // 256).astype(np.uint8))
-    with pytest.raises(DataError, match=r"bath/sync_depth_1\.png: 8-bit image with 1 channel.*must be a 16-bit PNG"):
+    with pytest.raises(
+        DataError, match=r"bath/sync_depth_1\.png: 8-bit image with 1 channel.*must be a 16-bit PNG"
+    ):
         open_source("nyu", "depth", "test", tmp_path)[0]
 
 
@@ -256,11 +320,22 @@ def coco_categories():
 
 
 def segment(id, category_id, area, iscrowd=0):
-    return {"id": id, "category_id": category_id, "iscrowd": iscrowd, "area": area, "bbox": [0, 0, 1, 1]}
+    return {
+        "id": id,
+        "category_id": category_id,
+        "iscrowd": iscrowd,
+        "area": area,
+        "bbox": [0, 0, 1, 1],
+    }
 
 
-SEGMENTS = [segment(WALL, 200, 2), segment(PERSON_B, 1, 1), segment(CROWD, 1, 2, iscrowd=1),
-            segment(BALL, 37, 1), segment(PERSON_A, 1, 1)]
+SEGMENTS = [
+    segment(WALL, 200, 2),
+    segment(PERSON_B, 1, 1),
+    segment(CROWD, 1, 2, iscrowd=1),
+    segment(BALL, 37, 1),
+    segment(PERSON_A, 1, 1),
+]
 
 
 def save_coco(root, records, split="val2017"):
@@ -274,9 +349,12 @@ def save_coco(root, records, split="val2017"):
         save(root / f"coco/{split}/{number:012d}.jpg", photos[number], format="PNG")
     content = {
         "images": [{"id": n, "file_name": f"{n:012d}.jpg"} for n in reversed(records)],
-        "annotations": [{"image_id": n, "file_name": f"{n:012d}.png", "segments_info": segments}
-                        for n, (_, segments) in records.items()],
-        "categories": coco_categories()}
+        "annotations": [
+            {"image_id": n, "file_name": f"{n:012d}.png", "segments_info": segments}
+            for n, (_, segments) in records.items()
+        ],
+        "categories": coco_categories(),
+    }
     (annotations / f"panoptic_{split}.json").write_text(json.dumps(content))
     return photos
 
@@ -301,27 +379,41 @@ def test_coco_panoptic_is_the_official_pair(tmp_path):
     id_map, segments = open_source("coco", "panoptic", "val", tmp_path)[0]["label"]
     assert id_map.dtype == np.int32
     np.testing.assert_array_equal(id_map, ID_MAP)
-    assert segments == [{key: s[key] for key in ("id", "category_id", "iscrowd", "area")} for s in SEGMENTS]
+    assert segments == [
+        {key: s[key] for key in ("id", "category_id", "iscrowd", "area")} for s in SEGMENTS
+    ]
     assert type(segments[0]["id"]) is int
 
 
 def test_coco_instance_training_leaves_out_images_without_a_countable_thing(tmp_path):
     stuff, crowd = np.full((2, 2), WALL), np.full((2, 2), CROWD)
-    records = {1: (stuff, [segment(WALL, 200, 4)]), 2: (ID_MAP, SEGMENTS), 3: (np.zeros((2, 2), int), []),
-               4: (crowd, [segment(CROWD, 1, 4, iscrowd=1)])}
+    records = {
+        1: (stuff, [segment(WALL, 200, 4)]),
+        2: (ID_MAP, SEGMENTS),
+        3: (np.zeros((2, 2), int), []),
+        4: (crowd, [segment(CROWD, 1, 4, iscrowd=1)]),
+    }
     for split in ("train2017", "val2017"):
         save_coco(tmp_path, records, split)
     assert [e["key"][-1] for e in open_source("coco", "instance", "train", tmp_path)] == ["2"]
-    assert [e["key"][-1] for e in open_source("coco", "instance", "val", tmp_path)] == ["1", "2", "3", "4"]
+    assert [e["key"][-1] for e in open_source("coco", "instance", "val", tmp_path)] == [
+        "1",
+        "2",
+        "3",
+        "4",
+    ]
     void = open_source("coco", "coco_semantic", "train", tmp_path)[2]["label"]
     np.testing.assert_array_equal(void, -np.ones((2, 2)))
 
 
-@pytest.mark.parametrize("segments, message", [
-    (SEGMENTS[:-1], f"segment id {PERSON_A} is not in the JSON"),
-    ([*SEGMENTS, segment(77, 1, 5)], "no pixel has the segment id 77"),
-    ([*SEGMENTS[:-1], segment(PERSON_A, 99, 1)], f"segment {PERSON_A} has the category id 99"),
-])
+@pytest.mark.parametrize(
+    "segments, message",
+    [
+        (SEGMENTS[:-1], f"segment id {PERSON_A} is not in the JSON"),
+        ([*SEGMENTS, segment(77, 1, 5)], "no pixel has the segment id 77"),
+        ([*SEGMENTS[:-1], segment(PERSON_A, 99, 1)], f"segment {PERSON_A} has the category id 99"),
+    ],
+)
 def test_coco_refuses_a_json_that_does_not_fit_its_png(tmp_path, segments, message):
     save_coco(tmp_path, {42: (ID_MAP, segments)})
     with pytest.raises(DataError, match=rf"panoptic_val2017/000000000042\.png: {message}"):
@@ -330,16 +422,24 @@ def test_coco_refuses_a_json_that_does_not_fit_its_png(tmp_path, segments, messa
 
 def test_coco_refuses_a_grey_panoptic_png(tmp_path):
     save_coco(tmp_path, {42: (ID_MAP, SEGMENTS)})
-    save(tmp_path / "coco/annotations/panoptic_val2017/000000000042.png", np.zeros((2, 4), np.uint8))
+    save(
+        tmp_path / "coco/annotations/panoptic_val2017/000000000042.png", np.zeros((2, 4), np.uint8)
+    )
     with pytest.raises(DataError, match=r"uint8 image of shape \(2, 4\).*must be 8-bit RGB"):
         open_source("coco", "panoptic", "val", tmp_path)[0]
 
 
-@pytest.mark.parametrize("content, message", [
-    ('{"images": [', "cannot be read .JSONDecodeError"),
-    ('{"images": [], "annotations": []}', "cannot be read .KeyError: 'categories'"),
-    ('{"images": [], "annotations": [], "categories": [{"id": 1, "isthing": 1}]}', "has 1 categories"),
-])
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ('{"images": [', "cannot be read .JSONDecodeError"),
+        ('{"images": [], "annotations": []}', "cannot be read .KeyError: 'categories'"),
+        (
+            '{"images": [], "annotations": [], "categories": [{"id": 1, "isthing": 1}]}',
+            "has 1 categories",
+        ),
+    ],
+)
 def test_coco_names_a_damaged_annotation_file(tmp_path, content, message):
     (tmp_path / "coco/annotations").mkdir(parents=True)
     (tmp_path / "coco/annotations/panoptic_val2017.json").write_text(content)
@@ -368,7 +468,14 @@ def test_sidd_validation_reads_the_blocks_scene_by_scene(tmp_path, folder):
     noisy, clean = RNG.integers(0, 256, (2, 2, 3, 4, 5, 3)).astype(np.uint8)  # 2 scenes of 3 blocks
     save_blocks(tmp_path, folder, noisy, clean)
     source = pickle.loads(pickle.dumps(open_source("sidd", "denoise", "val", tmp_path)))
-    assert [example["key"] for example in source] == ["0000_00", "0000_01", "0000_02", "0001_00", "0001_01", "0001_02"]
+    assert [example["key"] for example in source] == [
+        "0000_00",
+        "0000_01",
+        "0000_02",
+        "0001_00",
+        "0001_01",
+        "0001_02",
+    ]
     for index, example in enumerate(source):
         np.testing.assert_array_equal(example["image"], noisy[index // 3, index % 3])
         np.testing.assert_array_equal(example["label"], clean[index // 3, index % 3])
@@ -381,7 +488,9 @@ def test_sidd_validation_names_wrong_blocks(tmp_path):
     with pytest.raises(LayoutError, match=message):
         open_source("sidd", "denoise", "val", tmp_path)
     save_blocks(tmp_path, "", blocks, blocks[:1])
-    with pytest.raises(LayoutError, match=r"has the shape \(1, 3, 4, 5, 3\), the noisy blocks \(2, 3, 4, 5, 3\)"):
+    with pytest.raises(
+        LayoutError, match=r"has the shape \(1, 3, 4, 5, 3\), the noisy blocks \(2, 3, 4, 5, 3\)"
+    ):
         open_source("sidd", "denoise", "val", tmp_path)
 
 
@@ -396,7 +505,9 @@ def test_sidd_validation_names_a_damaged_or_absent_mat(tmp_path):
     with pytest.raises(LayoutError, match=r"GtBlocksSrgb\.mat: cannot be read.*version 5"):
         open_source("sidd", "denoise", "val", tmp_path)
     path.unlink()
-    with pytest.raises(LayoutError, match=r"GtBlocksSrgb\.mat: no such file(.|\n)*also below sidd/val/"):
+    with pytest.raises(
+        LayoutError, match=r"GtBlocksSrgb\.mat: no such file(.|\n)*also below sidd/val/"
+    ):
         open_source("sidd", "denoise", "val", tmp_path)
 
 
@@ -428,11 +539,17 @@ def frames(tmp_path, monkeypatch):
 def test_sidd_training_cuts_the_same_window_out_of_both_frames(tmp_path, frames):
     _, clean, _ = frames
     source = open_source("sidd", "denoise", "train", tmp_path, crops_per_frame=2)
-    assert [example["key"] for example in source] == [f"0001_S6/0001_SRGB_01{n}_{crop}" for n in range(3) for crop in range(2)]
+    assert [example["key"] for example in source] == [
+        f"0001_S6/0001_SRGB_01{n}_{crop}" for n in range(3) for crop in range(2)
+    ]
     for index, example in enumerate(source):
         np.testing.assert_array_equal(example["image"], example["label"] + 100)
-        np.testing.assert_array_equal(example["label"], clean[index // 2][sidd.crop_window((300, 400), index)])
-        assert all(part.base is None for part in source.locate(index)[1:])  # a view would keep the whole frame in memory
+        np.testing.assert_array_equal(
+            example["label"], clean[index // 2][sidd.crop_window((300, 400), index)]
+        )
+        assert all(
+            part.base is None for part in source.locate(index)[1:]
+        )  # a view would keep the whole frame in memory
     assert len({example["label"].tobytes() for example in source}) == 6
     assert len(open_source("sidd", "denoise", "train", tmp_path)) == 900
 
@@ -443,7 +560,9 @@ def test_sidd_decodes_a_frame_once_where_its_crops_are_read_in_order(tmp_path, f
     source = open_source("sidd", "denoise", "train", tmp_path, crops_per_frame=40)
     list(in_threads(source.read, range(120), threads, "", print))
     assert sorted(decoded) == sorted(map(str, scene.iterdir()))
-    assert sidd._decode_frames.cache_info().currsize == 2  # pairs: those of two threads, and what bounds the memory
+    assert (
+        sidd._decode_frames.cache_info().currsize == 2
+    )  # pairs: those of two threads, and what bounds the memory
 
 
 def test_sidd_names_a_damaged_frame_every_time_and_decodes_it_once(tmp_path, frames):
@@ -452,13 +571,21 @@ def test_sidd_names_a_damaged_frame_every_time_and_decodes_it_once(tmp_path, fra
     bad.write_bytes(bad.read_bytes()[:-50])
     source = open_source("sidd", "denoise", "train", tmp_path, crops_per_frame=4)
     for index in (4, 5, 4):
-        with pytest.raises(DataError, match=r"0001_GT_SRGB_011\.PNG: cannot be decoded \(.*on_error=skip"):
+        with pytest.raises(
+            DataError, match=r"0001_GT_SRGB_011\.PNG: cannot be decoded \(.*on_error=skip"
+        ):
             source[index]
     assert decoded.count(str(bad)) == 1
     skipping = open_source("sidd", "denoise", "train", tmp_path, on_error="skip", crops_per_frame=4)
-    assert (skipping[5]["key"], skipping.skipped, decoded.count(str(bad))) == ("0001_S6/0001_SRGB_012_0", 1, 1)
+    assert (skipping[5]["key"], skipping.skipped, decoded.count(str(bad))) == (
+        "0001_S6/0001_SRGB_012_0",
+        1,
+        1,
+    )
     save(scene / "0001_GT_SRGB_010.PNG", photo(300, 399))
-    with pytest.raises(DataError, match=r"0001_GT_SRGB_010\.PNG: is 399x300 .*0001_NOISY_SRGB_010\.PNG is 400x300"):
+    with pytest.raises(
+        DataError, match=r"0001_GT_SRGB_010\.PNG: is 399x300 .*0001_NOISY_SRGB_010\.PNG is 400x300"
+    ):
         source[0]
 
 
@@ -477,9 +604,14 @@ def test_crop_windows_are_of_256_pixels_inside_the_frame_and_all_over_it():
 
 def test_rain13k_test_is_the_five_sets_one_after_another(tmp_path, capsys):
     names = ["Test100", "Rain100H", "Rain100L", "Test2800", "Test1200"]
-    pairs = {name: save_pairs(tmp_path / "derain/test" / name, "input", "target", ["2", "10"]) for name in names}
+    pairs = {
+        name: save_pairs(tmp_path / "derain/test" / name, "input", "target", ["2", "10"])
+        for name in names
+    }
     source = open_source("rain13k", "derain", "test", tmp_path)
-    assert [example["key"] for example in source] == [f"{name}/{n}" for name in names for n in ("10", "2")]
+    assert [example["key"] for example in source] == [
+        f"{name}/{n}" for name in names for n in ("10", "2")
+    ]
     for example in source:
         name, number = example["key"].split("/")
         np.testing.assert_array_equal(example["image"], pairs[name][number][0])
@@ -499,34 +631,61 @@ def two_rain_sets(tmp_path):
 
 
 def test_rain13k_evaluates_the_test_sets_that_are_there_and_names_the_others(two_rain_sets, capsys):
-    from generalist.evaluation.scores import Scores  # JAX, which the processes that other tests spawn from this file shall not load
+    from generalist.evaluation.scores import (
+        Scores,  # JAX, which the processes that other tests spawn from this file shall not load
+    )
 
     source = open_source("rain13k", "derain", "val", two_rain_sets)
-    assert [example["key"] for example in source] == ["Rain100H/4", "Rain100L/1", "Rain100L/2", "Rain100L/3"]
-    assert (f"rain13k/test: {two_rain_sets}/derain/test lacks Test100, Test2800, Test1200: figures are means over Rain100H, Rain100L, "
-            "not the official ones\n") in capsys.readouterr().err
+    assert [example["key"] for example in source] == [
+        "Rain100H/4",
+        "Rain100L/1",
+        "Rain100L/2",
+        "Rain100L/3",
+    ]
+    assert (
+        f"rain13k/test: {two_rain_sets}/derain/test lacks Test100, Test2800, Test1200: figures are means over Rain100H, Rain100L, "
+        "not the official ones\n"
+    ) in capsys.readouterr().err
     scores = Scores(TASKS["derain"])
     for example in source:
         scores.update([example], {"": [RestorationPrediction(example["image"], None)]})
     values = scores.compute()
-    assert (values["images/Rain100H"], values["images/Rain100L"], "images/Test100" in values) == (1, 3, False)
-    assert values["psnr"] == (values["psnr/Rain100H"] + values["psnr/Rain100L"]) / 2 != np.mean([row["psnr"] for row in scores.rows])
+    assert (values["images/Rain100H"], values["images/Rain100L"], "images/Test100" in values) == (
+        1,
+        3,
+        False,
+    )
+    assert (
+        values["psnr"]
+        == (values["psnr/Rain100H"] + values["psnr/Rain100L"]) / 2
+        != np.mean([row["psnr"] for row in scores.rows])
+    )
 
 
-def test_rain13k_is_there_with_one_test_set_and_incomplete_without_the_others(two_rain_sets, capsys):
+def test_rain13k_is_there_with_one_test_set_and_incomplete_without_the_others(
+    two_rain_sets, capsys
+):
     assert sources.missing(two_rain_sets, ["rain13k"]) == []  # what training asks before it starts
     command = ["data", "check", "rain13k", "--data-dir", str(two_rain_sets)]
     assert cli.main(command) == 3
     printed = capsys.readouterr().out
     assert printed.endswith("\nall that is there is well, but incomplete\n")
     for name in ("Test100", "Test2800", "Test1200"):
-        assert f"incomplete: rain13k/test/{name}: {two_rain_sets}/derain/test/{name}/input: no such folder" in printed
+        assert (
+            f"incomplete: rain13k/test/{name}: {two_rain_sets}/derain/test/{name}/input: no such folder"
+            in printed
+        )
     for name in ("Rain100H", "Rain100L"):
         (two_rain_sets / "derain/test" / name).rename(two_rain_sets / name)
     (absent,) = sources.missing(two_rain_sets, ["rain13k"])
-    assert absent.absent == ("test/Test100 or test/Rain100H or test/Rain100L or test/Test2800 or test/Test1200",)
+    assert absent.absent == (
+        "test/Test100 or test/Rain100H or test/Rain100L or test/Test2800 or test/Test1200",
+    )
     assert cli.main(command) == 3
-    with pytest.raises(LayoutError, match=r"derain/test: holds none of the test sets Test100, Rain100H(.|\n)*or some of them"):
+    with pytest.raises(
+        LayoutError,
+        match=r"derain/test: holds none of the test sets Test100, Rain100H(.|\n)*or some of them",
+    ):
         open_source("rain13k", "derain", "test", two_rain_sets)
 
 
@@ -574,7 +733,9 @@ def test_a_bucket_reads_as_a_local_folder(lol, bucket):
     for path in lol.rglob("*.png"):
         bucket.pipe(f"/bucket/data/{path.relative_to(lol)}", path.read_bytes())
     bucket.pipe("/bucket/data/light_enhance/eval15/low/._1.png", b"a bucket lists hidden files too")
-    remote, local = (open_source("lol", "light", "test", root) for root in ("gs://bucket/data", lol))
+    remote, local = (
+        open_source("lol", "light", "test", root) for root in ("gs://bucket/data", lol)
+    )
     assert remote.root == "gs://bucket/data/light_enhance" and len(remote) == 4
     check_pairs(remote, {example["key"]: (example["image"], example["label"]) for example in local})
     assert sources.missing("gs://bucket/data", ["lol"])[0].absent == ("our485/low", "our485/high")
@@ -585,7 +746,9 @@ def test_16_bit_images_are_refused_and_a_grey_one_is_rgb(lol):
     save(low(lol, 1), np.full((3, 4), 7, np.uint8))
     source = open_source("lol", "light", "test", lol)
     assert (source[0]["image"] == 7).all() and source[0]["image"].shape == (3, 4, 3)
-    with pytest.raises(DataError, match=r"low/2\.png: 16-bit image\. An image must have 8 bits a channel"):
+    with pytest.raises(
+        DataError, match=r"low/2\.png: 16-bit image\. An image must have 8 bits a channel"
+    ):
         source[1]
 
 
@@ -604,13 +767,16 @@ def test_hidden_and_foreign_files_are_no_examples(lol):
     assert len(open_source("lol", "light", "test", lol)) == 4
 
 
-@pytest.mark.parametrize("damage, message", [
-    (lambda path: path.write_bytes(b""), r"the file is empty \(0 bytes\)"),
-    (lambda path: path.write_bytes(b"hello"), r"cannot be decoded \(5 bytes"),
-    (lambda path: path.write_bytes(path.read_bytes()[:-20]), "cannot be decoded"),
-    (lambda path: path.unlink(), "no such file"),
-    (lambda path: save(path, photo(7, 9)), None),
-])
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda path: path.write_bytes(b""), r"the file is empty \(0 bytes\)"),
+        (lambda path: path.write_bytes(b"hello"), r"cannot be decoded \(5 bytes"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-20]), "cannot be decoded"),
+        (lambda path: path.unlink(), "no such file"),
+        (lambda path: save(path, photo(7, 9)), None),
+    ],
+)
 def test_damaged_file_is_an_error_that_names_it_and_the_way_to_skip_it(lol, damage, message):
     source = open_source("lol", "light", "test", lol)
     damage(low(lol, 2))
@@ -621,7 +787,9 @@ def test_damaged_file_is_an_error_that_names_it_and_the_way_to_skip_it(lol, dama
     assert str(low(lol, 2)) in text and "--config.data.on_error=skip" in text
     size = r"high/2\.png: is 4x3 \(width x height\), but its image .*low/2\.png is 9x7.*same size"
     assert error.match(message or size)
-    assert str(pickle.loads(pickle.dumps(error.value))) == text  # it must come back from a worker process
+    assert (
+        str(pickle.loads(pickle.dumps(error.value))) == text
+    )  # it must come back from a worker process
 
 
 def test_cut_jpeg_is_an_error_even_where_opencv_fills_it_with_grey(tmp_path, monkeypatch):
@@ -631,7 +799,9 @@ def test_cut_jpeg_is_an_error_even_where_opencv_fills_it_with_grey(tmp_path, mon
     path = tmp_path / "lol/eval15/low/1.jpg"
     assert source[0]["key"] == "1"
     path.write_bytes(path.read_bytes()[:-500])
-    monkeypatch.setattr(cv2, "imdecode", lambda *_: np.full((64, 64, 3), 128, np.uint8))  # as OpenCV 4 does
+    monkeypatch.setattr(
+        cv2, "imdecode", lambda *_: np.full((64, 64, 3), 128, np.uint8)
+    )  # as OpenCV 4 does
     with pytest.raises(DataError, match=r"low/1\.jpg: cannot be decoded .*cut short"):
         source[0]
 
@@ -658,7 +828,10 @@ def test_files_that_workers_skip_are_counted_and_named_once_for_all(lol, capfd, 
         low(lol, number).write_bytes(b"broken")
     source = open_source("lol", "light", "test", lol, on_error="skip")
     assert source[0]["key"] == "2"
-    workers = [multiprocessing.get_context(start).Process(target=_read_all, args=(source,)) for _ in range(2)]
+    workers = [
+        multiprocessing.get_context(start).Process(target=_read_all, args=(source,))
+        for _ in range(2)
+    ]
     for worker in workers:
         worker.start()
         worker.join()  # one after the other: the second knows what the first said
@@ -683,7 +856,9 @@ def test_skip_ends_when_nothing_can_be_read(lol):
 
 def test_half_a_pair_is_an_error_or_left_out(lol, capsys):
     low(lol, 2).unlink()
-    with pytest.raises(DataError, match=r"high/2\.png: has no image: none is named like '2'.*on_error=skip"):
+    with pytest.raises(
+        DataError, match=r"high/2\.png: has no image: none is named like '2'.*on_error=skip"
+    ):
         open_source("lol", "light", "test", lol)
     source = open_source("lol", "light", "test", lol, on_error="skip")
     assert ([example["key"] for example in source], source.skipped) == (["1", "3", "4"], 1)
@@ -692,15 +867,21 @@ def test_half_a_pair_is_an_error_or_left_out(lol, capsys):
 
 def test_two_files_of_one_name_are_an_error(lol):
     save(low(lol, 2).with_suffix(".jpg"), photo(3, 4))
-    with pytest.raises(LayoutError, match=r"eval15/low/2\.(jpg|png): has the same name as .*Keep one"):
+    with pytest.raises(
+        LayoutError, match=r"eval15/low/2\.(jpg|png): has the same name as .*Keep one"
+    ):
         open_source("lol", "light", "test", lol)
 
 
 def test_empty_absent_and_disjoint_folders_are_errors_with_the_layout(tmp_path):
-    with pytest.raises(LayoutError, match=r"holds no folder light_enhance or LOLdataset(.|\n)*eval15/\{low,high\}"):
+    with pytest.raises(
+        LayoutError, match=r"holds no folder light_enhance or LOLdataset(.|\n)*eval15/\{low,high\}"
+    ):
         open_source("lol", "light", "test", tmp_path)
     (tmp_path / "light_enhance/eval15/low").mkdir(parents=True)
-    with pytest.raises(LayoutError, match=r"eval15/low: holds no image \*\.(.|\n)*our485/\{low,high\}"):
+    with pytest.raises(
+        LayoutError, match=r"eval15/low: holds no image \*\.(.|\n)*our485/\{low,high\}"
+    ):
         open_source("lol", "light", "test", tmp_path)
     save(low(tmp_path, 1), photo(2, 2))
     with pytest.raises(LayoutError, match="eval15/high: no such folder"):
@@ -719,13 +900,30 @@ def test_unusual_count_is_printed_and_a_usual_one_is_not(tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("dataset, task, split, on_error, message", [
-    ("ade20", "semantic", "val", "raise", "unknown data set 'ade20'. Did you mean 'ade20k'?"),
-    ("lol", "lights", "test", "raise", "unknown task of lol 'lights'. Did you mean 'light'?"),
-    ("lol", "light", "tests", "raise", "split of lol 'tests'. Did you mean 'test'? Allowed: train, test, val."),
-    ("lol", "light", "test", "skp", "unknown on_error 'skp'. Did you mean 'skip'? Allowed: raise, skip."),
-])
-def test_unknown_names_are_errors_with_the_closest_match(lol, dataset, task, split, on_error, message):
+@pytest.mark.parametrize(
+    "dataset, task, split, on_error, message",
+    [
+        ("ade20", "semantic", "val", "raise", "unknown data set 'ade20'. Did you mean 'ade20k'?"),
+        ("lol", "lights", "test", "raise", "unknown task of lol 'lights'. Did you mean 'light'?"),
+        (
+            "lol",
+            "light",
+            "tests",
+            "raise",
+            "split of lol 'tests'. Did you mean 'test'? Allowed: train, test, val.",
+        ),
+        (
+            "lol",
+            "light",
+            "test",
+            "skp",
+            "unknown on_error 'skp'. Did you mean 'skip'? Allowed: raise, skip.",
+        ),
+    ],
+)
+def test_unknown_names_are_errors_with_the_closest_match(
+    lol, dataset, task, split, on_error, message
+):
     with pytest.raises(ValueError) as error:
         open_source(dataset, task, split, lol, on_error=on_error)
     assert message in str(error.value)
@@ -733,8 +931,15 @@ def test_unknown_names_are_errors_with_the_closest_match(lol, dataset, task, spl
 
 def test_every_task_of_the_paper_has_its_data_set():
     assert sources.DATASET_OF == {
-        "depth": "nyu", "semantic": "ade20k", "coco_semantic": "coco", "instance": "coco", "panoptic": "coco",
-        "denoise": "sidd", "derain": "rain13k", "light": "lol"}
+        "depth": "nyu",
+        "semantic": "ade20k",
+        "coco_semantic": "coco",
+        "instance": "coco",
+        "panoptic": "coco",
+        "denoise": "sidd",
+        "derain": "rain13k",
+        "light": "lol",
+    }
 
 
 def test_missing_lists_what_is_absent_where_it_comes_from_and_the_layout(tmp_path):
@@ -746,9 +951,14 @@ def test_missing_lists_what_is_absent_where_it_comes_from_and_the_layout(tmp_pat
     assert found[0].absent == ("our485/high", "eval15/low", "eval15/high")
     assert found[1].folder == str(tmp_path / "sidd") and found[1].absent == ()
     text = sources.describe_missing(found, tmp_path)
-    for part in (f"the data directory {tmp_path} is not complete. 2 data set(s)",
-                 "lacks our485/high, eval15/low, eval15/high", "light_enhance/eval15/{low,high}/<n>.png",
-                 "sidd not found", "daooshee.github.io", "www.eecs.yorku.ca"):
+    for part in (
+        f"the data directory {tmp_path} is not complete. 2 data set(s)",
+        "lacks our485/high, eval15/low, eval15/high",
+        "light_enhance/eval15/{low,high}/<n>.png",
+        "sidd not found",
+        "daooshee.github.io",
+        "www.eecs.yorku.ca",
+    ):
         assert part in text
     assert "nyu" not in text.replace(str(tmp_path), "")
 

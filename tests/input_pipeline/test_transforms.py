@@ -11,8 +11,14 @@ from generalist.input_pipeline import transforms
 from generalist.input_pipeline.loader import read_part_of, training_batches
 from generalist.tasks import get_tasks
 
-SETTINGS = {"tasks": ("depth", "denoise"), "scale": (0.3, 1.0), "ratio": (3 / 4, 4 / 3), "flip": 0.5,
-            "jitter": (0.4, 0.4, 0.2, 0.1), "jitter_share": 0.8}
+SETTINGS = {
+    "tasks": ("depth", "denoise"),
+    "scale": (0.3, 1.0),
+    "ratio": (3 / 4, 4 / 3),
+    "flip": 0.5,
+    "jitter": (0.4, 0.4, 0.2, 0.1),
+    "jitter_share": 0.8,
+}
 
 
 def coordinates(height, width):
@@ -31,7 +37,9 @@ def cut(augment, example, seed):
 def windows():
     """Two thousand random windows of a 120 x 200 image."""
     rng = np.random.default_rng(0)
-    return [transforms.random_window((120, 200), (0.3, 1.0), (3 / 4, 4 / 3), rng) for _ in range(2000)]
+    return [
+        transforms.random_window((120, 200), (0.3, 1.0), (3 / 4, 4 / 3), rng) for _ in range(2000)
+    ]
 
 
 def test_image_and_label_move_together_and_nothing_is_interpolated():
@@ -40,7 +48,9 @@ def test_image_and_label_move_together_and_nothing_is_interpolated():
         moved = cut(augment, coordinates(60, 80), seed)
         rows, columns = moved["image"][..., 0].astype(int), moved["image"][..., 1].astype(int)
         np.testing.assert_array_equal(moved["label"], 1000 * rows + columns)
-        assert (np.diff(rows, axis=0) == 1).all() and len(set(np.diff(columns, axis=1).ravel().tolist())) == 1
+        assert (np.diff(rows, axis=0) == 1).all() and len(
+            set(np.diff(columns, axis=1).ravel().tolist())
+        ) == 1
         mirrored += columns[0, 0] > columns[0, -1]
         assert moved["key"] == "place" and moved["label"].dtype == np.int32
     assert 15 <= mirrored <= 35
@@ -48,7 +58,9 @@ def test_image_and_label_move_together_and_nothing_is_interpolated():
 
 def test_flip_0_and_1_are_never_and_always():
     for flip, first in ((0.0, 0), (1.0, 79)):
-        augment = transforms.CropAndFlip(SETTINGS | {"flip": flip, "scale": (1.0, 1.0), "ratio": (4 / 3, 4 / 3)}, 16)
+        augment = transforms.CropAndFlip(
+            SETTINGS | {"flip": flip, "scale": (1.0, 1.0), "ratio": (4 / 3, 4 / 3)}, 16
+        )
         moved = cut(augment, coordinates(60, 80), 0)
         assert moved["label"].shape == (60, 80) and moved["label"][0, 0] == first
 
@@ -56,29 +68,44 @@ def test_flip_0_and_1_are_never_and_always():
 def test_windows_have_the_areas_and_ratios_asked_for_and_lie_everywhere(windows):
     height, width = (np.array([s.stop - s.start for s in axis]) for axis in zip(*windows))
     share, ratio = height * width / (120 * 200), width / height
-    assert 0.295 < share.min() < 0.32 and 0.78 < share.max() <= 0.8  # 160 x 120, the largest window of an allowed ratio
+    assert (
+        0.295 < share.min() < 0.32 and 0.78 < share.max() <= 0.8
+    )  # 160 x 120, the largest window of an allowed ratio
     assert 0.74 < ratio.min() < 0.78 and 1.30 < ratio.max() < 1.36
     starts = np.array([(rows.start, columns.start) for rows, columns in windows])
-    assert starts.min() == 0 and max(s.stop for s, _ in windows) == 120 and max(s.stop for _, s in windows) == 200
+    assert (
+        starts.min() == 0
+        and max(s.stop for s, _ in windows) == 120
+        and max(s.stop for _, s in windows) == 200
+    )
 
 
 def test_the_share_of_the_area_is_uniform_where_every_window_fits():
     rng = np.random.default_rng(0)
     found = [transforms.random_window((400, 400), (0.1, 0.5), (0.9, 1.1), rng) for _ in range(4000)]
-    share = [(rows.stop - rows.start) * (columns.stop - columns.start) / 160_000 for rows, columns in found]
+    share = [
+        (rows.stop - rows.start) * (columns.stop - columns.start) / 160_000
+        for rows, columns in found
+    ]
     np.testing.assert_allclose(np.quantile(share, [0.25, 0.5, 0.75]), [0.2, 0.3, 0.4], atol=0.015)
 
 
-@pytest.mark.parametrize(("size", "window"), [((100, 1000), (100, 133)), ((1000, 100), (133, 100)), ((1, 1), (1, 1))])
+@pytest.mark.parametrize(
+    ("size", "window"), [((100, 1000), (100, 133)), ((1000, 100), (133, 100)), ((1, 1), (1, 1))]
+)
 def test_an_image_too_narrow_for_any_window_gives_the_largest_with_an_allowed_ratio(size, window):
-    rows, columns = transforms.random_window(size, (0.9, 1.0), (3 / 4, 4 / 3), np.random.default_rng(0))
+    rows, columns = transforms.random_window(
+        size, (0.9, 1.0), (3 / 4, 4 / 3), np.random.default_rng(0)
+    )
     assert (rows.stop - rows.start, columns.stop - columns.start) == window
 
 
 def test_an_instance_outside_of_the_window_is_gone_and_colours_are_those_of_the_new_place():
     ids = np.zeros((64, 64), np.int32)
     ids[:8, :8], ids[40:60, 40:60] = 1, 2
-    augment = transforms.CropAndFlip(SETTINGS | {"scale": (0.3, 0.3), "ratio": (1.0, 1.0), "flip": 0.0}, 16)
+    augment = transforms.CropAndFlip(
+        SETTINGS | {"scale": (0.3, 0.3), "ratio": (1.0, 1.0), "flip": 0.0}, 16
+    )
     task = get_tasks("scenes", ["instance"])["instance"]
     example = {"image": np.repeat(ids[..., None], 3, -1).astype(np.uint8), "label": ids}
     crops = [cut(augment, example, seed)["label"] for seed in range(40)]
@@ -97,18 +124,29 @@ LUMA = [0.299 * r + 0.587 * g + 0.114 * b for r, g, b in PIXELS[0].tolist()]  # 
 
 
 def test_brightness_by_hand():
-    np.testing.assert_array_equal(transforms.brightness(PIXELS, 1.4)[0], [[70, 140, 210], [255, 168, 0]])
+    np.testing.assert_array_equal(
+        transforms.brightness(PIXELS, 1.4)[0], [[70, 140, 210], [255, 168, 0]]
+    )
 
 
 def test_contrast_by_hand():
     mean = sum(LUMA) / 2
-    expected = [[np.clip(round(mean + 1.4 * (c - mean)), 0, 255) for c in pixel] for pixel in PIXELS[0].tolist()]
+    expected = [
+        [np.clip(round(mean + 1.4 * (c - mean)), 0, 255) for c in pixel]
+        for pixel in PIXELS[0].tolist()
+    ]
     np.testing.assert_array_equal(transforms.contrast(PIXELS, 1.4)[0], expected)
 
 
 def test_saturation_by_hand():
-    expected = np.clip([[grey + 0.8 * (c - grey) for c in pixel] for pixel, grey in zip(PIXELS[0].tolist(), LUMA)], 0, 255)
-    np.testing.assert_allclose(transforms.saturation(PIXELS, 0.8)[0], expected, atol=0.61)  # the luma's rounding, times 0.2, and the result's
+    expected = np.clip(
+        [[grey + 0.8 * (c - grey) for c in pixel] for pixel, grey in zip(PIXELS[0].tolist(), LUMA)],
+        0,
+        255,
+    )
+    np.testing.assert_allclose(
+        transforms.saturation(PIXELS, 0.8)[0], expected, atol=0.61
+    )  # the luma's rounding, times 0.2, and the result's
 
 
 @pytest.mark.parametrize("turn", [-0.1, 0.07, 0.5])
@@ -130,18 +168,30 @@ def test_the_neutral_amounts_change_nothing():
 def test_brightness_factors_are_uniform_and_a_fifth_of_the_images_stay():
     jitter = transforms.Jitter(SETTINGS | {"jitter": (0.4, 0.0, 0.0, 0.0)})
     grey = {"image": np.full((2, 2, 3), 100, np.uint8), "task": 3}
-    seen = np.array([jitter(grey, np.random.default_rng(seed))["image"][0, 0, 0] for seed in range(1500)])
+    seen = np.array(
+        [jitter(grey, np.random.default_rng(seed))["image"][0, 0, 0] for seed in range(1500)]
+    )
     assert 0.17 < (seen == 100).mean() < 0.23  # those and the few that a factor near 1 leaves
-    np.testing.assert_allclose(np.quantile(seen[seen != 100], [0.0, 0.25, 0.5, 0.75, 1.0]), [60, 80, 100, 120, 140], atol=4)
-    assert jitter(grey, np.random.default_rng(0))["task"] == 3 and grey["image"].max() == 100  # the sample given is left alone
+    np.testing.assert_allclose(
+        np.quantile(seen[seen != 100], [0.0, 0.25, 0.5, 0.75, 1.0]), [60, 80, 100, 120, 140], atol=4
+    )
+    assert (
+        jitter(grey, np.random.default_rng(0))["task"] == 3 and grey["image"].max() == 100
+    )  # the sample given is left alone
 
 
 CROP = functools.partial(transforms.CropAndFlip, enough=16)
 
 
-@pytest.mark.parametrize(("kind", "change", "said"), [
-    (CROP, {"scale": (0.3, 1.2)}, "data.augment.scale is .0.3, 1.2."), (CROP, {"ratio": (0, 1)}, "ratio"),
-    (transforms.Jitter, {"jitter": (0.4, 0.4, 0.2)}, "data.augment.jitter is"), (transforms.Jitter, {"jitter": (0, 0, 0, 0.6)}, "hue in 0..0.5")])
+@pytest.mark.parametrize(
+    ("kind", "change", "said"),
+    [
+        (CROP, {"scale": (0.3, 1.2)}, "data.augment.scale is .0.3, 1.2."),
+        (CROP, {"ratio": (0, 1)}, "ratio"),
+        (transforms.Jitter, {"jitter": (0.4, 0.4, 0.2)}, "data.augment.jitter is"),
+        (transforms.Jitter, {"jitter": (0, 0, 0, 0.6)}, "hue in 0..0.5"),
+    ],
+)
 def test_settings_out_of_range_are_an_error(kind, change, said):
     with pytest.raises(ValueError, match=said):
         kind(SETTINGS | change)
@@ -158,7 +208,13 @@ class Photographs:
 
     def __getitem__(self, i):
         image = np.random.default_rng(i).integers(0, 256, (24, 32, 3), np.uint8)
-        return {"image": image, "label": image if self.task == "denoise" else (image.mean(-1) / 30 + 0.1).astype(np.float32), "key": str(i)}
+        return {
+            "image": image,
+            "label": image
+            if self.task == "denoise"
+            else (image.mean(-1) / 30 + 0.1).astype(np.float32),
+            "key": str(i),
+        }
 
 
 TASKS = get_tasks("scenes", ["depth", "denoise"])
@@ -166,9 +222,20 @@ TASKS = get_tasks("scenes", ["depth", "denoise"])
 
 def batches(first, last, **changes):
     """The batches of steps first .. last - 1."""
-    settings = {"seed": 3, "batch_size": 8, "image_size": 16, "target_size": 16, "augment": SETTINGS, "first_step": first} | changes
+    settings = {
+        "seed": 3,
+        "batch_size": 8,
+        "image_size": 16,
+        "target_size": 16,
+        "augment": SETTINGS,
+        "first_step": first,
+    } | changes
     sources = {name: Photographs(name) for name in TASKS}
-    return list(itertools.islice(training_batches(sources, TASKS, {"depth": 1, "denoise": 1}, **settings), last - first))
+    return list(
+        itertools.islice(
+            training_batches(sources, TASKS, {"depth": 1, "denoise": 1}, **settings), last - first
+        )
+    )
 
 
 def assert_same(ours, expected):
@@ -186,7 +253,10 @@ def whole():
 def test_any_number_of_processes_makes_the_same_augmented_batches(whole, count):
     for index in range(count):
         rows = range(index, 8, count)
-        assert_same(batches(0, 6, rows=rows), [{name: values[rows] for name, values in batch.items()} for batch in whole])
+        assert_same(
+            batches(0, 6, rows=rows),
+            [{name: values[rows] for name, values in batch.items()} for batch in whole],
+        )
 
 
 def test_a_restart_in_the_middle_and_other_threads_make_the_same_augmented_batches(whole):
@@ -197,21 +267,37 @@ def test_a_restart_in_the_middle_and_other_threads_make_the_same_augmented_batch
 def test_every_epoch_and_every_seed_sees_other_windows(whole):
     flat = [image.tobytes() for batch in whole for image in batch["image"]]
     assert len(set(flat)) == len(flat) == 48  # twelve photographs, each four times
-    assert {image.tobytes() for batch in batches(0, 2, seed=30) for image in batch["image"]}.isdisjoint(flat)
+    assert {
+        image.tobytes() for batch in batches(0, 2, seed=30) for image in batch["image"]
+    }.isdisjoint(flat)
 
 
 def test_restoration_keeps_its_colours_and_labels_never_change_theirs(whole):
     for batch in whole:
         image = batch["image"] / 127.5 - 1.0
-        for index in np.flatnonzero(batch["task"] == 1):  # input and target are one photograph here: still equal, but for rounding
-            np.testing.assert_allclose(image[index], batch["target"][index], atol=1.6 / 127.5)  # 8 bits, rounded up to three times
-    grey = {step: np.abs(b["image"][b["task"] == 0].mean(-1) / 30 + 0.1 - (b["target"][b["task"] == 0].mean(-1) + 1) * 5).max()
-            for step, b in enumerate(whole)}
-    assert max(grey.values()) > 0.5  # depth's images do change theirs, so they no longer agree with the metres
+        for index in np.flatnonzero(
+            batch["task"] == 1
+        ):  # input and target are one photograph here: still equal, but for rounding
+            np.testing.assert_allclose(
+                image[index], batch["target"][index], atol=1.6 / 127.5
+            )  # 8 bits, rounded up to three times
+    grey = {
+        step: np.abs(
+            b["image"][b["task"] == 0].mean(-1) / 30
+            + 0.1
+            - (b["target"][b["task"] == 0].mean(-1) + 1) * 5
+        ).max()
+        for step, b in enumerate(whole)
+    }
+    assert (
+        max(grey.values()) > 0.5
+    )  # depth's images do change theirs, so they no longer agree with the metres
 
 
 def test_a_task_that_is_not_named_is_left_alone():
-    plain, named = (batches(0, 2, augment=SETTINGS | {"tasks": tasks}) for tasks in ((), ("depth",)))
+    plain, named = (
+        batches(0, 2, augment=SETTINGS | {"tasks": tasks}) for tasks in ((), ("depth",))
+    )
     assert_same(plain, batches(0, 2, augment=None))
     for ours, expected in zip(named, plain):
         same = (ours["image"] == expected["image"]).all((1, 2, 3))

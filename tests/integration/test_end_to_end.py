@@ -10,15 +10,40 @@ from generalist.input_pipeline.scenes import ScenesSource
 from generalist.training import launch
 
 CONFIG = pathlib.Path(__file__).parent / "tiny.py"
-FIGURES = ("depth/rmse", "depth/abs_rel", "depth/delta1", "semantic/miou", "panoptic/pq", "panoptic/sq", "panoptic/rq",
-           "denoise/psnr", "denoise/ssim", "derain/psnr", "derain/ssim", "light/psnr", "light/ssim")
+FIGURES = (
+    "depth/rmse",
+    "depth/abs_rel",
+    "depth/delta1",
+    "semantic/miou",
+    "panoptic/pq",
+    "panoptic/sq",
+    "panoptic/rq",
+    "denoise/psnr",
+    "denoise/ssim",
+    "derain/psnr",
+    "derain/ssim",
+    "light/psnr",
+    "light/ssim",
+)
 
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     path = tmp_path_factory.mktemp("end_to_end") / "run"
-    assert launch.main(["main.py", f"--config={CONFIG}:all", f"--workdir={path}", "--config.total_steps=2", "--config.eval.every_steps=1",
-                        "--config.eval.examples=2", "--config.checkpoint.every_steps=10"]) == 0
+    assert (
+        launch.main(
+            [
+                "main.py",
+                f"--config={CONFIG}:all",
+                f"--workdir={path}",
+                "--config.total_steps=2",
+                "--config.eval.every_steps=1",
+                "--config.eval.examples=2",
+                "--config.checkpoint.every_steps=10",
+            ]
+        )
+        == 0
+    )
     return path
 
 
@@ -33,9 +58,23 @@ def test_every_figure_stands_beside_trivial_and_ceiling(workdir):
 
 def test_the_run_leaves_what_the_readme_lists(workdir):
     names = {path.name for path in workdir.iterdir()}
-    assert {"config.json", "run.json", "checkpoints", "metrics.jsonl", "model.safetensors", "eval", "report.html"} <= names
+    assert {
+        "config.json",
+        "run.json",
+        "checkpoints",
+        "metrics.jsonl",
+        "model.safetensors",
+        "eval",
+        "report.html",
+    } <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
-    assert {path.name for path in (workdir / "eval/2").iterdir()} == {"metrics.json", "card.json", "card.md", "per_image.csv", "panels"}
+    assert {path.name for path in (workdir / "eval/2").iterdir()} == {
+        "metrics.json",
+        "card.json",
+        "card.md",
+        "per_image.csv",
+        "panels",
+    }
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 1, 2, 2]  # two steps, each evaluated
     assert lines[0]["loss"] > 0 and "eval/depth/rmse" in lines[1] and "eval/depth/rmse" in lines[3]
@@ -49,20 +88,36 @@ def test_an_evaluation_between_two_checkpoints_measures_the_weights_of_its_own_s
 
 def test_the_workdir_is_a_model_that_predicts_every_task(workdir):
     image = ScenesSource("depth", "test", 1, 48)[0]["image"]
-    results = generalist.load(workdir).predict(image, ["depth", "semantic", "instance", "panoptic", "denoise", "derain", "light"])
-    assert {name: result.render().shape for name, result in results.items()} == dict.fromkeys(results, (48, 48, 3))
+    results = generalist.load(workdir).predict(
+        image, ["depth", "semantic", "instance", "panoptic", "denoise", "derain", "light"]
+    )
+    assert {name: result.render().shape for name, result in results.items()} == dict.fromkeys(
+        results, (48, 48, 3)
+    )
     assert len(results) == 7
 
 
 def test_another_config_in_the_same_workdir_is_refused_with_the_difference(workdir, capsys):
-    assert launch.main(["main.py", f"--config={CONFIG}:all", f"--workdir={workdir}", "--config.total_steps=3"]) == 2
+    assert (
+        launch.main(
+            ["main.py", f"--config={CONFIG}:all", f"--workdir={workdir}", "--config.total_steps=3"]
+        )
+        == 2
+    )
     assert "total_steps: 2 in the workdir, 3 now" in capsys.readouterr().err
 
 
 def test_evaluation_alone_repeats_the_figures(workdir):
     before = json.loads((workdir / "eval/2/metrics.json").read_text())
-    arguments = ["main.py", f"--config={CONFIG}:all", f"--workdir={workdir}", "--config.total_steps=2", "--mode=eval"]
+    arguments = [
+        "main.py",
+        f"--config={CONFIG}:all",
+        f"--workdir={workdir}",
+        "--config.total_steps=2",
+        "--mode=eval",
+    ]
     assert launch.main(arguments) == 0
     after = json.loads((workdir / "eval/2/metrics.json").read_text())
     assert {name: value for name, value in after.items() if "seconds" not in name} == {
-        name: value for name, value in before.items() if "seconds" not in name}
+        name: value for name, value in before.items() if "seconds" not in name
+    }

@@ -44,12 +44,15 @@ def data(tmp_path):
             folder = tmp_path / "data/dehaze" / split / half
             folder.mkdir(parents=True)
             for index in range(8):
-                cv2.imwrite(str(folder / f"{index}.png"), rng.integers(0, 256, (32, 32, 3), np.uint8))
+                cv2.imwrite(
+                    str(folder / f"{index}.png"), rng.integers(0, 256, (32, 32, 3), np.uint8)
+                )
     return tmp_path / "data"
 
 
 def break_after(workdir: pathlib.Path, steps: int, fault) -> threading.Thread:
     """Calls `fault` when the run has logged so many steps."""
+
     def watch():
         lines = workdir / "metrics.jsonl"
         while not (lines.exists() and len(lines.read_text().splitlines()) >= steps):
@@ -64,10 +67,19 @@ def break_after(workdir: pathlib.Path, steps: int, fault) -> threading.Thread:
 @pytest.fixture
 def train(data, capsys):
     """Runs main.py's code with flags, breaks something after `steps` steps; (exit code, what was printed as the error)."""
+
     def run(*flags, steps=1, fault=lambda: None):
         root = data.parent
         broken = break_after(root / "run", steps, fault)
-        code = launch.main(["main.py", f"--config={root}/endless.py", f"--workdir={root}/run", f"--config.data_dir={data}", *flags])
+        code = launch.main(
+            [
+                "main.py",
+                f"--config={root}/endless.py",
+                f"--workdir={root}/run",
+                f"--config.data_dir={data}",
+                *flags,
+            ]
+        )
         broken.join(60)
         assert not broken.is_alive(), "the run stopped before that many steps"
         return code, capsys.readouterr().err
@@ -76,12 +88,16 @@ def train(data, capsys):
 
 
 def checkpoints(workdir) -> list[int]:
-    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit())
+    return sorted(
+        int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()
+    )
 
 
 @pytest.mark.parametrize("on_error", ["raise", "skip"])
 def test_a_data_directory_that_vanishes_stops_the_run(data, train, on_error):
-    code, error = train(f"--config.data.on_error={on_error}", fault=lambda: data.rename(data.with_name("unmounted")))
+    code, error = train(
+        f"--config.data.on_error={on_error}", fault=lambda: data.rename(data.with_name("unmounted"))
+    )
     assert code == 2
     assert f"error: {data / 'dehaze'}: the folder is no longer there" in error
     assert error.count("skipped") == 0  # not one file after the other
@@ -91,7 +107,10 @@ def test_an_example_damaged_in_mid_run_is_named(data, train):
     damaged = data / "dehaze/train/labels/3.png"
     code, error = train(fault=lambda: os.truncate(damaged, 60))
     assert code == 2
-    assert f"{damaged}: cannot be decoded (60 bytes" in error and "--config.data.on_error=skip" in error
+    assert (
+        f"{damaged}: cannot be decoded (60 bytes" in error
+        and "--config.data.on_error=skip" in error
+    )
 
 
 def test_a_reading_process_that_is_killed_stops_the_run(train):
@@ -101,28 +120,47 @@ def test_a_reading_process_that_is_killed_stops_the_run(train):
 
     code, error = train("--config.data.workers=1", fault=kill)
     assert code == 1
-    assert "a process that reads data died (exit code -9" in error and "--config.data.workers" in error
+    assert (
+        "a process that reads data died (exit code -9" in error and "--config.data.workers" in error
+    )
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_the_checkpoints_before_it_stay(data, train):
-    code, error = train("--config.optimizer.lr=1e15",  # one step, and then powers of it
-                         "--config.checkpoint.every_steps=1")
+    code, error = train(
+        "--config.optimizer.lr=1e15",  # one step, and then powers of it
+        "--config.checkpoint.every_steps=1",
+    )
     assert code == 1
     assert "at step" in error and "tasks in the batch: dehaze" in error
     step = int(error.split("at step ")[1].split(";")[0])
-    assert checkpoints(data.parent / "run")[-1] == step - 1  # the save that was under way is finished
+    assert (
+        checkpoints(data.parent / "run")[-1] == step - 1
+    )  # the save that was under way is finished
 
 
-@pytest.mark.parametrize(("limit", "said"), [
-    (2**16, "(model.safetensors|checkpoint of step 5 in .* failed)"),  # whichever is written first
-    (2**18, r"checkpoint of step \d+ in .* failed: .*The checkpoints before it are untouched")])
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [
+        (
+            2**16,
+            "(model.safetensors|checkpoint of step 5 in .* failed)",
+        ),  # whichever is written first
+        (2**18, r"checkpoint of step \d+ in .* failed: .*The checkpoints before it are untouched"),
+    ],
+)
 def test_a_full_disk_stops_the_run_and_says_so(data, train, limit, said):
     """Files of at most `limit` bytes, as where a quota is reached: nothing fits, or the averaged weights alone do."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
-        code, error = train(fault=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1])))
+        code, error = train(
+            fault=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
+        )
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert code == 1
     (message,) = [line for line in error.splitlines() if line.startswith("error: ")]
-    assert re.search(said, message) and re.search("[Ff]ile too large", message) and "make room" in message.lower()
+    assert (
+        re.search(said, message)
+        and re.search("[Ff]ile too large", message)
+        and "make room" in message.lower()
+    )

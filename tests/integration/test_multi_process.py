@@ -22,20 +22,39 @@ FAST = "--xla_backend_optimization_level=0"  # every program runs a few times on
 
 def start(workdir, count: int, devices: int, *flags, command=COMMAND) -> list[subprocess.Popen]:
     """The processes of a run; stdout and stderr together."""
-    environment = {name: value for name, value in os.environ.items() if name != "GENERALIST_DATA_DIR"} | {"XLA_FLAGS": FAST}
+    environment = {
+        name: value for name, value in os.environ.items() if name != "GENERALIST_DATA_DIR"
+    } | {"XLA_FLAGS": FAST}
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
-    return [subprocess.Popen(
-        [*command, f"--workdir={workdir}", f"--config.sharding.cpu_devices={devices}", f"--coordinator=localhost:{port}", f"--process_id={i}",
-         f"--process_count={count}", *flags], env=environment, cwd=workdir.parent, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        for i in range(count)]
+    return [
+        subprocess.Popen(
+            [
+                *command,
+                f"--workdir={workdir}",
+                f"--config.sharding.cpu_devices={devices}",
+                f"--coordinator=localhost:{port}",
+                f"--process_id={i}",
+                f"--process_count={count}",
+                *flags,
+            ],
+            env=environment,
+            cwd=workdir.parent,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        for i in range(count)
+    ]
 
 
 def finish(processes) -> str:
     """What process 0 printed; all must end well."""
     outputs = [process.communicate(timeout=600)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0] * len(processes), "\n=====\n".join(outputs)
+    assert [process.returncode for process in processes] == [0] * len(processes), "\n=====\n".join(
+        outputs
+    )
     return outputs[0]
 
 
@@ -47,7 +66,11 @@ def after_line(process, pattern: str) -> None:
 def losses(workdir) -> list[dict[str, float]]:
     """Of each step: the loss, and that of each task in its batch."""
     lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-    return [{name: value for name, value in line.items() if name.startswith("loss")} for line in lines if "loss" in line]
+    return [
+        {name: value for name, value in line.items() if name.startswith("loss")}
+        for line in lines
+        if "loss" in line
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +99,14 @@ def test_losses_and_figures_do_not_depend_on_devices_processes_and_deaths(runs):
     """The same examples, noise and order; only the order of sums differs, by roundings of float32."""
     undisturbed, moved, _ = runs
     assert len(losses(undisturbed)) == len(losses(moved)) == 20
-    for one, other in zip(losses(undisturbed), losses(moved)):  # other examples, or another order, would differ in the first digit
+    for one, other in zip(
+        losses(undisturbed), losses(moved)
+    ):  # other examples, or another order, would differ in the first digit
         assert other == pytest.approx(one, rel=5e-4)
-    figures = [json.loads((workdir / "eval/20/metrics.json").read_text())["denoise/psnr"] for workdir in (undisturbed, moved)]
+    figures = [
+        json.loads((workdir / "eval/20/metrics.json").read_text())["denoise/psnr"]
+        for workdir in (undisturbed, moved)
+    ]
     assert figures[1] == pytest.approx(figures[0], rel=1e-3)
 
 
@@ -90,7 +118,9 @@ def test_averaged_weights_agree(runs):
 
 def test_a_process_says_which_it_is_and_where_it_goes_on(runs):
     assert "processes: 2, this is 0 (coordinator localhost:" in runs[2]
-    (step,) = re.findall(r"resuming .* at step (\d+) of 20", runs[2])  # the last leg: where the kill of the one before left it
+    (step,) = re.findall(
+        r"resuming .* at step (\d+) of 20", runs[2]
+    )  # the last leg: where the kill of the one before left it
     assert int(step) >= 8
 
 
@@ -110,10 +140,15 @@ sys.exit(launch.main(sys.argv))
 
 def test_a_process_that_dies_stops_the_others_with_a_message(tmp_path):
     """A program of steps that do nothing but agree: what the others notice is the lost connection, whatever they compute."""
-    first, second = start(tmp_path / "run", 2, 1, command=[sys.executable, "-c", WAITING, *COMMAND[2:]])
+    first, second = start(
+        tmp_path / "run", 2, 1, command=[sys.executable, "-c", WAITING, *COMMAND[2:]]
+    )
     after_line(first, "^step")
     second.kill()
     second.communicate()
     output = first.communicate(timeout=300)[0]
     assert first.returncode == 1, output
-    assert "If another process of this run died, its own message says why; the same command on all hosts resumes" in output
+    assert (
+        "If another process of this run died, its own message says why; the same command on all hosts resumes"
+        in output
+    )

@@ -47,9 +47,14 @@ def data(tmp_path_factory):
         for index in range(number):
             top, left = rng.integers(0, 20, 2)
             mask = np.zeros((40, 48), np.uint8)
-            mask[top:top + 16, left:left + 16] = 1
+            mask[top : top + 16, left : left + 16] = 1
             image = np.repeat(60 + 100 * mask[..., None], 3, -1)
-            for task, label in (("crop", mask), ("height", mask * 150), ("plants", mask), ("dehaze", image + 40)):
+            for task, label in (
+                ("crop", mask),
+                ("height", mask * 150),
+                ("plants", mask),
+                ("dehaze", image + 40),
+            ):
                 for half, array in (("images", image), ("labels", label)):
                     path = root / task / split / half / f"{index}.png"
                     path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,7 +66,17 @@ def data(tmp_path_factory):
 def workdir(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     (folder / "fields.py").write_text(textwrap.dedent(CONFIG))
-    assert launch.main(["main.py", f"--config={folder}/fields.py", f"--config.data_dir={data}", f"--workdir={folder}/run"]) == 0
+    assert (
+        launch.main(
+            [
+                "main.py",
+                f"--config={folder}/fields.py",
+                f"--config.data_dir={data}",
+                f"--workdir={folder}/run",
+            ]
+        )
+        == 0
+    )
     return folder / "run"
 
 
@@ -71,17 +86,27 @@ def test_every_kind_of_task_is_trained_and_measured_beside_trivial_and_ceiling(w
         assert {figure, f"ceiling/{figure}"} <= metrics.keys()
     assert metrics["trivial/height/mae"] > 0.1 and metrics["ceiling/height/mae"] < 0.2
     assert metrics["height/examples"] == 2
-    assert {path.name for path in (workdir / "eval/2/panels").iterdir()} >= {"crop.png", "height.png", "plants.png", "dehaze.png"}
+    assert {path.name for path in (workdir / "eval/2/panels").iterdir()} >= {
+        "crop.png",
+        "height.png",
+        "plants.png",
+        "dehaze.png",
+    }
 
 
 def test_the_workdir_alone_predicts_every_task(workdir, tmp_path):
     model = generalist.load(workdir)
     image = np.full((50, 70, 3), 90, np.uint8)
     results = model.predict(image, ["crop", "height", "plants", "dehaze"])
-    assert {name: result.render().shape for name, result in results.items()} == dict.fromkeys(results, (50, 70, 3))
+    assert {name: result.render().shape for name, result in results.items()} == dict.fromkeys(
+        results, (50, 70, 3)
+    )
     assert results["crop"].names == ("soil", "wheat")
     height = results["height"]
-    assert height.values.dtype == np.float32 and 0.0 <= height.values.min() <= height.values.max() <= 2.0
+    assert (
+        height.values.dtype == np.float32
+        and 0.0 <= height.values.min() <= height.values.max() <= 2.0
+    )
     height.save(tmp_path / "height.png")
     stored = cv2.imread(str(tmp_path / "height.png"), cv2.IMREAD_UNCHANGED)
     np.testing.assert_allclose(stored / 65535 * 2.0, height.values, atol=2 / 65535)
@@ -90,19 +115,39 @@ def test_the_workdir_alone_predicts_every_task(workdir, tmp_path):
 
 
 def test_a_missing_folder_is_said_before_anything_is_compiled(workdir, tmp_path, capsys):
-    assert launch.main(["main.py", f"--config={workdir.parent}/fields.py", f"--config.data_dir={tmp_path}", "--workdir=never"]) == 2
+    assert (
+        launch.main(
+            [
+                "main.py",
+                f"--config={workdir.parent}/fields.py",
+                f"--config.data_dir={tmp_path}",
+                "--workdir=never",
+            ]
+        )
+        == 2
+    )
     error = capsys.readouterr().err
     assert "holds no folder crop" in error and "crop/{train,val}/images/<name>" in error
 
 
-def test_a_missing_evaluation_split_is_said_before_anything_is_compiled(data, workdir, tmp_path, capsys):
+def test_a_missing_evaluation_split_is_said_before_anything_is_compiled(
+    data, workdir, tmp_path, capsys
+):
     for task in ("crop", "height", "plants", "dehaze"):
         (tmp_path / task).mkdir()
         (tmp_path / task / "train").symlink_to(data / task / "train")
-    command = ["main.py", f"--config={workdir.parent}/fields.py", f"--config.data_dir={tmp_path}", f"--workdir={tmp_path}/run"]
+    command = [
+        "main.py",
+        f"--config={workdir.parent}/fields.py",
+        f"--config.data_dir={tmp_path}",
+        f"--workdir={tmp_path}/run",
+    ]
     assert launch.main(command) == 2
     printed = capsys.readouterr()
-    assert f"{tmp_path}/crop/val/images: no such folder. Layout expected below data_dir for task 'crop':" in printed.err
+    assert (
+        f"{tmp_path}/crop/val/images: no such folder. Layout expected below data_dir for task 'crop':"
+        in printed.err
+    )
     assert "compiled" not in printed.out and not (tmp_path / "run").exists()
 
 
@@ -111,6 +156,11 @@ def test_the_config_of_the_docs_is_a_config():
     scope: dict = {}
     exec(re.search(r"```python\n(.*?)```", text, re.S).group(1), scope)
     config = scope["get_config"]()
-    commands = [shlex.split(line, comments=True) for line in re.findall(r"^generalist data .*", text, re.M)]
-    assert [cli.make_parser().parse_args(command[1:]).config for command in commands] == ["my_config.py", "my_config.py"]
+    commands = [
+        shlex.split(line, comments=True) for line in re.findall(r"^generalist data .*", text, re.M)
+    ]
+    assert [cli.make_parser().parse_args(command[1:]).config for command in commands] == [
+        "my_config.py",
+        "my_config.py",
+    ]
     assert set(config.tasks.weights) == {"crop", "height"} and config.data.source == "folder"

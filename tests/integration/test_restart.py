@@ -29,7 +29,9 @@ def held(monkeypatch):
     return found
 
 
-def test_a_resumed_run_holds_one_state_and_a_finished_one_exports_what_it_ended_with(tiny_config, tmp_path, held):
+def test_a_resumed_run_holds_one_state_and_a_finished_one_exports_what_it_ended_with(
+    tiny_config, tmp_path, held
+):
     before = bytes_held()
     results = loop.train_and_evaluate(tiny_config, tmp_path, log=lambda line: None)
     shutil.rmtree(tmp_path / "checkpoints/2")
@@ -37,7 +39,9 @@ def test_a_resumed_run_holds_one_state_and_a_finished_one_exports_what_it_ended_
     fresh, resumed = (size - before for size in held)
     assert resumed < 1.1 * fresh
 
-    old = weights.load_weights(tmp_path)[1]  # as a kill between the last checkpoint and its export leaves it
+    old = weights.load_weights(tmp_path)[
+        1
+    ]  # as a kill between the last checkpoint and its export leaves it
     weights.save_weights(tmp_path, {path: 0 * x for path, x in old.items()}, {"step": "1"})
     again = loop.train_and_evaluate(tiny_config, tmp_path, log=lambda line: None)
     assert weights.read_metadata(tmp_path)["step"] == "2"

@@ -18,11 +18,20 @@ COMMAND = [sys.executable, ROOT / "main.py", f"--config={ROOT / 'tests/integrati
 @pytest.fixture(scope="module")
 def run():
     """Starts the tiny run in a workdir; the compilation cache of conftest.py saves most of each further start."""
-    environment = {name: value for name, value in os.environ.items() if name != "GENERALIST_DATA_DIR"}
+    environment = {
+        name: value for name, value in os.environ.items() if name != "GENERALIST_DATA_DIR"
+    }
 
     def start(workdir):
-        return subprocess.Popen([*COMMAND, f"--workdir={workdir}"], env=environment, cwd=workdir.parent, text=True,
-                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        return subprocess.Popen(
+            [*COMMAND, f"--workdir={workdir}"],
+            env=environment,
+            cwd=workdir.parent,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+
     return start
 
 
@@ -63,16 +72,25 @@ def test_three_kills_at_random_moments_change_nothing(run, undisturbed, tmp_path
     assert last == undisturbed
 
 
-def test_sigterm_saves_and_a_damaged_checkpoint_is_named_and_passed_over(run, undisturbed, tmp_path):
+def test_sigterm_saves_and_a_damaged_checkpoint_is_named_and_passed_over(
+    run, undisturbed, tmp_path
+):
     process = run(tmp_path / "run")
     output = kill_after(process, 5, 0.0, signal.SIGTERM)
     assert process.returncode == 143
     (saved,) = re.findall(r"SIGTERM: saved step (\d+) in", output)
-    folders = {int(path.name): path for path in (tmp_path / "run/checkpoints").iterdir() if path.name.isdigit()}
+    folders = {
+        int(path.name): path
+        for path in (tmp_path / "run/checkpoints").iterdir()
+        if path.name.isdigit()
+    }
     newest, before = sorted(folders, reverse=True)[:2]
     assert newest == int(saved)
 
-    data = max((path for path in folders[newest].rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    data = max(
+        (path for path in folders[newest].rglob("*") if path.is_file()),
+        key=lambda path: path.stat().st_size,
+    )
     content = bytearray(data.read_bytes())
     content[len(content) // 2] ^= 1
     data.write_bytes(content)

@@ -11,7 +11,15 @@ def get_config(arg: str = ""):
     c = tiny.get_config()
     c.total_steps = 20
     c.batch_size = 8
-    c.model.unet.update({"channels": (8,), "attention_levels": (False,), "groups": 4, "context_dim": 16, "refine": 0})
+    c.model.unet.update(
+        {
+            "channels": (8,),
+            "attention_levels": (False,),
+            "groups": 4,
+            "context_dim": 16,
+            "refine": 0,
+        }
+    )
     c.model.aligned_features = c.model.pooled_text = c.model.unet.position = False
     c.model.text_encoder.update({"depth": 1, "dim": 8})
     c.model.image_encoder.update({"depth": 1, "dim": 8})

@@ -12,7 +12,10 @@ def get_config(arg: str = ""):
     c.model.unet.update({"channels": (16, 32), "context_dim": 32, "heads": 2, "groups": 8})
     c.model.image_encoder.update({"image_size": 32, "dim": 16, "depth": 1, "heads": 2})
     c.model.text_encoder.update({"dim": 16, "depth": 1, "heads": 2})
-    c.optimizer.warmup_steps, c.optimizer.muon = 2, (r"mid_block\..*kernel$",)  # of few kernels: Muon takes long to compile
+    c.optimizer.warmup_steps, c.optimizer.muon = (
+        2,
+        (r"mid_block\..*kernel$",),
+    )  # of few kernels: Muon takes long to compile
     c.checkpoint.every_steps = 2
     c.eval.final_examples = c.eval.batch_size = 2
     c.eval.tasks = c.eval.tasks if arg == "all" else ("denoise",)

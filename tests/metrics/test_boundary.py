@@ -61,8 +61,17 @@ def test_equals_distances_between_all_pairs():
             places = []
             for y, x in np.ndindex(ids.shape):
                 around = [(y + 1, x), (y - 1, x), (y, x + 1), (y, x - 1)]
-                if ids[y, x] == index and label[y, x] != -1 and any(
-                        0 <= v < ids.shape[0] and 0 <= u < ids.shape[1] and label[v, u] != -1 and ids[v, u] != index for v, u in around):
+                if (
+                    ids[y, x] == index
+                    and label[y, x] != -1
+                    and any(
+                        0 <= v < ids.shape[0]
+                        and 0 <= u < ids.shape[1]
+                        and label[v, u] != -1
+                        and ids[v, u] != index
+                        for v, u in around
+                    )
+                ):
                     places.append((y, x))
             return places
 
@@ -71,13 +80,27 @@ def test_equals_distances_between_all_pairs():
             ours, theirs = outline(prediction, index), outline(label, index)
             if not ours and not theirs:
                 continue
-            near = lambda a, b: sum(any(math.dist(p, q) <= tolerance for q in b) for p in a) / len(a) if a else 0
+            near = lambda a, b: (
+                sum(any(math.dist(p, q) <= tolerance for q in b) for p in a) / len(a) if a else 0
+            )
             precision, recall = near(ours, theirs), near(theirs, ours)
-            scores.append(2 * precision * recall / (precision + recall) if precision and recall else 0.0)
+            scores.append(
+                2 * precision * recall / (precision + recall) if precision and recall else 0.0
+            )
         return np.mean(scores)
 
     rng = np.random.default_rng(0)
     for shape in ((12, 17), (100, 100)):  # tolerances 1 and 2
         label = np.kron(rng.integers(-1, 4, (4, 4)), np.ones((shape[0] // 4, shape[1] // 4), int))
-        prediction = np.roll(np.where(rng.random(label.shape) < 0.01, rng.integers(0, 4, label.shape), np.maximum(label, 0)), 1, 1)
-        assert BoundaryF().update(prediction, label)["boundary_f"] == pytest.approx(brute(prediction, label), rel=1e-12)
+        prediction = np.roll(
+            np.where(
+                rng.random(label.shape) < 0.01,
+                rng.integers(0, 4, label.shape),
+                np.maximum(label, 0),
+            ),
+            1,
+            1,
+        )
+        assert BoundaryF().update(prediction, label)["boundary_f"] == pytest.approx(
+            brute(prediction, label), rel=1e-12
+        )

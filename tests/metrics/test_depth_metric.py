@@ -47,7 +47,9 @@ def test_rmse_is_the_mean_over_images_not_pooled_over_pixels():
 def test_invalid_label_pixels_do_not_count():
     label = np.array([[0.0, -1.0, np.nan, np.inf, 10.5, 5.0, 10.0]])
     prediction = np.array([[9.0, 9.0, 9.0, 9.0, 9.0, 6.0, 10.0]])
-    assert DepthMetric().update(prediction, label)["abs_rel"] == pytest.approx(0.1)  # 0.2 and 0, the last two
+    assert DepthMetric().update(prediction, label)["abs_rel"] == pytest.approx(
+        0.1
+    )  # 0.2 and 0, the last two
 
 
 def test_prediction_is_clamped_to_the_range():
@@ -58,7 +60,9 @@ def test_prediction_is_clamped_to_the_range():
 def test_image_without_valid_pixel_is_nan_and_stays_out_of_the_mean():
     metric = DepthMetric()
     metric.update(np.ones((2, 2)), np.full((2, 2), 3.0))
-    assert all(math.isnan(value) for value in metric.update(np.ones((2, 2)), np.zeros((2, 2))).values())
+    assert all(
+        math.isnan(value) for value in metric.update(np.ones((2, 2)), np.zeros((2, 2))).values()
+    )
     assert metric.compute()["rmse"] == 2.0
 
 
@@ -98,7 +102,9 @@ def test_affine_protocol_is_the_least_squares_fit_over_valid_pixels():
     p, g = prediction[inside & (label > 0)], label[inside & (label > 0)]
     (scale, shift), *_ = np.linalg.lstsq(np.stack([p, np.ones_like(p)], axis=1), g, rcond=None)
     expected = math.sqrt(np.mean((scale * p + shift - g) ** 2))
-    assert DepthMetric("nyu-affine-invariant").update(prediction, label)["rmse"] == pytest.approx(expected, rel=1e-12)
+    assert DepthMetric("nyu-affine-invariant").update(prediction, label)["rmse"] == pytest.approx(
+        expected, rel=1e-12
+    )
 
 
 def test_affine_fit_of_a_constant_prediction_is_the_mean_label():

@@ -10,7 +10,13 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from generalist.metrics import ImageQuality
 from generalist.metrics.image_quality import luma
 
-PROTOCOL_IDS = ["rgb-skimage", "rgb-matlab", "derain-y-matlab", "sidd-rgb-matlab", "lol-rgb-painter"]
+PROTOCOL_IDS = [
+    "rgb-skimage",
+    "rgb-matlab",
+    "derain-y-matlab",
+    "sidd-rgb-matlab",
+    "lol-rgb-painter",
+]
 WANG = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
 
 
@@ -47,7 +53,9 @@ def direct_ssim_map(x, y, window, data_range):
 def test_rgb_skimage_equals_scikit_image_on_levels():
     prediction, label = pair(70, 33)  # more rows than one strip, and a rest
     values = ImageQuality("rgb-skimage").update(prediction, label)
-    assert values["psnr"] == pytest.approx(peak_signal_noise_ratio(label, prediction, data_range=255), rel=1e-12)
+    assert values["psnr"] == pytest.approx(
+        peak_signal_noise_ratio(label, prediction, data_range=255), rel=1e-12
+    )
     expected = structural_similarity(label, prediction, data_range=255, channel_axis=-1, **WANG)
     assert values["ssim"] == pytest.approx(expected, rel=1e-12)
 
@@ -55,7 +63,9 @@ def test_rgb_skimage_equals_scikit_image_on_levels():
 def test_rgb_matlab_equals_scikit_image_on_floats():
     prediction, label = (image / 255 + 0.001 * (image < 250) for image in pair())  # not on levels
     values = ImageQuality("rgb-matlab").update(prediction, label)
-    assert values["psnr"] == pytest.approx(peak_signal_noise_ratio(label, prediction, data_range=1), rel=1e-12)
+    assert values["psnr"] == pytest.approx(
+        peak_signal_noise_ratio(label, prediction, data_range=1), rel=1e-12
+    )
     expected = structural_similarity(label, prediction, data_range=1.0, channel_axis=-1, **WANG)
     assert values["ssim"] == pytest.approx(expected, rel=1e-12)
 
@@ -63,7 +73,9 @@ def test_rgb_matlab_equals_scikit_image_on_floats():
 def test_lol_painter_equals_scikit_image_defaults_with_data_range_two():
     prediction, label = (image / 255 for image in pair())
     values = ImageQuality("lol-rgb-painter").update(prediction, label)
-    assert values["psnr"] == pytest.approx(peak_signal_noise_ratio(label, prediction, data_range=1), rel=1e-12)
+    assert values["psnr"] == pytest.approx(
+        peak_signal_noise_ratio(label, prediction, data_range=1), rel=1e-12
+    )
     expected = structural_similarity(label, prediction, data_range=2.0, channel_axis=-1)
     assert values["ssim"] == pytest.approx(expected, rel=1e-12)
 
@@ -72,7 +84,9 @@ def test_lol_painter_equals_scikit_image_defaults_with_data_range_two():
 def test_sidd_equals_a_direct_volumetric_ssim(size):
     prediction, label = np.random.default_rng(0).random((2, *size, 3))
     values = ImageQuality("sidd-rgb-matlab").update(prediction, label)
-    assert values["psnr"] == pytest.approx(-10 * math.log10(np.mean((prediction - label) ** 2)), rel=1e-12)
+    assert values["psnr"] == pytest.approx(
+        -10 * math.log10(np.mean((prediction - label) ** 2)), rel=1e-12
+    )
     expected = direct_ssim_map(prediction, label, gaussian_window(3), 1.0).mean()
     assert values["ssim"] == pytest.approx(expected, rel=1e-12)
 
@@ -120,7 +134,9 @@ def test_psnr_worked_out_by_hand():
         values = ImageQuality(protocol).update(prediction, label)
         assert values["psnr"] == pytest.approx(20 * math.log10(5) + 10 * math.log10(3))
     # Y of (51, 0, 0) is 16 + 13.1, so 29 against 16.
-    assert ImageQuality("derain-y-matlab").update(prediction, label)["psnr"] == pytest.approx(20 * math.log10(255 / 13))
+    assert ImageQuality("derain-y-matlab").update(prediction, label)["psnr"] == pytest.approx(
+        20 * math.log10(255 / 13)
+    )
 
 
 @pytest.mark.parametrize("protocol", PROTOCOL_IDS)
@@ -150,14 +166,18 @@ def test_compute_is_the_mean_over_images(protocol):
 
 def test_protocols_on_levels_round_floats():
     label = np.zeros((11, 11, 3), np.uint8)
-    assert ImageQuality("rgb-skimage").update(np.full(label.shape, 0.49 / 255), label)["psnr"] == math.inf
-    assert ImageQuality("rgb-skimage").update(np.full(label.shape, 0.51 / 255), label)["psnr"] == pytest.approx(
-        20 * math.log10(255)
+    assert (
+        ImageQuality("rgb-skimage").update(np.full(label.shape, 0.49 / 255), label)["psnr"]
+        == math.inf
     )
+    assert ImageQuality("rgb-skimage").update(np.full(label.shape, 0.51 / 255), label)[
+        "psnr"
+    ] == pytest.approx(20 * math.log10(255))
 
 
 @pytest.mark.parametrize(
-    "protocol, side", [("rgb-skimage", 11), ("rgb-matlab", 11), ("derain-y-matlab", 11), ("lol-rgb-painter", 7)]
+    "protocol, side",
+    [("rgb-skimage", 11), ("rgb-matlab", 11), ("derain-y-matlab", 11), ("lol-rgb-painter", 7)],
 )
 def test_the_window_must_fit(protocol, side):
     image = np.zeros((side, side, 3), np.uint8)
@@ -172,7 +192,11 @@ def test_the_window_must_fit(protocol, side):
         (np.zeros((12, 12, 4), np.uint8), ValueError, r"must be \(h, w, 3\)"),
         (np.zeros((0, 12, 3), np.uint8), ValueError, r"must be \(h, w, 3\)"),
         (np.zeros((12, 12, 3), np.int64), TypeError, "dtype int64; it must be uint8, or float"),
-        (np.full((12, 12, 3), 255.0), ValueError, r"spans 255.0 .. 255.0; floats must be in \[0, 1\]"),
+        (
+            np.full((12, 12, 3), 255.0),
+            ValueError,
+            r"spans 255.0 .. 255.0; floats must be in \[0, 1\]",
+        ),
         (np.full((12, 12, 3), np.nan), ValueError, r"floats must be in \[0, 1\]"),
         (np.zeros((12, 12), np.uint8), ValueError, r"both must be \(h, w, 3\)"),
     ],
@@ -183,7 +207,9 @@ def test_images_of_another_form_are_errors(image, error, message):
 
 
 def test_shapes_must_agree():
-    with pytest.raises(ValueError, match=r"prediction has shape \(12, 12, 3\) and label \(24, 24, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"prediction has shape \(12, 12, 3\) and label \(24, 24, 3\)"
+    ):
         ImageQuality().update(np.zeros((12, 12, 3), np.uint8), np.zeros((24, 24, 3), np.uint8))
 
 
@@ -194,6 +220,10 @@ def test_gt_mean_takes_the_brightness_of_the_label_by_hand():
     label[..., 0], label[..., 1] = 1.0, 0.5
     found = ImageQuality("lol-rgb-gt-mean").update(prediction, label)
     assert found["psnr"] > 200 and found["ssim"] == pytest.approx(1.0)
-    label[..., 2] = 0.6  # grey 0.66090: the factor is 2.2309, red is clipped, green 0.55772 against 0.5, blue 0 against 0.6
+    label[..., 2] = (
+        0.6  # grey 0.66090: the factor is 2.2309, red is clipped, green 0.55772 against 0.5, blue 0 against 0.6
+    )
     squares = (0.0, (0.25 * 0.6609 / 0.29625 - 0.5) ** 2, 0.36)
-    assert ImageQuality("lol-rgb-gt-mean").update(prediction, label)["psnr"] == pytest.approx(-10 * math.log10(sum(squares) / 3))
+    assert ImageQuality("lol-rgb-gt-mean").update(prediction, label)["psnr"] == pytest.approx(
+        -10 * math.log10(sum(squares) / 3)
+    )

@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 
 from generalist.metrics import (
-    PROTOCOLS, BoundaryF, CalibrationError, DepthMetric, ImageQuality, Metric, PanopticQuality, SegmentationMetric, SparsificationError)
+    PROTOCOLS,
+    BoundaryF,
+    CalibrationError,
+    DepthMetric,
+    ImageQuality,
+    Metric,
+    PanopticQuality,
+    SegmentationMetric,
+    SparsificationError,
+)
 
 CATEGORIES = [{"id": 1, "name": "ball", "isthing": 1}, {"id": 2, "name": "sky", "isthing": 0}]
 
@@ -29,14 +38,18 @@ def confident_image(rng):
 
 
 def confident_depth_image(rng):
-    return (rng.uniform(0.5, 9, (6, 7)), rng.random((6, 7), np.float32)), rng.uniform(0.5, 9, (6, 7))
+    return (rng.uniform(0.5, 9, (6, 7)), rng.random((6, 7), np.float32)), rng.uniform(
+        0.5, 9, (6, 7)
+    )
 
 
 def panoptic_image(rng):
     def segmentation():
         ids = rng.integers(0, 4, (3, 3))
         present = np.unique(ids[ids > 0]).tolist()
-        return ids, [{"id": i, "category_id": 1 + i % 2, "area": int((ids == i).sum())} for i in present]
+        return ids, [
+            {"id": i, "category_id": 1 + i % 2, "area": int((ids == i).sum())} for i in present
+        ]
 
     return segmentation(), segmentation()
 
@@ -54,7 +67,13 @@ METRICS = {
     "panoptic": (lambda: PanopticQuality(CATEGORIES), panoptic_image),
     **{
         name: (lambda name=name: ImageQuality(name), photo)
-        for name in ("rgb-skimage", "rgb-matlab", "derain-y-matlab", "sidd-rgb-matlab", "lol-rgb-painter")
+        for name in (
+            "rgb-skimage",
+            "rgb-matlab",
+            "derain-y-matlab",
+            "sidd-rgb-matlab",
+            "lol-rgb-painter",
+        )
     },
 }
 
@@ -127,10 +146,15 @@ def test_metrics_of_other_settings_do_not_merge(first, second):
 
 @pytest.mark.parametrize(
     "metric, misspelt, closest",
-    [(DepthMetric, "nyu-eigen-metrics", "nyu-eigen-metric"), (ImageQuality, "derain-y", "derain-y-matlab")],
+    [
+        (DepthMetric, "nyu-eigen-metrics", "nyu-eigen-metric"),
+        (ImageQuality, "derain-y", "derain-y-matlab"),
+    ],
 )
 def test_unknown_protocol_lists_the_valid_ones_and_the_closest(metric, misspelt, closest):
-    with pytest.raises(ValueError, match=f"{misspelt}.*did you mean '{closest}'.*Valid: .*{closest}"):
+    with pytest.raises(
+        ValueError, match=f"{misspelt}.*did you mean '{closest}'.*Valid: .*{closest}"
+    ):
         metric(misspelt)
 
 
@@ -142,5 +166,7 @@ def test_every_protocol_is_one_line():
 def test_metrics_import_without_jax():
     program = "import sys; sys.modules['jax'] = None; from generalist.metrics import *; print(DepthMetric().protocol)"
     root = Path(__file__).parents[2]
-    result = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True
+    )
     assert result.stdout == "native\n"

@@ -19,4 +19,6 @@ def test_the_example_runs_and_says_what_it_returns(capsys):
     names = {}
     exec(compile(example, "docs/metrics.md", "exec"), names)
     assert (names["values"]["abs_rel"], names["values"]["delta1"]) == (pytest.approx(0.1), 1.0)
-    assert float(capsys.readouterr().out) == pytest.approx((names["values"]["rmse"] + 0.5) / 2, rel=0.01)  # 9.5 is nearly 10 m, where it is clamped
+    assert float(capsys.readouterr().out) == pytest.approx(
+        (names["values"]["rmse"] + 0.5) / 2, rel=0.01
+    )  # 9.5 is nearly 10 m, where it is clamped

@@ -21,7 +21,12 @@ def segmentation(ids, categories, crowd=()):
     """(id map, segments_info) of an integer array, with the category of each id in the order of `categories`."""
     ids = np.asarray(ids, np.int32)
     infos = [
-        {"id": i, "category_id": category, "iscrowd": int(i in crowd), "area": int((ids == i).sum())}
+        {
+            "id": i,
+            "category_id": category,
+            "iscrowd": int(i in crowd),
+            "area": int((ids == i).sum()),
+        }
         for i, category in categories.items()
         if (ids == i).any()
     ]
@@ -34,8 +39,16 @@ def brute_force(pairs):
     for (predicted_map, predicted), (label_map, labelled) in pairs:
         void = label_map == 0
         for category, stat in stats.items():
-            truths = [label_map == s["id"] for s in labelled if s["category_id"] == category and not s["iscrowd"]]
-            crowds = [label_map == s["id"] for s in labelled if s["category_id"] == category and s["iscrowd"]]
+            truths = [
+                label_map == s["id"]
+                for s in labelled
+                if s["category_id"] == category and not s["iscrowd"]
+            ]
+            crowds = [
+                label_map == s["id"]
+                for s in labelled
+                if s["category_id"] == category and s["iscrowd"]
+            ]
             guesses = [predicted_map == s["id"] for s in predicted if s["category_id"] == category]
             excused = void | crowds[-1] if crowds else void
             found = set()
@@ -73,16 +86,25 @@ def random_pair(rng):
     coarse = rng.integers(0, count + 1, (3, 3))
     label = np.kron(coarse, np.ones((3, 3), int))[:side, :side]
     if count:
-        label[tuple(rng.integers(0, side, 2))] = rng.integers(1, count + 1)  # now and then a single pixel
+        label[tuple(rng.integers(0, side, 2))] = rng.integers(
+            1, count + 1
+        )  # now and then a single pixel
     crowd = [i for i in range(1, count + 1) if rng.random() < 0.25]
     order = rng.permutation(np.arange(1, count + 1))
     categories = {int(i): int(rng.choice([1, 1, 2, 5, 9])) for i in order}
-    prediction = np.where(rng.random(label.shape) < rng.choice([0, 0.1, 0.3]), rng.integers(0, 9, label.shape), label)
+    prediction = np.where(
+        rng.random(label.shape) < rng.choice([0, 0.1, 0.3]), rng.integers(0, 9, label.shape), label
+    )
     prediction = np.roll(prediction, int(rng.integers(0, 2)), axis=1)
-    guesses = {i: categories.get(i, 1) if rng.random() < 0.85 else int(rng.choice([1, 2, 5, 9])) for i in range(1, 9)}
+    guesses = {
+        i: categories.get(i, 1) if rng.random() < 0.85 else int(rng.choice([1, 2, 5, 9]))
+        for i in range(1, 9)
+    }
     large = 1 + 2**24  # ids of prediction and label have nothing to do with each other
     guess_map = np.where(prediction > 0, large * prediction, 0)
-    return segmentation(guess_map, {large * i: c for i, c in guesses.items()}), segmentation(label, categories, crowd)
+    return segmentation(guess_map, {large * i: c for i, c in guesses.items()}), segmentation(
+        label, categories, crowd
+    )
 
 
 def test_equals_brute_force_over_hundreds_of_images():
@@ -92,11 +114,15 @@ def test_equals_brute_force_over_hundreds_of_images():
     for prediction, label in pairs:
         values = metric.update(prediction, label)
         alone = qualities(brute_force([(prediction, label)]), (1, 2, 5, 9))
-        assert [values[key] for key in ("pq", "sq", "rq")] == pytest.approx(alone, rel=1e-12, nan_ok=True)
+        assert [values[key] for key in ("pq", "sq", "rq")] == pytest.approx(
+            alone, rel=1e-12, nan_ok=True
+        )
     stats, values = brute_force(pairs), metric.compute()
     assert all(min(stat[1:]) > 20 for stat in stats.values())  # every branch was taken, often
     for suffix, ids in (("", (1, 2, 5, 9)), ("_things", (1, 2)), ("_stuff", (5, 9))):
-        assert [values[key + suffix] for key in ("pq", "sq", "rq")] == pytest.approx(qualities(stats, ids), rel=1e-12)
+        assert [values[key + suffix] for key in ("pq", "sq", "rq")] == pytest.approx(
+            qualities(stats, ids), rel=1e-12
+        )
         assert values["n" + suffix] == len(ids)
     for category, quality in metric.per_class().items():
         assert list(quality.values()) == pytest.approx(qualities(stats, [category]), rel=1e-12)
@@ -105,7 +131,9 @@ def test_equals_brute_force_over_hundreds_of_images():
 def test_equals_torchmetrics_without_crowds_and_without_predicted_void():
     # torchmetrics excuses void in the prediction too, which panopticapi does not, and merges a category's stuff.
     def as_tensor(ids, infos):
-        category = {0: 100} | {info["id"]: info["category_id"] for info in infos}  # 100 is unknown to it, so void
+        category = {0: 100} | {
+            info["id"]: info["category_id"] for info in infos
+        }  # 100 is unknown to it, so void
         pixels = [[category[i], i if category[i] in (1, 2) else 0] for i in ids.ravel().tolist()]
         return torch.tensor(pixels)[None]
 
@@ -115,12 +143,16 @@ def test_equals_torchmetrics_without_crowds_and_without_predicted_void():
     for _ in range(40):
         categories = {1: 1, 2: 1, 3: 2, 4: 5, 5: 9}
         label = np.kron(rng.integers(0, 6, (3, 4)), np.ones((3, 3), int))
-        guess = np.where((rng.random(label.shape) < 0.2) | (label == 0), rng.integers(1, 6, label.shape), label)
+        guess = np.where(
+            (rng.random(label.shape) < 0.2) | (label == 0), rng.integers(1, 6, label.shape), label
+        )
         prediction, truth = segmentation(guess, categories), segmentation(label, categories)
         metric.update(prediction, truth)
         peer.update(as_tensor(*prediction), as_tensor(*truth))
     values = metric.compute()
-    assert [values["pq"], values["sq"], values["rq"]] == pytest.approx(peer.compute().tolist(), rel=1e-6)
+    assert [values["pq"], values["sq"], values["rq"]] == pytest.approx(
+        peer.compute().tolist(), rel=1e-6
+    )
 
 
 def test_hand_worked_match_leaves_out_void():
@@ -132,7 +164,9 @@ def test_hand_worked_match_leaves_out_void():
     assert metric.per_class()[1] == pytest.approx({"pq": 3 / 5, "sq": 3 / 5, "rq": 1})
     assert metric.per_class()[9] == pytest.approx({"pq": 2 / 3, "sq": 2 / 3, "rq": 1})
     assert all(math.isnan(value) for value in metric.per_class()[2].values())
-    assert (values["pq"], values["pq_things"], values["pq_stuff"]) == pytest.approx(((3 / 5 + 2 / 3) / 2, 3 / 5, 2 / 3))
+    assert (values["pq"], values["pq_things"], values["pq_stuff"]) == pytest.approx(
+        ((3 / 5 + 2 / 3) / 2, 3 / 5, 2 / 3)
+    )
     assert (values["n"], values["n_things"], values["n_stuff"]) == (2, 1, 1)
 
 
@@ -141,12 +175,18 @@ def test_iou_of_one_half_is_no_match():
     prediction = segmentation([[3, 4, 4, 4]], {3: 1, 4: 9})
     metric = PanopticQuality(CATEGORIES)
     metric.update(prediction, label)
-    assert metric.per_class()[1] == {"pq": 0, "sq": 0, "rq": 0}  # one false positive, one false negative
+    assert metric.per_class()[1] == {
+        "pq": 0,
+        "sq": 0,
+        "rq": 0,
+    }  # one false positive, one false negative
     assert metric.per_class()[9] == pytest.approx({"pq": 2 / 3, "sq": 2 / 3, "rq": 1})
 
 
 @pytest.mark.parametrize(
-    "on_void, rq", [(2, 2 / 3), (3, 1)], ids=["half on void is a false positive", "more than half is excused"]
+    "on_void, rq",
+    [(2, 2 / 3), (3, 1)],
+    ids=["half on void is a false positive", "more than half is excused"],
 )
 def test_unmatched_prediction_on_void(on_void, rq):
     label = segmentation([[1, 1] + [0] * on_void + [2] * (4 - on_void)], {1: 1, 2: 9})
@@ -158,8 +198,12 @@ def test_unmatched_prediction_on_void(on_void, rq):
 
 def test_crowd_is_neither_matched_nor_missed_and_excuses_its_own_category():
     label = segmentation([[1, 1, 1, 1, 0, 2, 2, 2]], {1: 1, 2: 9}, crowd=[1])
-    same = PanopticQuality(CATEGORIES).update(segmentation([[3, 3, 3, 3, 0, 4, 4, 4]], {3: 1, 4: 9}), label)
-    other = PanopticQuality(CATEGORIES).update(segmentation([[3, 3, 3, 3, 0, 4, 4, 4]], {3: 2, 4: 9}), label)
+    same = PanopticQuality(CATEGORIES).update(
+        segmentation([[3, 3, 3, 3, 0, 4, 4, 4]], {3: 1, 4: 9}), label
+    )
+    other = PanopticQuality(CATEGORIES).update(
+        segmentation([[3, 3, 3, 3, 0, 4, 4, 4]], {3: 2, 4: 9}), label
+    )
     assert (same["pq"], same["n"]) == (1, 1)  # category 1 did not occur at all
     assert (other["pq"], other["n"]) == (1 / 2, 2)  # category 2 has a false positive
 
@@ -174,7 +218,9 @@ def test_only_the_last_listed_crowd_of_a_category_excuses(order, pq):
 def test_label_area_comes_from_segments_info():
     ids, infos = segmentation([[1, 1, 0, 0]], {1: 1})
     infos[0]["area"] = 3
-    assert PanopticQuality(CATEGORIES).update((ids, infos), (ids, infos))["pq"] == pytest.approx(2 / 3)
+    assert PanopticQuality(CATEGORIES).update((ids, infos), (ids, infos))["pq"] == pytest.approx(
+        2 / 3
+    )
 
 
 def test_arguments_are_not_changed():
@@ -191,7 +237,11 @@ BALL = {"id": 1, "category_id": 1, "area": 2, "iscrowd": 0}
     "ids, infos, message",
     [
         ([[1, 2]], [BALL], r"segment ids \[2\] are in the id map and not in segments_info"),
-        ([[1, 1]], [BALL, BALL | {"id": 3}], r"\[\] are in the id map and not in segments_info, \[3\] the reverse"),
+        (
+            [[1, 1]],
+            [BALL, BALL | {"id": 3}],
+            r"\[\] are in the id map and not in segments_info, \[3\] the reverse",
+        ),
         ([[1, 1]], [BALL, BALL], r"an id twice: \[1, 1\]"),
         ([[1, 0]], [BALL, BALL | {"id": 0}], r"lists id 0, which is void"),
         ([[1, 1]], [BALL | {"category_id": 3}], r"unknown category_id 3; valid: \[1, 2, 5, 9\]"),
@@ -212,7 +262,9 @@ def test_label_needs_areas_that_hold_its_pixels():
     good = segmentation([[1, 1]], {1: 1})
     with pytest.raises(ValueError, match="label: segment .* lacks area"):
         PanopticQuality(CATEGORIES).update(good, (good[0], [{"id": 1, "category_id": 1}]))
-    with pytest.raises(ValueError, match="area 1 in segments_info, and at least 2 pixels in the id map; recount"):
+    with pytest.raises(
+        ValueError, match="area 1 in segments_info, and at least 2 pixels in the id map; recount"
+    ):
         PanopticQuality(CATEGORIES).update(good, (good[0], [BALL | {"area": 1}]))
 
 

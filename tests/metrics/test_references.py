@@ -28,7 +28,9 @@ def test_panoptic_counts_and_ious_are_panopticapis_bit_for_bit():
         assert PANOPTIC["count"](alone) == expected, f"seed {seed}"
     for metric in (whole, functools.reduce(lambda one, other: one.merge(other), parts)):
         assert PANOPTIC["count"](metric) == PANOPTIC_VALUES["counted"]
-        assert metric.compute() == pytest.approx(PANOPTIC_VALUES["printed"], rel=1e-14)  # their sums over classes are rounded at every step
+        assert metric.compute() == pytest.approx(
+            PANOPTIC_VALUES["printed"], rel=1e-14
+        )  # their sums over classes are rounded at every step
 
 
 def test_the_panoptic_cases_hold_what_is_hard():
@@ -36,7 +38,9 @@ def test_the_panoptic_cases_hold_what_is_hard():
     labels, predictions = [label for _, label in cases], [prediction for prediction, _ in cases]
     crowds = [[s["category_id"] for s in segments if s["iscrowd"]] for _, segments in labels]
     assert sum(len(set(c)) < len(c) for c in crowds) >= 3  # several crowds of one category
-    assert sum(not segments for _, segments in predictions) >= 3 and any(not segments for _, segments in labels)
+    assert sum(not segments for _, segments in predictions) >= 3 and any(
+        not segments for _, segments in labels
+    )
     assert sum((ids == 0).any() and ids.any() for ids, _ in labels) >= 10
     assert sum(any(s["area"] == 1 for s in segments) for _, segments in labels) >= 10
 
@@ -57,11 +61,18 @@ def pattern(height, width, noisy):
     """The images of make_image_quality_values.m."""
     y, x, c = np.indices((height, width, 3))
     image = 128 + (3 * x + 5 * y + 40 * c) % 100 - (x * y // 4) % 50 + 20 * ((x // 8 + y // 8) % 2)
-    return np.clip(image + ((37 * x + 91 * y + 53 * c + x * y) % 31 - 15 if noisy else 0), 0, 255).astype(np.uint8)
+    return np.clip(
+        image + ((37 * x + 91 * y + 53 * c + x * y) % 31 - 15 if noisy else 0), 0, 255
+    ).astype(np.uint8)
 
 
-@pytest.mark.parametrize("case", OCTAVE["cases"], ids=lambda case: f"{case['height']}x{case['width']}")
-@pytest.mark.parametrize("protocol", ["rgb-skimage", "rgb-matlab", "derain-y-matlab", "sidd-rgb-matlab", "lol-rgb-painter"])
+@pytest.mark.parametrize(
+    "case", OCTAVE["cases"], ids=lambda case: f"{case['height']}x{case['width']}"
+)
+@pytest.mark.parametrize(
+    "protocol",
+    ["rgb-skimage", "rgb-matlab", "derain-y-matlab", "sidd-rgb-matlab", "lol-rgb-painter"],
+)
 def test_psnr_and_ssim_are_octaves(protocol, case):
     prediction, label = (pattern(case["height"], case["width"], noisy) for noisy in (True, False))
     values = ImageQuality(protocol).update(prediction, label)
@@ -74,4 +85,7 @@ def test_luma_is_octaves_rgb2ycbcr():
     assert luma(colours).ravel().tolist() == OCTAVE["luma"]
     for case in OCTAVE["cases"]:
         column_by_column = luma(pattern(case["height"], case["width"], True)).ravel("F")
-        assert math.fsum(column_by_column * np.arange(1, column_by_column.size + 1)) == case["luma_sum"]
+        assert (
+            math.fsum(column_by_column * np.arange(1, column_by_column.size + 1))
+            == case["luma_sum"]
+        )

@@ -10,7 +10,9 @@ from generalist.metrics import ScalarMetric
 
 def test_errors_per_image_and_their_mean():
     metric = ScalarMetric()
-    first = metric.update(np.array([[1.0, 2.0, 9.0]]), np.array([[4.0, -2.0, np.nan]]))  # errors 3 and 4
+    first = metric.update(
+        np.array([[1.0, 2.0, 9.0]]), np.array([[4.0, -2.0, np.nan]])
+    )  # errors 3 and 4
     assert first == {"mae": 3.5, "rms_error": pytest.approx(math.sqrt(12.5))}
     metric.update(np.array([[1.0]]), np.array([[0.5]]))
     assert metric.compute() == {"mae": 2.0, "rms_error": pytest.approx((math.sqrt(12.5) + 0.5) / 2)}
@@ -28,4 +30,7 @@ def test_other_shapes_are_an_error():
 
 
 def test_lists_are_as_good_as_arrays():
-    assert ScalarMetric().update([[1, 2, 9]], [[4.0, -2.0, math.nan]]) == {"mae": 3.5, "rms_error": pytest.approx(math.sqrt(12.5))}
+    assert ScalarMetric().update([[1, 2, 9]], [[4.0, -2.0, math.nan]]) == {
+        "mae": 3.5,
+        "rms_error": pytest.approx(math.sqrt(12.5)),
+    }

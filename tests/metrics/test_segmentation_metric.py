@@ -21,7 +21,9 @@ def direct_iou(pairs, num_classes, ignore):
                     predicted.add((image, *place))
                 if label[place] == index:
                     labelled.add((image, *place))
-        ious[index] = len(predicted & labelled) / len(predicted | labelled) if labelled else math.nan
+        ious[index] = (
+            len(predicted & labelled) / len(predicted | labelled) if labelled else math.nan
+        )
     return ious
 
 
@@ -44,7 +46,9 @@ def test_four_values_worked_out_by_hand():
 def test_predicted_void_is_a_miss_and_no_class():
     metric = SegmentationMetric(2)
     values = metric.update(np.array([[0, -1, 1, 1]]), np.array([[0, 0, 1, 1]]))
-    assert values == pytest.approx({"miou": (1 / 2 + 1) / 2, "macc": (1 / 2 + 1) / 2, "aacc": 3 / 4, "fwiou": 3 / 4})
+    assert values == pytest.approx(
+        {"miou": (1 / 2 + 1) / 2, "macc": (1 / 2 + 1) / 2, "aacc": 3 / 4, "fwiou": 3 / 4}
+    )
     assert metric.confusion.tolist() == [[1, 0, 1], [0, 2, 0]]
 
 
@@ -73,12 +77,17 @@ def test_values_do_not_depend_on_the_integer_type():
     rng = np.random.default_rng(1)
     prediction, label = rng.integers(0, 150, (2, 20, 20))
     small, large = SegmentationMetric(150, ignore=255), SegmentationMetric(150, ignore=255)
-    assert small.update(prediction.astype(np.uint8), label.astype(np.uint8)) == large.update(prediction, label)
+    assert small.update(prediction.astype(np.uint8), label.astype(np.uint8)) == large.update(
+        prediction, label
+    )
 
 
 def test_image_of_void_alone_has_no_value():
     metric = SegmentationMetric(2)
-    assert all(math.isnan(value) for value in metric.update(np.zeros((2, 2), int), np.full((2, 2), -1)).values())
+    assert all(
+        math.isnan(value)
+        for value in metric.update(np.zeros((2, 2), int), np.full((2, 2), -1)).values()
+    )
     assert math.isnan(metric.compute()["miou"])
 
 

@@ -23,7 +23,9 @@ def random_weights():
         graphdef, shapes = parameters.abstract(make_model)
         rng = np.random.default_rng(seed)
         return graphdef, {
-            path: np.float32(path.endswith("scale")) + 0.2 * rng.standard_normal(x.shape, np.float32)
-            for path, x in shapes.items()}
+            path: np.float32(path.endswith("scale"))
+            + 0.2 * rng.standard_normal(x.shape, np.float32)
+            for path, x in shapes.items()
+        }
 
     return fill

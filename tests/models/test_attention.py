@@ -45,25 +45,39 @@ def loss(q, k, v, limit):
 
 @pytest.mark.parametrize("limit", LIMITS)
 def test_forward_and_gradient_equal_torch_for_any_limit(qkv, torch_result, quick_jit, limit):
-    both = quick_jit(lambda *qkv: (attention(*qkv, score_limit=limit), *jax.grad(loss, (0, 1, 2))(*qkv, limit)))
+    both = quick_jit(
+        lambda *qkv: (attention(*qkv, score_limit=limit), *jax.grad(loss, (0, 1, 2))(*qkv, limit))
+    )
     for ours, theirs in zip(both(*qkv), torch_result, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=5e-6)
 
 
-def test_on_a_cpu_many_queries_go_head_by_head_with_the_same_result(qkv, torch_result, quick_jit, monkeypatch):
+def test_on_a_cpu_many_queries_go_head_by_head_with_the_same_result(
+    qkv, torch_result, quick_jit, monkeypatch
+):
     monkeypatch.setattr(attention_lib, "MANY_QUERIES", N)
     both = lambda *qkv: (attention(*qkv), *jax.grad(loss, (0, 1, 2))(*qkv, 2**40))
     for ours, theirs in zip(quick_jit(both)(*qkv), torch_result, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=5e-6)
-    loops = lambda platform: jax.jit(both).trace(*qkv).lower(lowering_platforms=(platform,)).as_text().count("stablehlo.while")
-    assert loops("cpu") == 3 and loops("tpu") == loops("cuda") == 0  # forward, forward again for the gradient, backward
+    loops = lambda platform: (
+        jax.jit(both)
+        .trace(*qkv)
+        .lower(lowering_platforms=(platform,))
+        .as_text()
+        .count("stablehlo.while")
+    )
+    assert (
+        loops("cpu") == 3 and loops("tpu") == loops("cuda") == 0
+    )  # forward, forward again for the gradient, backward
 
 
 def equations(jaxpr):
     """Every equation of a jaxpr, those of nested ones included."""
     for equation in jaxpr.eqns:
         yield equation
-        for inner in itertools.chain.from_iterable(jax.tree.leaves([p]) for p in equation.params.values()):
+        for inner in itertools.chain.from_iterable(
+            jax.tree.leaves([p]) for p in equation.params.values()
+        ):
             inner = getattr(inner, "jaxpr", inner)
             if hasattr(inner, "eqns"):
                 yield from equations(inner)
@@ -71,10 +85,16 @@ def equations(jaxpr):
 
 def sizes(jaxpr):
     """Bytes of every array a jaxpr computes."""
-    return (v.aval.size * v.aval.dtype.itemsize for equation in equations(jaxpr) for v in equation.outvars)
+    return (
+        v.aval.size * v.aval.dtype.itemsize
+        for equation in equations(jaxpr)
+        for v in equation.outvars
+    )
 
 
-@pytest.mark.parametrize("function", [attention, jax.grad(lambda *a, **kw: attention(*a, **kw).sum(), (0, 1, 2))])
+@pytest.mark.parametrize(
+    "function", [attention, jax.grad(lambda *a, **kw: attention(*a, **kw).sum(), (0, 1, 2))]
+)
 def test_no_array_exceeds_the_limit(function):
     q = k = v = jnp.zeros((1, 256, 2, 4))  # 8 KiB each; all scores together 512 KiB
     limit = 16 * 2**10
@@ -89,8 +109,11 @@ def products(function):
     q = jax.ShapeDtypeStruct((1, 8, 2, 4), jnp.bfloat16)
     jaxpr = jax.make_jaxpr(function)(q, q, q)
     assert {x.dtype for x in jaxpr.out_avals} == {jnp.dtype(jnp.bfloat16)}
-    return collections.Counter(" ".join(v.aval.dtype.name for v in (*e.invars, *e.outvars))
-                               for e in equations(jaxpr.jaxpr) if e.primitive.name == "dot_general")
+    return collections.Counter(
+        " ".join(v.aval.dtype.name for v in (*e.invars, *e.outvars))
+        for e in equations(jaxpr.jaxpr)
+        if e.primitive.name == "dot_general"
+    )
 
 
 def test_bfloat16_goes_in_and_out_but_scores_are_float32():
@@ -103,23 +126,34 @@ def test_gradients_of_bfloat16_are_products_of_bfloat16():
     assert products(gradient) == {"bfloat16 bfloat16 float32": 1, "bfloat16 bfloat16 bfloat16": 5}
 
 
-@pytest.mark.parametrize(("queries", "d", "dtype", "in_blocks", "expected"), [
-    (1024, 40, jnp.bfloat16, False, True),
-    (4096, 80, jnp.float16, False, True),
-    (1024, 160, jnp.bfloat16, False, True),
-    (1022, 40, jnp.bfloat16, False, False),  # few
-    (256, 40, jnp.bfloat16, True, True),  # few, of many windows
-    (1025, 40, jnp.bfloat16, True, False),  # odd
-    (1024, 40, jnp.float32, True, False),
-    (1024, 44, jnp.bfloat16, False, False),  # no multiple of 8
-    (1024, 264, jnp.bfloat16, False, False)])  # wider than 256
-def test_flash_attention_is_for_sixteen_bit_sequences_long_or_of_many_windows(queries, d, dtype, in_blocks, expected):
-    assert attention_lib.prefers_flash(queries, d, jnp.dtype(dtype), in_blocks=in_blocks) is expected
+@pytest.mark.parametrize(
+    ("queries", "d", "dtype", "in_blocks", "expected"),
+    [
+        (1024, 40, jnp.bfloat16, False, True),
+        (4096, 80, jnp.float16, False, True),
+        (1024, 160, jnp.bfloat16, False, True),
+        (1022, 40, jnp.bfloat16, False, False),  # few
+        (256, 40, jnp.bfloat16, True, True),  # few, of many windows
+        (1025, 40, jnp.bfloat16, True, False),  # odd
+        (1024, 40, jnp.float32, True, False),
+        (1024, 44, jnp.bfloat16, False, False),  # no multiple of 8
+        (1024, 264, jnp.bfloat16, False, False),
+    ],
+)  # wider than 256
+def test_flash_attention_is_for_sixteen_bit_sequences_long_or_of_many_windows(
+    queries, d, dtype, in_blocks, expected
+):
+    assert (
+        attention_lib.prefers_flash(queries, d, jnp.dtype(dtype), in_blocks=in_blocks) is expected
+    )
 
 
 def cuda_text(function, q_shape, keys):
     """function(q, k, v) lowered for CUDA."""
-    shapes = [jax.ShapeDtypeStruct((q_shape[0], n, *q_shape[2:]), jnp.bfloat16) for n in (q_shape[1], keys, keys)]
+    shapes = [
+        jax.ShapeDtypeStruct((q_shape[0], n, *q_shape[2:]), jnp.bfloat16)
+        for n in (q_shape[1], keys, keys)
+    ]
     return jax.jit(function).trace(*shapes).lower(lowering_platforms=("cuda",)).as_text()
 
 
@@ -140,21 +174,31 @@ def gpu_that_is_not_there(monkeypatch):
 def test_an_odd_number_of_keys_is_padded_and_masked_for_flash_attention(gpu_that_is_not_there):
     """77 tokens of a published text encoder beside 256 of an image; by itself the gradient would be refused."""
     gradient = jax.grad(lambda *qkv: attention(*qkv).astype(jnp.float32).sum(), (0, 1, 2))
-    even, odd = (cuda_text(lambda *qkv: gradient(*qkv), (2, 1024, 2, 40), keys) for keys in (264, 333))
+    even, odd = (
+        cuda_text(lambda *qkv: gradient(*qkv), (2, 1024, 2, 40), keys) for keys in (264, 333)
+    )
     for text, mask, keys in ((even, "NO_MASK", 264), (odd, "PADDING", 334)):
-        calls = re.findall(r"__cudnn\$fmhaSoftmax(Backward)?\(.*?mask_type[^A-Z]*([A-Z_]+)", text.replace("\n", " "))
+        calls = re.findall(
+            r"__cudnn\$fmhaSoftmax(Backward)?\(.*?mask_type[^A-Z]*([A-Z_]+)",
+            text.replace("\n", " "),
+        )
         assert calls == [("", mask), ("Backward", mask)]
         assert f"tensor<2x{keys}x2x40xbf16>" in text
 
 
 def test_windows_go_by_flash_attention_where_their_scores_are_too_many(gpu_that_is_not_there):
     """256 queries: plain for 8 windows, whose scores take 4 MiB; for 2,048 they would take 1 GiB."""
-    assert ["fmhaSoftmax" in cuda_text(lambda *qkv: attention(*qkv), (windows, 256, 2, 40), 256) for windows in (8, 2048)] == [False, True]
+    assert [
+        "fmhaSoftmax" in cuda_text(lambda *qkv: attention(*qkv), (windows, 256, 2, 40), 256)
+        for windows in (8, 2048)
+    ] == [False, True]
 
 
 def test_the_limit_is_of_a_device_where_a_mesh_shares_the_batch(monkeypatch):
     """Eight devices: scores that are four times the limit go at once, those of sixteen times in two blocks."""
-    mesh = jax.sharding.AbstractMesh((4, 2), ("data", "fsdp"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    mesh = jax.sharding.AbstractMesh(
+        (4, 2), ("data", "fsdp"), axis_types=(jax.sharding.AxisType.Auto,) * 2
+    )
     q = jax.ShapeDtypeStruct((8, 64, 1, 4), jnp.float32)
     scores = 4 * 8 * 64 * 64
 
@@ -200,11 +244,21 @@ def unscaled(q, k, v, *, scale):
 
 def marked(q, k, v, *, scale):
     """Right, and to be found in the lowered program: it alone has a cube root, of 1."""
-    return jax.nn.dot_product_attention(q, k, v, scale=scale) * jnp.cbrt(jnp.ones((), q.dtype) * (q[0, 0, 0, 0] == q[0, 0, 0, 0]))
+    return jax.nn.dot_product_attention(q, k, v, scale=scale) * jnp.cbrt(
+        jnp.ones((), q.dtype) * (q[0, 0, 0, 0] == q[0, 0, 0, 0])
+    )
 
 
-@pytest.mark.parametrize(("flash", "reason"), [(broken, "NotImplementedError: cuDNN is not detected."), (unscaled, r"its results are \d+% off")])
-def test_a_flash_attention_that_does_not_work_is_reported_once_and_not_used(gpu, caplog, flash, reason):
+@pytest.mark.parametrize(
+    ("flash", "reason"),
+    [
+        (broken, "NotImplementedError: cuDNN is not detected."),
+        (unscaled, r"its results are \d+% off"),
+    ],
+)
+def test_a_flash_attention_that_does_not_work_is_reported_once_and_not_used(
+    gpu, caplog, flash, reason
+):
     expected = jax.jit(lambda *qkv: attention(*qkv))(*long_inputs())  # before there is a GPU
     with_gpu = gpu(flash)
     np.testing.assert_array_equal(jax.jit(with_gpu)(*long_inputs()), expected)
@@ -212,7 +266,10 @@ def test_a_flash_attention_that_does_not_work_is_reported_once_and_not_used(gpu,
     if flash is broken:
         with_gpu(*long_inputs(16))  # for other heads the same reason
     assert len(caplog.messages) == 1
-    assert re.fullmatch(f"cuDNN's flash attention is not used, XLA's attention in its place: {reason}", caplog.messages[0])
+    assert re.fullmatch(
+        f"cuDNN's flash attention is not used, XLA's attention in its place: {reason}",
+        caplog.messages[0],
+    )
 
 
 def test_a_flash_attention_that_works_is_for_cuda_alone(gpu, caplog):
@@ -220,8 +277,14 @@ def test_a_flash_attention_that_works_is_for_cuda_alone(gpu, caplog):
     expected = jax.jit(lambda *qkv: attention(*qkv))(*long_inputs())
     function = gpu(marked)
     gradient = jax.grad(lambda *qkv: function(*qkv).astype(jnp.float32).sum(), (0, 1, 2))
-    for traced in (jax.jit(function).trace(*long_inputs()), jax.jit(gradient).trace(*long_inputs())):
-        text = {platform: traced.lower(lowering_platforms=(platform,)).as_text() for platform in ("cuda", "cpu")}
+    for traced in (
+        jax.jit(function).trace(*long_inputs()),
+        jax.jit(gradient).trace(*long_inputs()),
+    ):
+        text = {
+            platform: traced.lower(lowering_platforms=(platform,)).as_text()
+            for platform in ("cuda", "cpu")
+        }
         assert "cbrt" in text["cuda"] and "cbrt" not in text["cpu"]
     np.testing.assert_array_equal(jax.jit(function)(*long_inputs()), expected)
     assert not caplog.messages
@@ -244,5 +307,7 @@ with jax.set_mesh(mesh):
 
 
 def test_flash_attention_is_tried_on_one_device_while_a_step_for_several_is_traced():
-    result = subprocess.run([sys.executable, "-c", SEVERAL], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", SEVERAL], capture_output=True, text=True, check=True
+    )
     assert (result.stdout, result.stderr) == ("True\n", "")

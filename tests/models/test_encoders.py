@@ -19,15 +19,35 @@ def torch_layers(weights, x, epsilon):
     for i in range(DEPTH):
         own = lambda name: torch.tensor(np.asarray(weights[f"layers.{i}.{name}"]))
         layer = torch.nn.TransformerEncoderLayer(
-            DIM, HEADS, 4 * DIM, dropout=0.0, activation="gelu", layer_norm_eps=1e-6, batch_first=True, norm_first=True)
-        layer.load_state_dict({
-            "self_attn.in_proj_weight": torch.cat([own(f"self_attn.{p}_proj.kernel").T for p in "qkv"]),
-            "self_attn.in_proj_bias": torch.cat([own(f"self_attn.{p}_proj.bias") for p in "qkv"]),
-            "self_attn.out_proj.weight": own("self_attn.out_proj.kernel").T, "self_attn.out_proj.bias": own("self_attn.out_proj.bias"),
-            "linear1.weight": own("mlp.fc1.kernel").T, "linear1.bias": own("mlp.fc1.bias"),
-            "linear2.weight": own("mlp.fc2.kernel").T, "linear2.bias": own("mlp.fc2.bias"),
-            "norm1.weight": own("layer_norm1.scale"), "norm1.bias": own("layer_norm1.bias"),
-            "norm2.weight": own("layer_norm2.scale"), "norm2.bias": own("layer_norm2.bias")})
+            DIM,
+            HEADS,
+            4 * DIM,
+            dropout=0.0,
+            activation="gelu",
+            layer_norm_eps=1e-6,
+            batch_first=True,
+            norm_first=True,
+        )
+        layer.load_state_dict(
+            {
+                "self_attn.in_proj_weight": torch.cat(
+                    [own(f"self_attn.{p}_proj.kernel").T for p in "qkv"]
+                ),
+                "self_attn.in_proj_bias": torch.cat(
+                    [own(f"self_attn.{p}_proj.bias") for p in "qkv"]
+                ),
+                "self_attn.out_proj.weight": own("self_attn.out_proj.kernel").T,
+                "self_attn.out_proj.bias": own("self_attn.out_proj.bias"),
+                "linear1.weight": own("mlp.fc1.kernel").T,
+                "linear1.bias": own("mlp.fc1.bias"),
+                "linear2.weight": own("mlp.fc2.kernel").T,
+                "linear2.bias": own("mlp.fc2.bias"),
+                "norm1.weight": own("layer_norm1.scale"),
+                "norm1.bias": own("layer_norm1.bias"),
+                "norm2.weight": own("layer_norm2.scale"),
+                "norm2.bias": own("layer_norm2.bias"),
+            }
+        )
         x = layer.eval()(x)
     return torch.nn.functional.layer_norm(x, (DIM,), eps=epsilon).detach().numpy()
 
@@ -35,7 +55,10 @@ def torch_layers(weights, x, epsilon):
 @pytest.fixture(scope="module")
 def vit(quick_jit, random_weights):
     graphdef, weights = random_weights(
-        lambda: VisionTransformer(image_size=12, patch=4, dim=DIM, depth=DEPTH, heads=HEADS, rngs=Rngs(0)))
+        lambda: VisionTransformer(
+            image_size=12, patch=4, dim=DIM, depth=DEPTH, heads=HEADS, rngs=Rngs(0)
+        )
+    )
     return weights, quick_jit(lambda p, image: parameters.merge(graphdef, p)(image))
 
 
@@ -44,8 +67,11 @@ def test_vision_transformer_equals_torch(vit):
     image = np.random.default_rng(0).standard_normal((2, 12, 12, 3), np.float32)
     tensor = lambda x: torch.tensor(np.asarray(x))
     patches = torch.nn.functional.conv2d(
-        tensor(image.transpose(0, 3, 1, 2)), tensor(weights["patch_embedding.kernel"].transpose(3, 2, 0, 1)),
-        tensor(weights["patch_embedding.bias"]), stride=4)
+        tensor(image.transpose(0, 3, 1, 2)),
+        tensor(weights["patch_embedding.kernel"].transpose(3, 2, 0, 1)),
+        tensor(weights["patch_embedding.bias"]),
+        stride=4,
+    )
     tokens = patches.permute(0, 2, 3, 1) + tensor(weights["position_embedding"])
     expected = torch_layers(weights, tokens.reshape(2, 9, DIM), 1e-6)
     expected = expected * weights["post_layernorm.scale"] + weights["post_layernorm.bias"]
@@ -73,9 +99,13 @@ def test_vision_transformer_errors(vit):
 
 
 def test_text_encoder_equals_torch(quick_jit, random_weights):
-    graphdef, weights = random_weights(lambda: TextEncoder(dim=DIM, depth=DEPTH, heads=HEADS, rngs=Rngs(0)))
+    graphdef, weights = random_weights(
+        lambda: TextEncoder(dim=DIM, depth=DEPTH, heads=HEADS, rngs=Rngs(0))
+    )
     ids = tokenize(["monocular depth", "light"])
-    tokens = torch.tensor(np.asarray(weights["token_embedding"])[ids] + np.asarray(weights["position_embedding"]))
+    tokens = torch.tensor(
+        np.asarray(weights["token_embedding"])[ids] + np.asarray(weights["position_embedding"])
+    )
     expected = torch_layers(weights, tokens, 1e-5)
     expected = expected * weights["final_layer_norm.scale"] + weights["final_layer_norm.bias"]
     actual = quick_jit(lambda p, ids: parameters.merge(graphdef, p)(ids))(weights, ids)

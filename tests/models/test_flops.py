@@ -17,7 +17,11 @@ from generalist.models.layers import Rngs
 from generalist.models.unet import UNet
 
 VARIANTS = {
-    "A": {}, "C": {"attention_levels": (False, True, True, False)}, "W": {"window": 16}, "E": {"patch": 2}}
+    "A": {},
+    "C": {"attention_levels": (False, True, True, False)},
+    "W": {"window": 16},
+    "E": {"patch": 2},
+}
 SMALL = {"channels": (16, 32, 48, 48), "context_dim": 24, "heads": 2, "groups": 8}
 
 
@@ -26,7 +30,9 @@ def product(equation) -> tuple[str, int] | None:
     if equation.primitive.name == "dot_general":
         (contracted, _), (batched, _) = equation.params["dimension_numbers"]
         left, out = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
-        return "attention" if batched else flops.LINEAR, 2 * math.prod(out) * math.prod(left[i] for i in contracted)
+        return "attention" if batched else flops.LINEAR, 2 * math.prod(out) * math.prod(
+            left[i] for i in contracted
+        )
     if equation.primitive.name == "conv_general_dilated":
         kernel, out = equation.invars[1].aval.shape, equation.outvars[0].aval.shape
         numbers, groups = equation.params["dimension_numbers"], equation.params["batch_group_count"]
@@ -43,8 +49,12 @@ def count(jaxpr) -> collections.Counter:
     for equation in jaxpr.eqns:
         if found := product(equation):
             total[found[0]] += found[1]
-        inner = [count(x.jaxpr if hasattr(x, "jaxpr") else x) for value in equation.params.values()
-                 for x in (value if isinstance(value, (tuple, list)) else [value]) if hasattr(x, "eqns") or hasattr(x, "jaxpr")]
+        inner = [
+            count(x.jaxpr if hasattr(x, "jaxpr") else x)
+            for value in equation.params.values()
+            for x in (value if isinstance(value, (tuple, list)) else [value])
+            if hasattr(x, "eqns") or hasattr(x, "jaxpr")
+        ]
         times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
         if equation.primitive.name == "cond":
             inner = inner[-1:]
@@ -57,7 +67,11 @@ def by_kind(operations) -> dict[str, int]:
     """Analytic FLOP by the kinds that can be told apart in a program."""
     total = collections.Counter()
     for operation in operations:
-        kind = {flops.SELF_ATTENTION: "attention", flops.CROSS_ATTENTION: "attention", flops.KEY_VALUE: flops.LINEAR}.get(operation.kind, operation.kind)
+        kind = {
+            flops.SELF_ATTENTION: "attention",
+            flops.CROSS_ATTENTION: "attention",
+            flops.KEY_VALUE: flops.LINEAR,
+        }.get(operation.kind, operation.kind)
         total[kind] += operation.flops
     return dict(total)
 
@@ -68,7 +82,12 @@ def test_published_values():
     levels = collections.Counter()
     for operation in flops.unet(128, 333):
         levels[operation.part] += operation.flops / 1e9
-    assert {part: round(gigas) for part, gigas in levels.items()} == {"unet.0": 2658, "unet.1": 1115, "unet.2": 798, "unet.3": 160}
+    assert {part: round(gigas) for part, gigas in levels.items()} == {
+        "unet.0": 2658,
+        "unet.1": 1115,
+        "unet.2": 798,
+        "unet.3": 160,
+    }
 
 
 @pytest.mark.parametrize(("variant", "gigas"), [("A", 4731), ("C", 2641), ("W", 2818), ("E", 825)])
@@ -76,7 +95,11 @@ def test_full_size_costs_what_its_program_does(variant, gigas):
     graphdef, shapes = parameters.abstract(lambda: UNet(**VARIANTS[variant], rngs=Rngs(None)))
     shaped = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
     forward = lambda values, *inputs: parameters.merge(graphdef, values)(*inputs)
-    program = count(jax.make_jaxpr(forward)(shapes, shaped(1, 128, 128, 3), shaped(1), shaped(1, 333, 768)).jaxpr)
+    program = count(
+        jax.make_jaxpr(forward)(
+            shapes, shaped(1, 128, 128, 3), shaped(1), shaped(1, 333, 768)
+        ).jaxpr
+    )
     assert by_kind(flops.unet(128, 333, **VARIANTS[variant])) == program
     assert round(program.total() / 1e9) == gigas
 
@@ -85,8 +108,19 @@ def small_model(**changes) -> dict:
     """Settings of a model with every addition but two: positions are projected once a batch, and features resized by products, uncounted."""
     config = common.get_config("scenes,small,scratch")
     config.model.update({"target_size": 32, "aligned_features": False, **changes})
-    config.model.unet.update({**SMALL, "attention_levels": (False, True, True, True), "patch": 2, "position": False})
-    config.model.image_encoder.update({"image_size": 32, "patch": 4, "dim": 16, "depth": 1, "registers": 2, "gated": bool(changes)})
+    config.model.unet.update(
+        {**SMALL, "attention_levels": (False, True, True, True), "patch": 2, "position": False}
+    )
+    config.model.image_encoder.update(
+        {
+            "image_size": 32,
+            "patch": 4,
+            "dim": 16,
+            "depth": 1,
+            "registers": 2,
+            "gated": bool(changes),
+        }
+    )
     return model_settings(config.to_dict())
 
 
@@ -100,27 +134,57 @@ def trace_step(settings, trained, batch=2):
         x = model.to_diffused(target)
         return jnp.square(model.denoise(x, t, model.encode(image, text)) - x).mean()
 
-    shapes_of_rest = lambda: {path: jnp.zeros(x.shape) for path, x in shapes.items() if path not in learn}
+    shapes_of_rest = lambda: {
+        path: jnp.zeros(x.shape) for path, x in shapes.items() if path not in learn
+    }
     shaped = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
     side, text = settings["target_size"], settings["text_encoder"]["dim"]
     return jax.make_jaxpr(jax.value_and_grad(loss))(
-        learn, shaped(batch, side, side, 3), shaped(batch, 5, text), shaped(batch, side, side, 3), shaped(batch)).jaxpr
+        learn,
+        shaped(batch, side, side, 3),
+        shaped(batch, 5, text),
+        shaped(batch, side, side, 3),
+        shaped(batch),
+    ).jaxpr
 
 
-@pytest.mark.parametrize(("changes", "frozen"), [
-    ({}, ()), ({"concatenate_image": False, "pooled_text": False}, ("image_encoder",)),
-    ({"autoencoder": {"channels": (16, 32), "layers_per_block": 1, "groups": 8, "latent_channels": 4}}, ())])
+@pytest.mark.parametrize(
+    ("changes", "frozen"),
+    [
+        ({}, ()),
+        ({"concatenate_image": False, "pooled_text": False}, ("image_encoder",)),
+        (
+            {
+                "autoencoder": {
+                    "channels": (16, 32),
+                    "layers_per_block": 1,
+                    "groups": 8,
+                    "latent_channels": 4,
+                }
+            },
+            (),
+        ),
+    ],
+)
 def test_a_training_step_costs_what_its_program_does(changes, frozen):
     settings = small_model(**changes)
     trained = {"unet", "image_encoder", "image_projection", "text_projection"} - set(frozen)
-    assert 2 * flops.training_step(settings, 5, trained) == count(trace_step(settings, trained)).total()
+    assert (
+        2 * flops.training_step(settings, 5, trained)
+        == count(trace_step(settings, trained)).total()
+    )
 
 
 def compiled_count(text: str) -> int:
     """FLOP of the products in the text of a compiled program, which has no loops."""
-    dims = {name: [int(n) for n in shape.split(",") if n] for name, shape in re.findall(r"%([\w.-]+) = \w+\[([\d,]*)\]", text)}
+    dims = {
+        name: [int(n) for n in shape.split(",") if n]
+        for name, shape in re.findall(r"%([\w.-]+) = \w+\[([\d,]*)\]", text)
+    }
     total = 0
-    for out, kind, left, right, rest in re.findall(r"%([\w.-]+) = \S+ (dot|convolution)\(%([\w.-]+), %([\w.-]+)\)(.*)", text):
+    for out, kind, left, right, rest in re.findall(
+        r"%([\w.-]+) = \S+ (dot|convolution)\(%([\w.-]+), %([\w.-]+)\)(.*)", text
+    ):
         if kind == "dot":
             (contracted,) = re.findall(r"lhs_contracting_dims={([\d,]*)}", rest)
             inside = math.prod(dims[left][int(i)] for i in contracted.split(","))
@@ -139,15 +203,26 @@ def test_a_training_step_costs_what_its_compiled_program_does(aligned):
     settings = small_model(aligned_features=aligned)
     trained = {"unet", "image_encoder", "image_projection", "text_projection"}
     jaxpr = trace_step(settings, trained)
-    step = jax.jit(jax.extend.core.jaxpr_as_fun(jax.extend.core.ClosedJaxpr(jaxpr, ())), compiler_options={"xla_backend_optimization_level": 0})
-    text = step.lower(*(jax.ShapeDtypeStruct(x.aval.shape, x.aval.dtype) for x in jaxpr.invars)).compile().as_text()
+    step = jax.jit(
+        jax.extend.core.jaxpr_as_fun(jax.extend.core.ClosedJaxpr(jaxpr, ())),
+        compiler_options={"xla_backend_optimization_level": 0},
+    )
+    text = (
+        step.lower(*(jax.ShapeDtypeStruct(x.aval.shape, x.aval.dtype) for x in jaxpr.invars))
+        .compile()
+        .as_text()
+    )
     assert text.count(" convolution(") > 100 and text.count(" dot(") > 200 and " while(" not in text
-    assert compiled_count(text) == pytest.approx(2 * flops.training_step(settings, 5, trained), rel=0.01)
+    assert compiled_count(text) == pytest.approx(
+        2 * flops.training_step(settings, 5, trained), rel=0.01
+    )
 
 
 def test_resizing_features_costs_little():
     settings = small_model(aligned_features=True)
-    settings["image_encoder"]["dim"] = 128  # so that the features' projections are a part of the whole
+    settings["image_encoder"]["dim"] = (
+        128  # so that the features' projections are a part of the whole
+    )
     trained = {"unet", "image_projection", "text_projection"}
     program = count(trace_step(settings, trained)).total()
     assert 0 < program - 2 * flops.training_step(settings, 5, trained) < 0.01 * program

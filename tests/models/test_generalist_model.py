@@ -10,11 +10,25 @@ from generalist.models import parameters
 from generalist.models.generalist import Condition, resize
 
 SETTINGS = {
-    "dtype": "float32", "target_size": 16, "concatenate_image": True, "aligned_features": True, "pooled_text": True,
-    "unet": {"channels": (8, 16), "layers_per_block": 1, "attention_levels": (False, True), "context_dim": 8, "heads": 2,
-             "groups": 4, "patch": 2, "refine": 4, "position": True},
+    "dtype": "float32",
+    "target_size": 16,
+    "concatenate_image": True,
+    "aligned_features": True,
+    "pooled_text": True,
+    "unet": {
+        "channels": (8, 16),
+        "layers_per_block": 1,
+        "attention_levels": (False, True),
+        "context_dim": 8,
+        "heads": 2,
+        "groups": 4,
+        "patch": 2,
+        "refine": 4,
+        "position": True,
+    },
     "image_encoder": {"image_size": 16, "patch": 8, "dim": 12, "depth": 1, "heads": 2},
-    "text_encoder": {"dim": 6, "depth": 1, "heads": 2}}
+    "text_encoder": {"dim": 6, "depth": 1, "heads": 2},
+}
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +36,11 @@ def model(random_weights, quick_jit):
     """(encode, denoise, weights) of a model with every way the image and the prompt can go in."""
     graphdef, weights = random_weights(lambda: models.build(SETTINGS), seed=1)
     merged = lambda p: parameters.merge(graphdef, p)
-    encode = quick_jit(lambda p, image, text, *keep: merged(p).encode(image, text, **dict(zip(("keep_image", "keep_text"), keep))))
+    encode = quick_jit(
+        lambda p, image, text, *keep: merged(p).encode(
+            image, text, **dict(zip(("keep_image", "keep_text"), keep))
+        )
+    )
     denoise = quick_jit(lambda p, x_t, t, condition: merged(p).denoise(x_t, t, condition))
     return lambda *a: encode(weights, *a), lambda *a: denoise(weights, *a)
 
@@ -31,8 +49,12 @@ def model(random_weights, quick_jit):
 def inputs():
     rng = np.random.default_rng(0)
     normal = lambda *shape: rng.standard_normal(shape, np.float32)
-    return {"image": normal(2, 16, 16, 3), "text": normal(2, 4, 6), "x_t": normal(2, 16, 16, 3),
-            "t": np.array([0.3, 1.0], np.float32)}
+    return {
+        "image": normal(2, 16, 16, 3),
+        "text": normal(2, 4, 6),
+        "x_t": normal(2, 16, 16, 3),
+        "t": np.array([0.3, 1.0], np.float32),
+    }
 
 
 ON, OFF = np.ones(2, np.float32), np.zeros(2, np.float32)
@@ -41,7 +63,13 @@ ON, OFF = np.ones(2, np.float32), np.zeros(2, np.float32)
 def run(model, inputs, keep_image=ON, keep_text=ON, **changes):
     encode, denoise = model
     inputs = inputs | changes
-    return np.asarray(denoise(inputs["x_t"], inputs["t"], encode(inputs["image"], inputs["text"], keep_image, keep_text)))
+    return np.asarray(
+        denoise(
+            inputs["x_t"],
+            inputs["t"],
+            encode(inputs["image"], inputs["text"], keep_image, keep_text),
+        )
+    )
 
 
 def test_output_is_a_float32_picture(model, inputs):
@@ -51,17 +79,23 @@ def test_output_is_a_float32_picture(model, inputs):
 
 @pytest.mark.parametrize("name", ["image", "text", "x_t", "t"])
 def test_every_input_matters(model, inputs, name):
-    assert np.abs(run(model, inputs, **{name: 0.5 * inputs[name]}) - run(model, inputs)).max() > 1e-3
+    assert (
+        np.abs(run(model, inputs, **{name: 0.5 * inputs[name]}) - run(model, inputs)).max() > 1e-3
+    )
 
 
 def test_a_hidden_image_has_no_influence_at_all(model, inputs):
     other = {"image": -3 * inputs["image"][::-1]}
-    np.testing.assert_array_equal(run(model, inputs, keep_image=OFF), run(model, inputs, keep_image=OFF, **other))
+    np.testing.assert_array_equal(
+        run(model, inputs, keep_image=OFF), run(model, inputs, keep_image=OFF, **other)
+    )
 
 
 def test_a_hidden_prompt_has_no_influence_at_all(model, inputs):
     other = {"text": -3 * inputs["text"][::-1]}
-    np.testing.assert_array_equal(run(model, inputs, keep_text=OFF), run(model, inputs, keep_text=OFF, **other))
+    np.testing.assert_array_equal(
+        run(model, inputs, keep_text=OFF), run(model, inputs, keep_text=OFF, **other)
+    )
 
 
 def test_conditions_are_hidden_sample_by_sample(model, inputs):
@@ -73,7 +107,9 @@ def test_conditions_are_hidden_sample_by_sample(model, inputs):
 
 def test_keeping_everything_is_the_default(model, inputs):
     encode, _ = model
-    ours, default = (jax.tree.leaves(encode(inputs["image"], inputs["text"], *keep)) for keep in ((ON, ON), ()))
+    ours, default = (
+        jax.tree.leaves(encode(inputs["image"], inputs["text"], *keep)) for keep in ((ON, ON), ())
+    )
     assert all(np.array_equal(a, b) for a, b in zip(ours, default, strict=True))
 
 
@@ -81,11 +117,15 @@ def test_condition_holds_what_the_parts_need(model, inputs):
     encode, _ = model
     condition = encode(inputs["image"], inputs["text"], ON, ON)
     assert len(condition.context) == 4  # level 2 down, the middle, level 2 up twice
-    assert {x.shape for pair in condition.context for x in pair} == {(2, 4 + 4, 2, 8)}  # 2x2 patches and 4 words
+    assert {x.shape for pair in condition.context for x in pair} == {
+        (2, 4 + 4, 2, 8)
+    }  # 2x2 patches and 4 words
     np.testing.assert_array_equal(condition.image, inputs["image"])
     np.testing.assert_allclose(condition.pooled, inputs["text"].mean(1), atol=1e-6)
     assert condition.features.shape == (2, 2, 2, 12)
-    np.testing.assert_allclose(np.square(condition.features).mean(-1), 1.0, atol=1e-4)  # unit variance a channel
+    np.testing.assert_allclose(
+        np.square(condition.features).mean(-1), 1.0, atol=1e-4
+    )  # unit variance a channel
 
 
 def test_one_condition_serves_every_denoising_step(model, inputs):
@@ -94,7 +134,10 @@ def test_one_condition_serves_every_denoising_step(model, inputs):
     condition = encode(inputs["image"], inputs["text"], ON, ON)
     twice = jax.tree.map(lambda x: jnp.stack([x[0], x[0]]), condition)
     out = np.asarray(denoise(inputs["x_t"], inputs["t"], twice))
-    alone = [np.asarray(denoise(jnp.stack([x, x]), jnp.stack([t, t]), twice))[0] for x, t in zip(inputs["x_t"], inputs["t"])]
+    alone = [
+        np.asarray(denoise(jnp.stack([x, x]), jnp.stack([t, t]), twice))[0]
+        for x, t in zip(inputs["x_t"], inputs["t"])
+    ]
     np.testing.assert_allclose(out, alone, atol=1e-5)
 
 
@@ -102,14 +145,24 @@ def test_time_reaches_the_unet_in_its_own_units(inputs):
     """t = 1 is timestep 999 of Stable Diffusion."""
     model = models.GeneralistModel.__new__(models.GeneralistModel)
     seen = {}
-    object.__setattr__(model, "unet", lambda x, timesteps, context, **kw: seen.update(x=x, timesteps=timesteps))
-    models.GeneralistModel.denoise(model, inputs["x_t"], inputs["t"], Condition([], inputs["image"], None, None))
+    object.__setattr__(
+        model, "unet", lambda x, timesteps, context, **kw: seen.update(x=x, timesteps=timesteps)
+    )
+    models.GeneralistModel.denoise(
+        model, inputs["x_t"], inputs["t"], Condition([], inputs["image"], None, None)
+    )
     np.testing.assert_allclose(seen["timesteps"], [299.7, 999.0], rtol=1e-6)
     np.testing.assert_array_equal(seen["x"], np.concatenate([inputs["x_t"], inputs["image"]], -1))
 
 
 def test_bfloat16_computes_in_bfloat16_and_stores_float32():
-    settings = dict(SETTINGS, dtype="bfloat16", concatenate_image=False, aligned_features=False, pooled_text=False)
+    settings = dict(
+        SETTINGS,
+        dtype="bfloat16",
+        concatenate_image=False,
+        aligned_features=False,
+        pooled_text=False,
+    )
     shapes = parameters.abstract(lambda: models.build(settings))[1]
     assert {x.dtype for x in shapes.values()} == {jnp.dtype("float32")}
 
@@ -134,4 +187,6 @@ def test_a_text_encoder_of_the_unets_width_needs_no_projection():
 def test_resize_keeps_constants_and_is_the_identity_at_the_same_size():
     image = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (1, 8, 8, 3)), jnp.float32)
     assert resize(image, 8) is image
-    np.testing.assert_allclose(resize(jnp.full((1, 12, 8, 3), 0.25), 4), np.full((1, 4, 4, 3), 0.25), atol=1e-6)
+    np.testing.assert_allclose(
+        resize(jnp.full((1, 12, 8, 3), 0.25), 4), np.full((1, 4, 4, 3), 0.25), atol=1e-6
+    )

@@ -24,14 +24,26 @@ def test_group_norm_equals_torch(silu, offset, tolerance):
     x = offset + rng.standard_normal((2, 5, 7, 12), np.float32)
     scale, bias = rng.standard_normal((2, 12), np.float32)
     expected = torch.nn.functional.group_norm(
-        torch.tensor(x.transpose(0, 3, 1, 2)).double(), 3, torch.tensor(scale).double(), torch.tensor(bias).double(), 1e-5)
-    expected = (torch.nn.functional.silu(expected) if silu else expected).numpy().transpose(0, 2, 3, 1)
-    np.testing.assert_allclose(group_norm(x, scale, bias, groups=3, silu=silu), expected, atol=tolerance)
+        torch.tensor(x.transpose(0, 3, 1, 2)).double(),
+        3,
+        torch.tensor(scale).double(),
+        torch.tensor(bias).double(),
+        1e-5,
+    )
+    expected = (
+        (torch.nn.functional.silu(expected) if silu else expected).numpy().transpose(0, 2, 3, 1)
+    )
+    np.testing.assert_allclose(
+        group_norm(x, scale, bias, groups=3, silu=silu), expected, atol=tolerance
+    )
 
 
 def test_group_norm_of_a_constant_is_the_bias():
-    np.testing.assert_allclose(group_norm(jnp.full((1, 4, 4, 4), 1e3), jnp.ones(4), jnp.arange(4.0), groups=2),
-                               np.broadcast_to(np.arange(4.0), (1, 4, 4, 4)), atol=0.2)
+    np.testing.assert_allclose(
+        group_norm(jnp.full((1, 4, 4, 4), 1e3), jnp.ones(4), jnp.arange(4.0), groups=2),
+        np.broadcast_to(np.arange(4.0), (1, 4, 4, 4)),
+        atol=0.2,
+    )
 
 
 def test_group_norm_computes_statistics_in_float32():
@@ -45,13 +57,17 @@ def test_group_norm_computes_statistics_in_float32():
 
 def gradients(x, scale, bias, weights, silu):
     """Of sum(y * weights) by x, scale and bias, three groups; in float32."""
-    loss = lambda x, *affine: (layers.group_norm(x, *affine, 3, 1e-5, silu).astype(jnp.float32) * weights).sum()
+    loss = lambda x, *affine: (
+        layers.group_norm(x, *affine, 3, 1e-5, silu).astype(jnp.float32) * weights
+    ).sum()
     return [np.asarray(g, np.float32) for g in jax.grad(loss, (0, 1, 2))(x, scale, bias)]
 
 
 def torch_gradients(x, scale, bias, weights, silu):
     """The same by torch's autograd in float64."""
-    x, scale, bias = (torch.tensor(np.asarray(a, np.float64)).requires_grad_() for a in (x, scale, bias))
+    x, scale, bias = (
+        torch.tensor(np.asarray(a, np.float64)).requires_grad_() for a in (x, scale, bias)
+    )
     y = torch.nn.functional.group_norm(x.permute(0, 3, 1, 2), 3, scale, bias, 1e-5)
     y = torch.nn.functional.silu(y) if silu else y
     (y * torch.tensor(weights).double().permute(0, 3, 1, 2)).sum().backward()
@@ -59,13 +75,23 @@ def torch_gradients(x, scale, bias, weights, silu):
 
 
 @pytest.mark.parametrize("silu", [False, True])
-@pytest.mark.parametrize(("offset", "dtype", "tolerance"), [(0, jnp.float32, 2e-5), (10, jnp.float32, 1e-3), (1, jnp.bfloat16, 2e-2)])
+@pytest.mark.parametrize(
+    ("offset", "dtype", "tolerance"),
+    [(0, jnp.float32, 2e-5), (10, jnp.float32, 1e-3), (1, jnp.bfloat16, 2e-2)],
+)
 def test_group_norm_gradients_equal_torch(silu, offset, dtype, tolerance):
     """Sums of 70 products of size 1; in bfloat16 the gradient of x (about 1) is rounded to 2^-9, the others are float32."""
     rng = np.random.default_rng(0)
     x = jnp.asarray(offset + rng.standard_normal((2, 5, 7, 12)), dtype)
-    arguments = x, *rng.standard_normal((2, 12), np.float32), rng.standard_normal((2, 5, 7, 12), np.float32), silu
-    weights = np.asarray(jnp.asarray(arguments[3], dtype), np.float32)  # the rounded ones are what comes back in bfloat16
+    arguments = (
+        x,
+        *rng.standard_normal((2, 12), np.float32),
+        rng.standard_normal((2, 5, 7, 12), np.float32),
+        silu,
+    )
+    weights = np.asarray(
+        jnp.asarray(arguments[3], dtype), np.float32
+    )  # the rounded ones are what comes back in bfloat16
     arguments = (*arguments[:3], weights, silu)
     for ours, theirs in zip(gradients(*arguments), torch_gradients(*arguments), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=tolerance)
@@ -74,9 +100,19 @@ def test_group_norm_gradients_equal_torch(silu, offset, dtype, tolerance):
 def test_group_norm_keeps_its_input_and_nothing_else_of_that_size():
     """What the backward pass needs: x in its own dtype, else two figures a group and the parameters."""
     x = jnp.ones((2, 8, 8, 12), jnp.bfloat16)
-    _, vjp = jax.vjp(lambda x, *affine: layers.group_norm(x, *affine, 3, 1e-5, True), x, jnp.ones(12), jnp.zeros(12))
+    _, vjp = jax.vjp(
+        lambda x, *affine: layers.group_norm(x, *affine, 3, 1e-5, True),
+        x,
+        jnp.ones(12),
+        jnp.zeros(12),
+    )
     assert sorted((a.shape, str(a.dtype)) for a in jax.tree.leaves(vjp) if hasattr(a, "shape")) == [
-        ((2, 3), "float32"), ((2, 3), "float32"), ((2, 8, 8, 12), "bfloat16"), ((12,), "float32"), ((12,), "float32")]
+        ((2, 3), "float32"),
+        ((2, 3), "float32"),
+        ((2, 8, 8, 12), "bfloat16"),
+        ((12,), "float32"),
+        ((12,), "float32"),
+    ]
 
 
 def test_group_norm_names_the_channels_it_cannot_split():
@@ -108,8 +144,12 @@ def test_upsample_repeats_pixels():
 @pytest.mark.parametrize("dim", [8, 320])
 def test_timestep_embedding_equals_diffusers(dim):
     timesteps = np.array([0.0, 0.5, 1.0, 17.25, 500.0, 999.0], np.float32)
-    expected = get_timestep_embedding(torch.tensor(timesteps), dim, flip_sin_to_cos=True, downscale_freq_shift=0)
-    np.testing.assert_allclose(layers.timestep_embedding(timesteps, dim), expected, atol=2e-4)  # cos(999) in float32
+    expected = get_timestep_embedding(
+        torch.tensor(timesteps), dim, flip_sin_to_cos=True, downscale_freq_shift=0
+    )
+    np.testing.assert_allclose(
+        layers.timestep_embedding(timesteps, dim), expected, atol=2e-4
+    )  # cos(999) in float32
 
 
 def test_position_embedding_by_hand():
@@ -128,11 +168,18 @@ def test_position_embedding_tells_every_pixel_apart():
 def test_convolution_pads_like_torch():
     """A stride of 2 begins at the first pixel, unlike XLA's "SAME"."""
     rng = np.random.default_rng(0)
-    x, kernel = rng.standard_normal((1, 6, 6, 2), np.float32), rng.standard_normal((3, 3, 2, 4), np.float32)
+    x, kernel = (
+        rng.standard_normal((1, 6, 6, 2), np.float32),
+        rng.standard_normal((3, 3, 2, 4), np.float32),
+    )
     module = layers.conv(2, 4, 3, stride=2, rngs=layers.Rngs(0), dtype=jnp.float32, zero_init=True)
     module.kernel[...] = kernel
     expected = torch.nn.functional.conv2d(
-        torch.tensor(x.transpose(0, 3, 1, 2)), torch.tensor(kernel.transpose(3, 2, 0, 1)), stride=2, padding=1)
+        torch.tensor(x.transpose(0, 3, 1, 2)),
+        torch.tensor(kernel.transpose(3, 2, 0, 1)),
+        stride=2,
+        padding=1,
+    )
     np.testing.assert_allclose(module(x), expected.numpy().transpose(0, 2, 3, 1), atol=1e-5)
 
 

@@ -38,7 +38,9 @@ def test_merge_is_the_inverse_of_split(model):
 def test_a_merged_model_computes_what_the_model_computes(model):
     image = np.random.default_rng(0).standard_normal((1, 8, 8, 3), np.float32)
     graphdef, flat = parameters.split(model)
-    np.testing.assert_array_equal(parameters.merge(graphdef, flat).patch_embedding(image), model.patch_embedding(image))
+    np.testing.assert_array_equal(
+        parameters.merge(graphdef, flat).patch_embedding(image), model.patch_embedding(image)
+    )
 
 
 def test_abstract_has_the_same_paths_and_shapes_without_arrays(model):
@@ -46,9 +48,13 @@ def test_abstract_has_the_same_paths_and_shapes_without_arrays(model):
     graphdef, shapes = parameters.abstract(make_model)
     assert list(shapes) == list(flat)
     for path, shape in shapes.items():
-        assert isinstance(shape, jax.ShapeDtypeStruct) and (shape.shape, shape.dtype) == (flat[path].shape, flat[path].dtype)
+        assert isinstance(shape, jax.ShapeDtypeStruct) and (shape.shape, shape.dtype) == (
+            flat[path].shape,
+            flat[path].dtype,
+        )
     np.testing.assert_array_equal(  # and its graph definition fits
-        parameters.merge(graphdef, flat).position_embedding[...], model.position_embedding[...])
+        parameters.merge(graphdef, flat).position_embedding[...], model.position_embedding[...]
+    )
 
 
 def test_initial_values_are_a_function_of_the_seed_and_zeros_without_one():
@@ -59,7 +65,9 @@ def test_initial_values_are_a_function_of_the_seed_and_zeros_without_one():
     for path in kernels:
         np.testing.assert_array_equal(first[path], again[path])
         assert np.abs(first[path] - other[path]).min() > 0 and not none[path].any()
-    assert len({float(first[path].flat[0]) for path in kernels}) == len(kernels)  # no two draw the same numbers
+    assert len({float(first[path].flat[0]) for path in kernels}) == len(
+        kernels
+    )  # no two draw the same numbers
 
 
 def test_build_rejects_what_it_does_not_know():

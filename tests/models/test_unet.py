@@ -12,12 +12,23 @@ from generalist.models import parameters
 from generalist.models.layers import Rngs
 from generalist.models.unet import REMAT, Refine, ResnetBlock, TransformerBlock, UNet
 
-PLAIN = {"channels": (8, 16), "layers_per_block": 1, "attention_levels": (False, False), "context_dim": 8, "heads": 2,
-         "groups": 4, "patch": 2}
+PLAIN = {
+    "channels": (8, 16),
+    "layers_per_block": 1,
+    "attention_levels": (False, False),
+    "context_dim": 8,
+    "heads": 2,
+    "groups": 4,
+    "patch": 2,
+}
 OPTIONS = {"position": True, "pooled_text": 6, "aligned": 5, "refine": 4}
 NEW = ("position.", "pooled_text.", "aligned.", "refine.")
-OPENING = {"position": "position.kernel", "pooled_text": "pooled_text.kernel", "aligned": "aligned.1.kernel",
-           "refine": "refine.conv_out.kernel"}  # what has to leave zero for the option to act
+OPENING = {
+    "position": "position.kernel",
+    "pooled_text": "pooled_text.kernel",
+    "aligned": "aligned.1.kernel",
+    "refine": "refine.conv_out.kernel",
+}  # what has to leave zero for the option to act
 
 
 def make(**settings):
@@ -36,8 +47,13 @@ def runner(graphdef, jit):
 def inputs():
     rng = np.random.default_rng(1)
     normal = lambda *shape: rng.standard_normal(shape, np.float32)
-    return {"x": normal(2, 16, 16, 3), "t": np.array([0.0, 999.0], np.float32), "tokens": normal(2, 5, 8),
-            "pooled": normal(2, 6), "features": normal(2, 2, 2, 5)}
+    return {
+        "x": normal(2, 16, 16, 3),
+        "t": np.array([0.0, 999.0], np.float32),
+        "tokens": normal(2, 5, 8),
+        "pooled": normal(2, 6),
+        "features": normal(2, 2, 2, 5),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +61,13 @@ def optional(quick_jit, random_weights):
     """(function, weights) of the UNet with every option; the new weights are as they are initialised."""
     graphdef, weights = random_weights(make(**PLAIN, **OPTIONS))
     weights = {path: value for path, value in weights.items() if not path.startswith(NEW)}
-    new = quick_jit(lambda: {
-        path: x for path, x in parameters.split(make(**PLAIN, **OPTIONS)())[1].items() if path.startswith(NEW)})()
+    new = quick_jit(
+        lambda: {
+            path: x
+            for path, x in parameters.split(make(**PLAIN, **OPTIONS)())[1].items()
+            if path.startswith(NEW)
+        }
+    )()
     return runner(graphdef, quick_jit), weights | new
 
 
@@ -85,14 +106,23 @@ def test_time_and_tokens_matter(optional, inputs):
     assert np.abs(forward(weights, **dict(inputs, tokens=-inputs["tokens"])) - base).max() > 1e-3
 
 
-@pytest.mark.parametrize("settings", [
-    pytest.param({"attention_levels": (True, False)}, id="A"),
-    pytest.param({"attention_levels": (False, True)}, id="C"),
-    pytest.param({"attention_levels": (True, False), "window": 4}, id="W"),
-    pytest.param({"attention_levels": (True, False), "patch": 2, "refine": 4}, id="E"),
-])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({"attention_levels": (True, False)}, id="A"),
+        pytest.param({"attention_levels": (False, True)}, id="C"),
+        pytest.param({"attention_levels": (True, False), "window": 4}, id="W"),
+        pytest.param({"attention_levels": (True, False), "patch": 2, "refine": 4}, id="E"),
+    ],
+)
 def test_variants_keep_the_shape_and_have_the_attention_they_say(settings):
-    settings = {"channels": (8, 8), "layers_per_block": 1, "context_dim": 8, "heads": 2, "groups": 4} | settings
+    settings = {
+        "channels": (8, 8),
+        "layers_per_block": 1,
+        "context_dim": 8,
+        "heads": 2,
+        "groups": 4,
+    } | settings
 
     def forward(x, t, tokens):
         model = make(**settings)()
@@ -101,7 +131,11 @@ def test_variants_keep_the_shape_and_have_the_attention_they_say(settings):
 
     shaped = jax.ShapeDtypeStruct
     out, context = jax.eval_shape(
-        forward, shaped((2, 16, 32, 3), jnp.float32), shaped((2,), jnp.float32), shaped((2, 5, 8), jnp.float32))
+        forward,
+        shaped((2, 16, 32, 3), jnp.float32),
+        shaped((2,), jnp.float32),
+        shaped((2, 5, 8), jnp.float32),
+    )
     assert out.shape == (2, 16, 32, 3) and out.dtype == jnp.float32
     # One transformer a layer on the way down, one in the middle, two on the way up.
     assert len(context) == 3 * sum(settings["attention_levels"]) + 1
@@ -111,7 +145,9 @@ def test_variants_keep_the_shape_and_have_the_attention_they_say(settings):
 def test_windows_must_divide_the_grid():
     model = make(**dict(PLAIN, patch=1, attention_levels=(True, False), window=4))
     forward = lambda x: (unet := model())(x, jnp.zeros(1), unet.context(jnp.zeros((1, 5, 8))))
-    with pytest.raises(ValueError, match="a 10x12 grid cannot be cut into windows of 4: choose a divisor of both"):
+    with pytest.raises(
+        ValueError, match="a 10x12 grid cannot be cut into windows of 4: choose a divisor of both"
+    ):
         jax.eval_shape(forward, jax.ShapeDtypeStruct((1, 10, 12, 3), jnp.float32))
 
 
@@ -123,7 +159,9 @@ def test_attention_levels_must_cover_the_channels():
 @pytest.fixture(scope="module")
 def self_attention(quick_jit, random_weights):
     """(grid (h, w, 8), window, shift) -> the same grid after the self-attention of a transformer block."""
-    build = lambda window, shift: TransformerBlock(8, 8, 2, window=window, shift=shift, rngs=Rngs(0), dtype=jnp.float32)
+    build = lambda window, shift: TransformerBlock(
+        8, 8, 2, window=window, shift=shift, rngs=Rngs(0), dtype=jnp.float32
+    )
     _, weights = random_weights(lambda: build(None, False))
 
     @functools.cache
@@ -132,7 +170,11 @@ def self_attention(quick_jit, random_weights):
 
         def run(weights, grid):
             tokens = grid.reshape(1, -1, 8)
-            return parameters.merge(graphdef, weights)._self_attention(tokens, *grid.shape[:2]).reshape(grid.shape)
+            return (
+                parameters.merge(graphdef, weights)
+                ._self_attention(tokens, *grid.shape[:2])
+                .reshape(grid.shape)
+            )
 
         return quick_jit(run)
 
@@ -153,7 +195,9 @@ def test_windowed_attention_is_global_attention_on_each_tile(self_attention, gri
     out = self_attention(grid, 4)
     for rows in (slice(0, 4), slice(4, 8)):
         for columns in (slice(0, 4), slice(4, 8)):
-            np.testing.assert_allclose(out[rows, columns], self_attention(grid[rows, columns], None), atol=1e-5)
+            np.testing.assert_allclose(
+                out[rows, columns], self_attention(grid[rows, columns], None), atol=1e-5
+            )
     assert np.abs(out - self_attention(grid, None)).max() > 1e-3
 
 
@@ -162,21 +206,36 @@ def test_shifted_windows_lie_between_the_others(self_attention, grid):
     out = self_attention(grid, 4, shift=True)
     np.testing.assert_allclose(out[2:6, 2:6], self_attention(grid[2:6, 2:6], None), atol=1e-5)
     corners = np.roll(grid, (2, 2), (0, 1))[:4, :4]
-    np.testing.assert_allclose(np.roll(out, (2, 2), (0, 1))[:4, :4], self_attention(corners, None), atol=1e-5)
+    np.testing.assert_allclose(
+        np.roll(out, (2, 2), (0, 1))[:4, :4], self_attention(corners, None), atol=1e-5
+    )
 
 
 def test_every_second_transformer_of_a_level_is_shifted():
-    model = nnx.eval_shape(make(**dict(PLAIN, attention_levels=(False, True), layers_per_block=3, window=4)))
-    assert [a.transformer_blocks[0].shift for a in model.down_blocks[1].attentions] == [False, True, False]
+    model = nnx.eval_shape(
+        make(**dict(PLAIN, attention_levels=(False, True), layers_per_block=3, window=4))
+    )
+    assert [a.transformer_blocks[0].shift for a in model.down_blocks[1].attentions] == [
+        False,
+        True,
+        False,
+    ]
 
 
 @pytest.mark.parametrize("remat", ["products", "blocks"])
 def test_remat_changes_no_gradient(remat, quick_jit):
-    graphdef, weights = parameters.split(ResnetBlock(4, 8, 6, groups=2, rngs=Rngs(0), dtype=jnp.float32))
-    x, time = np.random.default_rng(0).standard_normal((2, 4, 4, 4), np.float32), np.ones((2, 6), np.float32)
+    graphdef, weights = parameters.split(
+        ResnetBlock(4, 8, 6, groups=2, rngs=Rngs(0), dtype=jnp.float32)
+    )
+    x, time = (
+        np.random.default_rng(0).standard_normal((2, 4, 4, 4), np.float32),
+        np.ones((2, 6), np.float32),
+    )
 
     def gradient(remat):
-        loss = lambda weights: jnp.square(REMAT[remat](parameters.merge(graphdef, weights))(x, time)).sum()
+        loss = lambda weights: jnp.square(
+            REMAT[remat](parameters.merge(graphdef, weights))(x, time)
+        ).sum()
         return quick_jit(jax.grad(loss))(weights)
 
     again = gradient(remat)
@@ -192,14 +251,22 @@ def test_remat_computes_again_what_it_says():
 
         def loss(weights):
             model = parameters.merge(graphdef, weights)
-            return model(np.ones((1, 8, 8, 3), np.float32), np.ones(1, np.float32), model.context(np.ones((1, 5, 8), np.float32))).sum()
+            return model(
+                np.ones((1, 8, 8, 3), np.float32),
+                np.ones(1, np.float32),
+                model.context(np.ones((1, 5, 8), np.float32)),
+            ).sum()
 
         traced = str(jax.make_jaxpr(jax.grad(loss))(shapes))
-        convolutions[remat], activations[remat] = (traced.count(name) for name in (" = conv_general_dilated[", " = logistic "))
+        convolutions[remat], activations[remat] = (
+            traced.count(name) for name in (" = conv_general_dilated[", " = logistic ")
+        )
     assert convolutions["blocks"] > convolutions["products"] == convolutions["none"]
     assert activations["blocks"] == activations["products"] > activations["none"]
 
 
 def test_an_unknown_remat_lists_the_known():
-    with pytest.raises(ValueError, match="model.remat 'dots': choose one of none, products, blocks"):
+    with pytest.raises(
+        ValueError, match="model.remat 'dots': choose one of none, products, blocks"
+    ):
         make(**PLAIN, remat="dots")()

@@ -14,7 +14,14 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from generalist.models import layers, parameters
 from generalist.models.vision_transformer import VisionTransformer
-from generalist.pretrained import WeightsError, load_autoencoder, load_image_encoder, load_text_encoder, load_unet, names
+from generalist.pretrained import (
+    WeightsError,
+    load_autoencoder,
+    load_image_encoder,
+    load_text_encoder,
+    load_unet,
+    names,
+)
 from generalist.pretrained.folders import Config, read_normalisation, read_tensors
 from generalist.pretrained.huggingface import read_image_encoder, read_text_encoder, read_unet
 
@@ -46,8 +53,22 @@ def nchw(x):
     return torch.tensor(x.transpose(0, 3, 1, 2))
 
 
-VISION = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 3, "image_size": 24, "patch_size": 6}
-DINO = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "image_size": 24, "patch_size": 6, "layerscale_value": 0.7}
+VISION = {
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "image_size": 24,
+    "patch_size": 6,
+}
+DINO = {
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "image_size": 24,
+    "patch_size": 6,
+    "layerscale_value": 0.7,
+}
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +80,14 @@ def image_encoders(tmp_path_factory):
         "openclip": t.CLIPVisionModel(t.CLIPVisionConfig(**VISION, hidden_act="gelu")),
         "siglip": t.SiglipVisionModel(t.SiglipVisionConfig(**VISION)),
         "dinov2": t.Dinov2Model(t.Dinov2Config(**DINO)),
-        "dinov2_registers": t.Dinov2WithRegistersModel(t.Dinov2WithRegistersConfig(**DINO, num_register_tokens=3))}
-    return {name: (randomise(peer), save(peer, tmp_path_factory.mktemp(name))) for name, peer in peers.items()}
+        "dinov2_registers": t.Dinov2WithRegistersModel(
+            t.Dinov2WithRegistersConfig(**DINO, num_register_tokens=3)
+        ),
+    }
+    return {
+        name: (randomise(peer), save(peer, tmp_path_factory.mktemp(name)))
+        for name, peer in peers.items()
+    }
 
 
 @pytest.mark.parametrize("name", ["clip", "openclip", "siglip", "dinov2", "dinov2_registers"])
@@ -77,12 +104,17 @@ def test_image_encoders_give_their_last_hidden_state(image_encoders, name, size)
 
 def test_siglip2_with_its_patches_in_row_order(tmp_path):
     config = {k: v for k, v in VISION.items() if k != "image_size"}
-    peer = randomise(transformers.Siglip2VisionModel(transformers.Siglip2VisionConfig(**config, num_patches=16)))
+    peer = randomise(
+        transformers.Siglip2VisionModel(transformers.Siglip2VisionConfig(**config, num_patches=16))
+    )
     image = np.random.default_rng(0).standard_normal((1, 18, 36, 3), np.float32)
     patches = np.asarray(layers.patchify(image, 6)).reshape(1, 18, 108)
     with torch.no_grad():
-        expected = peer(pixel_values=torch.tensor(patches), pixel_attention_mask=torch.ones(1, 18, dtype=torch.long),
-                        spatial_shapes=torch.tensor([[3, 6]])).last_hidden_state
+        expected = peer(
+            pixel_values=torch.tensor(patches),
+            pixel_attention_mask=torch.ones(1, 18, dtype=torch.long),
+            spatial_shapes=torch.tensor([[3, 6]]),
+        ).last_hidden_state
     assert_same(load_image_encoder(save(peer, tmp_path))(image), expected)
 
 
@@ -95,13 +127,23 @@ def test_tokens_of_several_layers_are_normed_and_concatenated(image_encoders):
     assert_same(load_image_encoder(folder)(image, take=(0, 1)), expected)
 
 
-TEXT = {"vocab_size": 99, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 3,
-        "max_position_embeddings": 11, "bos_token_id": 0, "eos_token_id": 98}
+TEXT = {
+    "vocab_size": 99,
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "max_position_embeddings": 11,
+    "bos_token_id": 0,
+    "eos_token_id": 98,
+}
 
 
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
 def test_clip_text_encoder_gives_its_last_hidden_state(tmp_path, activation):
-    peer = randomise(transformers.CLIPTextModel(transformers.CLIPTextConfig(**TEXT, hidden_act=activation)))
+    peer = randomise(
+        transformers.CLIPTextModel(transformers.CLIPTextConfig(**TEXT, hidden_act=activation))
+    )
     ids = np.random.default_rng(0).integers(0, 99, (2, 11))
     with torch.no_grad():
         expected = peer(torch.tensor(ids)).last_hidden_state
@@ -109,14 +151,27 @@ def test_clip_text_encoder_gives_its_last_hidden_state(tmp_path, activation):
     assert_same(encoder(ids), expected)
     changed = ids.copy()
     changed[:, 7] += 1 - 2 * (changed[:, 7] == 98)
-    assert np.array_equal(encoder(changed)[:, :7], encoder(ids)[:, :7])  # causal: what comes later is not seen
+    assert np.array_equal(
+        encoder(changed)[:, :7], encoder(ids)[:, :7]
+    )  # causal: what comes later is not seen
 
 
 @pytest.mark.parametrize("form", ["relu", "gated-gelu"])
 def test_t5_encoder_gives_its_last_hidden_state(tmp_path, form):
     """40 tokens reach the logarithmic buckets of the distance; heads as wide together as not the model."""
-    peer = randomise(transformers.T5EncoderModel(transformers.T5Config(
-        vocab_size=99, d_model=24, d_kv=6, d_ff=40, num_layers=2, num_heads=3, feed_forward_proj=form)))
+    peer = randomise(
+        transformers.T5EncoderModel(
+            transformers.T5Config(
+                vocab_size=99,
+                d_model=24,
+                d_kv=6,
+                d_ff=40,
+                num_layers=2,
+                num_heads=3,
+                feed_forward_proj=form,
+            )
+        )
+    )
     ids = np.random.default_rng(0).integers(0, 99, (2, 40))
     with torch.no_grad():
         expected = peer(torch.tensor(ids)).last_hidden_state
@@ -124,10 +179,18 @@ def test_t5_encoder_gives_its_last_hidden_state(tmp_path, form):
 
 
 def tiny_unet(heads, linear):
-    return randomise(UNet2DConditionModel(
-        block_out_channels=(16, 32), layers_per_block=1, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), norm_num_groups=8, cross_attention_dim=24, attention_head_dim=heads,
-        use_linear_projection=linear))
+    return randomise(
+        UNet2DConditionModel(
+            block_out_channels=(16, 32),
+            layers_per_block=1,
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            norm_num_groups=8,
+            cross_attention_dim=24,
+            attention_head_dim=heads,
+            use_linear_projection=linear,
+        )
+    )
 
 
 @pytest.mark.parametrize(("heads", "linear"), [(4, False), ([2, 4], True)])
@@ -135,22 +198,39 @@ def test_unet_of_stable_diffusion_1_and_2(tmp_path, heads, linear):
     """1.x projects by 1x1 convolutions and has the same number of heads everywhere; 2.x by dense layers, heads of one width."""
     peer = tiny_unet(heads, linear)
     rng = np.random.default_rng(0)
-    x, tokens = rng.standard_normal((2, 8, 16, 4), np.float32), rng.standard_normal((2, 5, 24), np.float32)
+    x, tokens = (
+        rng.standard_normal((2, 8, 16, 4), np.float32),
+        rng.standard_normal((2, 5, 24), np.float32),
+    )
     timestep = np.array([3.0, 961.0], np.float32)
     with torch.no_grad():
-        expected = peer(nchw(x), torch.tensor(timestep), torch.tensor(tokens)).sample.permute(0, 2, 3, 1)
-    assert_same(jax.jit(load_unet(save(peer, tmp_path)), compiler_options=QUICK)(x, timestep, tokens), expected)
+        expected = peer(nchw(x), torch.tensor(timestep), torch.tensor(tokens)).sample.permute(
+            0, 2, 3, 1
+        )
+    assert_same(
+        jax.jit(load_unet(save(peer, tmp_path)), compiler_options=QUICK)(x, timestep, tokens),
+        expected,
+    )
     reshaped = read_unet(tmp_path).report.reshaped
     assert len(reshaped) == (0 if linear else 8)  # proj_in and proj_out of four transformers
 
 
 def test_autoencoder_encodes_and_decodes(tmp_path):
-    peer = randomise(AutoencoderKL(
-        block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-        layers_per_block=1, norm_num_groups=4))
+    peer = randomise(
+        AutoencoderKL(
+            block_out_channels=(8, 16),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            layers_per_block=1,
+            norm_num_groups=4,
+        )
+    )
     ours = load_autoencoder(save(peer, tmp_path))
     rng = np.random.default_rng(0)
-    image, latent = rng.uniform(-1, 1, (2, 12, 16, 3)).astype(np.float32), rng.standard_normal((2, 6, 8, 4), np.float32)
+    image, latent = (
+        rng.uniform(-1, 1, (2, 12, 16, 3)).astype(np.float32),
+        rng.standard_normal((2, 6, 8, 4), np.float32),
+    )
     with torch.no_grad():
         moments = peer.encode(nchw(image)).latent_dist
         decoded = peer.decode(nchw(latent)).sample
@@ -170,10 +250,15 @@ def test_autoencoder_with_the_names_it_was_published_with(tmp_path):
     tensors = safetensors.numpy.load_file(file)
     renamed = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
     for new, old in renamed.items():
-        tensors = {name.replace(f"attentions.0.{new}.", f"attentions.0.{old}."): x for name, x in tensors.items()}
+        tensors = {
+            name.replace(f"attentions.0.{new}.", f"attentions.0.{old}."): x
+            for name, x in tensors.items()
+        }
     assert sum("proj_attn" in name for name in tensors) == 4
     safetensors.numpy.save_file(tensors, file)
-    np.testing.assert_array_equal(load_autoencoder(tmp_path).encoder.mid_block.attentions[0].to_out[0].kernel[...], expected)
+    np.testing.assert_array_equal(
+        load_autoencoder(tmp_path).encoder.mid_block.attentions[0].to_out[0].kernel[...], expected
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -183,7 +268,9 @@ def test_half_precision_shards_are_read_exactly(tmp_path, dtype):
     assert len(list(tmp_path.glob("*.safetensors"))) > 2
     kernel = load_text_encoder(tmp_path).layers[1].mlp.fc1.kernel[...]
     assert kernel.dtype == np.float32
-    expected = dict(peer.named_parameters())["encoder.layers.1.mlp.fc1.weight"].detach().float().numpy().T
+    expected = (
+        dict(peer.named_parameters())["encoder.layers.1.mlp.fc1.weight"].detach().float().numpy().T
+    )
     np.testing.assert_array_equal(kernel, expected)
 
 
@@ -210,15 +297,27 @@ def test_a_tensor_that_is_missing_or_left_over_is_named(tmp_path):
     safetensors.numpy.save_file(tensors, file)
     with pytest.raises(WeightsError, match="left over: adapter.weight") as error:
         read_text_encoder(tmp_path)
-    assert "missing: text_model.encoder.layers.1.mlp.fc2.bias for layers.1.mlp.fc2.bias (24,)" in str(error.value)
+    assert (
+        "missing: text_model.encoder.layers.1.mlp.fc2.bias for layers.1.mlp.fc2.bias (24,)"
+        in str(error.value)
+    )
 
 
-@pytest.mark.parametrize(("prepare", "message"), [
-    (lambda d: None, "no config.json"),
-    (lambda d: (d / "config.json").write_text("{"), "damaged"),
-    (lambda d: (d / "config.json").write_text('{"model_type": "bert"}'), "model_type 'bert' is no text encoder"),
-    (lambda d: (d / "config.json").write_text('{"model_type": "clip_text_model"}'), "no model.safetensors"),
-])
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (lambda d: None, "no config.json"),
+        (lambda d: (d / "config.json").write_text("{"), "damaged"),
+        (
+            lambda d: (d / "config.json").write_text('{"model_type": "bert"}'),
+            "model_type 'bert' is no text encoder",
+        ),
+        (
+            lambda d: (d / "config.json").write_text('{"model_type": "clip_text_model"}'),
+            "no model.safetensors",
+        ),
+    ],
+)
 def test_a_folder_that_is_not_one_is_an_error(tmp_path, prepare, message):
     prepare(tmp_path)
     with pytest.raises(WeightsError, match=message):
@@ -232,9 +331,19 @@ def test_pickled_weights_are_refused(tmp_path):
 
 
 def test_an_unet_that_ours_is_not_is_refused(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({
-        "_class_name": "UNet2DConditionModel", "addition_embed_type": "text_time", "transformer_layers_per_block": [1, 2, 10]}))
-    with pytest.raises(WeightsError, match=r"addition_embed_type='text_time' \(supported: None\), transformer_layers_per_block"):
+    (tmp_path / "config.json").write_text(
+        json.dumps(
+            {
+                "_class_name": "UNet2DConditionModel",
+                "addition_embed_type": "text_time",
+                "transformer_layers_per_block": [1, 2, 10],
+            }
+        )
+    )
+    with pytest.raises(
+        WeightsError,
+        match=r"addition_embed_type='text_time' \(supported: None\), transformer_layers_per_block",
+    ):
         load_unet(tmp_path)
 
 
@@ -242,29 +351,58 @@ def test_a_part_says_how_it_is_built_and_what_it_was_called(image_encoders):
     """Its settings, with a seed, build the module the values fill."""
     _, folder = image_encoders["clip"]
     part = read_image_encoder(folder)
-    assert part.family is names.CLIP_VISION and part.settings["dim"] == 24 and "dtype" not in part.settings
-    _, shapes = parameters.abstract(lambda: VisionTransformer(**part.settings, rngs=layers.Rngs(None)))
-    assert {path: x.shape for path, x in shapes.items()} == {path: x.shape for path, x in part.values.items()}
+    assert (
+        part.family is names.CLIP_VISION
+        and part.settings["dim"] == 24
+        and "dtype" not in part.settings
+    )
+    _, shapes = parameters.abstract(
+        lambda: VisionTransformer(**part.settings, rngs=layers.Rngs(None))
+    )
+    assert {path: x.shape for path, x in shapes.items()} == {
+        path: x.shape for path, x in part.values.items()
+    }
 
 
-@pytest.mark.parametrize(("name", "processor"), [
-    ("clip", transformers.CLIPImageProcessor), ("siglip", transformers.SiglipImageProcessor)])
+@pytest.mark.parametrize(
+    ("name", "processor"),
+    [("clip", transformers.CLIPImageProcessor), ("siglip", transformers.SiglipImageProcessor)],
+)
 def test_normalisation_without_a_file_is_the_processors_own(image_encoders, name, processor):
-    assert read_image_encoder(image_encoders[name][1]).normalisation == (tuple(processor().image_mean), tuple(processor().image_std))
+    assert read_image_encoder(image_encoders[name][1]).normalisation == (
+        tuple(processor().image_mean),
+        tuple(processor().image_std),
+    )
 
 
-@pytest.mark.parametrize(("content", "expected"), [
-    ({"image_mean": [0.1, 0.2, 0.3], "image_std": [1, 2, 3]}, ((0.1, 0.2, 0.3), (1.0, 2.0, 3.0))),
-    ({"do_normalize": False, "image_mean": [0.1, 0.2, 0.3], "image_std": [1, 2, 3]}, ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))),
-    ({"size": 224}, ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))),
-])
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (
+            {"image_mean": [0.1, 0.2, 0.3], "image_std": [1, 2, 3]},
+            ((0.1, 0.2, 0.3), (1.0, 2.0, 3.0)),
+        ),
+        (
+            {"do_normalize": False, "image_mean": [0.1, 0.2, 0.3], "image_std": [1, 2, 3]},
+            ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+        ),
+        ({"size": 224}, ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))),
+    ],
+)
 def test_normalisation_by_the_preprocessors_file(image_encoders, tmp_path, content, expected):
     shutil.copytree(image_encoders["dinov2"][1], tmp_path, dirs_exist_ok=True)
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(content))
     assert read_image_encoder(tmp_path).normalisation == expected
 
 
-@pytest.mark.parametrize("content", ["{", '{"image_mean": [0.5], "image_std": [1, 1, 1]}', '{"image_mean": [0, 0, 0], "image_std": [1, 1, 0]}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        '{"image_mean": [0.5], "image_std": [1, 1, 1]}',
+        '{"image_mean": [0, 0, 0], "image_std": [1, 1, 0]}',
+    ],
+)
 def test_a_damaged_preprocessors_file_is_named(tmp_path, content):
     (tmp_path / "preprocessor_config.json").write_text(content)
     with pytest.raises(WeightsError, match="preprocessor_config.json: .*Fetch the file again"):
@@ -272,12 +410,19 @@ def test_a_damaged_preprocessors_file_is_named(tmp_path, content):
 
 
 PEERS = {  # family -> the configuration class of its library
-    "CLIP_TEXT": transformers.CLIPTextConfig, "CLIP_VISION": transformers.CLIPVisionConfig, "SIGLIP_VISION": transformers.SiglipVisionConfig,
-    "SIGLIP2_VISION": transformers.Siglip2VisionConfig, "DINOV2": transformers.Dinov2Config,
-    "DINOV2_WITH_REGISTERS": transformers.Dinov2WithRegistersConfig, "T5": transformers.T5Config}
+    "CLIP_TEXT": transformers.CLIPTextConfig,
+    "CLIP_VISION": transformers.CLIPVisionConfig,
+    "SIGLIP_VISION": transformers.SiglipVisionConfig,
+    "SIGLIP2_VISION": transformers.Siglip2VisionConfig,
+    "DINOV2": transformers.Dinov2Config,
+    "DINOV2_WITH_REGISTERS": transformers.Dinov2WithRegistersConfig,
+    "T5": transformers.T5Config,
+}
 
 
-@pytest.mark.parametrize("family", [name for name, value in vars(names).items() if isinstance(value, names.Family)])
+@pytest.mark.parametrize(
+    "family", [name for name, value in vars(names).items() if isinstance(value, names.Family)]
+)
 def test_defaults_are_those_of_the_library(family):
     defaults = getattr(names, family).defaults
     assert defaults
@@ -285,7 +430,9 @@ def test_defaults_are_those_of_the_library(family):
         config = PEERS[family]()
         assert {key: getattr(config, key) for key in defaults} == defaults
     else:
-        signature = inspect.signature({"UNET": UNet2DConditionModel, "AUTOENCODER": AutoencoderKL}[family].__init__)
+        signature = inspect.signature(
+            {"UNET": UNet2DConditionModel, "AUTOENCODER": AutoencoderKL}[family].__init__
+        )
         assert {key: signature.parameters[key].default for key in defaults} == defaults
 
 
@@ -307,10 +454,16 @@ def test_what_a_config_leaves_out_is_the_default(image_encoders, tmp_path, name)
 @pytest.mark.parametrize("old", [False, True])
 def test_towers_of_a_sparse_siglip(tmp_path, old):
     """A model of both encoders that states only what is not the default, as SigLIP's are published; old files repeat it in _dict."""
-    peer = transformers.SiglipModel(transformers.SiglipConfig(vision_config=VISION, text_config={**TEXT, "projection_size": 24}))
+    peer = transformers.SiglipModel(
+        transformers.SiglipConfig(vision_config=VISION, text_config={**TEXT, "projection_size": 24})
+    )
     save(peer, tmp_path)
-    given = {"vision_config": {}, "vision_config_dict": VISION} if old else {"vision_config": VISION}
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "siglip", "text_config": TEXT, **given}))
+    given = (
+        {"vision_config": {}, "vision_config_dict": VISION} if old else {"vision_config": VISION}
+    )
+    (tmp_path / "config.json").write_text(
+        json.dumps({"model_type": "siglip", "text_config": TEXT, **given})
+    )
     image = np.random.default_rng(0).standard_normal((1, 24, 24, 3), np.float32)
     with torch.no_grad():
         expected = peer.vision_model(nchw(image)).last_hidden_state
@@ -319,7 +472,11 @@ def test_towers_of_a_sparse_siglip(tmp_path, old):
 
 def test_pixels_beyond_the_last_whole_patch_are_left_out(tmp_path):
     """SigLIP so400m was published for 384 pixels in patches of 14."""
-    peer = randomise(transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**{**VISION, "image_size": 27})))
+    peer = randomise(
+        transformers.SiglipVisionModel(
+            transformers.SiglipVisionConfig(**{**VISION, "image_size": 27})
+        )
+    )
     image = np.random.default_rng(0).standard_normal((1, 27, 27, 3), np.float32)
     with torch.no_grad():
         expected = peer(pixel_values=nchw(image)).last_hidden_state
@@ -329,7 +486,11 @@ def test_pixels_beyond_the_last_whole_patch_are_left_out(tmp_path):
 @pytest.mark.parametrize("kind", ["Dinov2", "Dinov2WithRegisters"])
 def test_dinov2_with_swiglu(tmp_path, kind):
     """The giant's feed-forward: 24 channels give a width of 64."""
-    peer = randomise(getattr(transformers, f"{kind}Model")(getattr(transformers, f"{kind}Config")(**DINO, use_swiglu_ffn=True)))
+    peer = randomise(
+        getattr(transformers, f"{kind}Model")(
+            getattr(transformers, f"{kind}Config")(**DINO, use_swiglu_ffn=True)
+        )
+    )
     image = np.random.default_rng(0).standard_normal((2, 24, 24, 3), np.float32)
     with torch.no_grad():
         expected = peer(pixel_values=nchw(image)).last_hidden_state
@@ -340,7 +501,11 @@ def test_dinov2_with_swiglu(tmp_path, kind):
 
 def test_text_encoder_without_its_last_layer(tmp_path):
     """As Stable Diffusion 2.x uses OpenCLIP: the output of the last layer but one, then the final norm."""
-    whole = randomise(transformers.CLIPTextModel(transformers.CLIPTextConfig(**{**TEXT, "num_hidden_layers": 3}, hidden_act="gelu")))
+    whole = randomise(
+        transformers.CLIPTextModel(
+            transformers.CLIPTextConfig(**{**TEXT, "num_hidden_layers": 3}, hidden_act="gelu")
+        )
+    )
     reduced = transformers.CLIPTextModel(transformers.CLIPTextConfig(**TEXT, hidden_act="gelu"))
     reduced.load_state_dict(whole.state_dict(), strict=False)
     ids = np.random.default_rng(0).integers(0, 99, (2, 11))
@@ -360,7 +525,9 @@ def test_t5_has_no_layers_to_skip(tmp_path):
 
 
 def test_a_final_norm_that_ours_is_not_is_refused(tmp_path):
-    (tmp_path / "config.json").write_text('{"model_type": "clip_text_model", "layer_norm_eps": 1e-6}')
+    (tmp_path / "config.json").write_text(
+        '{"model_type": "clip_text_model", "layer_norm_eps": 1e-6}'
+    )
     with pytest.raises(WeightsError, match=r"layer_norm_eps=1e-06 \(supported: 1e-05\)"):
         load_text_encoder(tmp_path)
 
@@ -376,5 +543,7 @@ def test_missing_tensors_of_the_autoencoder_have_todays_names(tmp_path):
 
 
 def test_a_key_without_a_default_is_named():
-    with pytest.raises(WeightsError, match="config.json has no 'vocab_size', which has no default: add the key"):
+    with pytest.raises(
+        WeightsError, match="config.json has no 'vocab_size', which has no default: add the key"
+    ):
         Config({"hidden_size": 8})["vocab_size"]

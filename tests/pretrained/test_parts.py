@@ -39,7 +39,13 @@ def write_clip_tokenizer(folder):
     """vocab.json and merges.txt as CLIP's are: bytes, bytes at a word's end, merges; start and end of text last."""
     letters = [*"abcdefghijklmnopqrstuvwxyz0123456789"]
     merges = ["d e", "p t", "de pt", "dept h</w>", "m a", "ma p</w>"]
-    vocabulary = [*letters, *(f"{c}</w>" for c in letters), *(m.replace(" ", "") for m in merges), "<|startoftext|>", "<|endoftext|>"]
+    vocabulary = [
+        *letters,
+        *(f"{c}</w>" for c in letters),
+        *(m.replace(" ", "") for m in merges),
+        "<|startoftext|>",
+        "<|endoftext|>",
+    ]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(vocabulary)}))
     (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
@@ -53,23 +59,46 @@ def pipeline(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sd")
     size = write_clip_tokenizer(folder / "tokenizer")
     text = transformers.CLIPTextConfig(
-        vocab_size=size, hidden_size=24, intermediate_size=40, num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=77,
-        bos_token_id=size - 2, eos_token_id=size - 1)
+        vocab_size=size,
+        hidden_size=24,
+        intermediate_size=40,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=77,
+        bos_token_id=size - 2,
+        eos_token_id=size - 1,
+    )
     randomise(transformers.CLIPTextModel(text)).save_pretrained(folder / "text_encoder")
     unet = randomise(UNet2DConditionModel(**UNET))
     unet.save_pretrained(folder / "unet")
     return folder, unet
 
 
-UNET = dict(block_out_channels=(16, 32), layers_per_block=1, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), norm_num_groups=8, cross_attention_dim=24, attention_head_dim=4)
+UNET = dict(
+    block_out_channels=(16, 32),
+    layers_per_block=1,
+    down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+    up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    norm_num_groups=8,
+    cross_attention_dim=24,
+    attention_head_dim=4,
+)
 
 
 @pytest.fixture(scope="module")
 def dinov2(tmp_path_factory):
     folder = tmp_path_factory.mktemp("dinov2")
-    randomise(transformers.Dinov2Model(transformers.Dinov2Config(
-        hidden_size=24, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14))).save_pretrained(folder)
+    randomise(
+        transformers.Dinov2Model(
+            transformers.Dinov2Config(
+                hidden_size=24,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                image_size=28,
+                patch_size=14,
+            )
+        )
+    ).save_pretrained(folder)
     return folder
 
 
@@ -83,33 +112,62 @@ def prepared(config, init_from, **unet):
     return config, {**run.state.parameters, **run.state.frozen}, lines
 
 
-@pytest.mark.parametrize(("patch", "concatenate", "extras"), [
-    (1, False, {}), (1, True, {"position": True}), (2, True, {"position": True, "refine": 4})])
-def test_training_starts_from_the_function_of_the_checkpoint(tiny_config, pipeline, patch, concatenate, extras):
+@pytest.mark.parametrize(
+    ("patch", "concatenate", "extras"),
+    [(1, False, {}), (1, True, {"position": True}), (2, True, {"position": True, "refine": 4})],
+)
+def test_training_starts_from_the_function_of_the_checkpoint(
+    tiny_config, pipeline, patch, concatenate, extras
+):
     """The pixel UNet at step 0 gives what the peer gives with the same conv_in and conv_out, whatever is new beside it."""
     folder, peer = pipeline
     tiny_config.model.concatenate_image = concatenate
-    _, values, _ = prepared(tiny_config, str(folder), **{"patch": patch, "position": False, "refine": 0, "attention_levels": (True, False)} | extras)
+    _, values, _ = prepared(
+        tiny_config,
+        str(folder),
+        **{"patch": patch, "position": False, "refine": 0, "attention_levels": (True, False)}
+        | extras,
+    )
     kernel = np.asarray(values["unet.conv_in.kernel"])
     channels = 3 * patch**2
-    of_x_t = kernel.reshape(3, 3, patch**2, 1 + concatenate, 3, 16)[:, :, :, 0].reshape(3, 3, channels, 16)
+    of_x_t = kernel.reshape(3, 3, patch**2, 1 + concatenate, 3, 16)[:, :, :, 0].reshape(
+        3, 3, channels, 16
+    )
     adapted = UNet2DConditionModel(**UNET | {"in_channels": channels, "out_channels": channels})
     state = peer.state_dict() | {
-        "conv_in.weight": torch.tensor(of_x_t.transpose(3, 2, 0, 1)), "conv_out.bias": torch.tensor(np.asarray(values["unet.conv_out.bias"])),
-        "conv_out.weight": torch.tensor(np.asarray(values["unet.conv_out.kernel"]).transpose(3, 2, 0, 1))}
+        "conv_in.weight": torch.tensor(of_x_t.transpose(3, 2, 0, 1)),
+        "conv_out.bias": torch.tensor(np.asarray(values["unet.conv_out.bias"])),
+        "conv_out.weight": torch.tensor(
+            np.asarray(values["unet.conv_out.kernel"]).transpose(3, 2, 0, 1)
+        ),
+    }
     adapted.load_state_dict(state)
     rng = np.random.default_rng(0)
     x, image = rng.standard_normal((2, 1, 16, 16, 3), np.float32)
     tokens, t = rng.standard_normal((1, 5, 24), np.float32), np.array([0.5], np.float32)
-    blocks = x.reshape(1, 16 // patch, patch, 16 // patch, patch, 3).transpose(0, 2, 4, 5, 1, 3).reshape(1, channels, 16 // patch, -1)
+    blocks = (
+        x.reshape(1, 16 // patch, patch, 16 // patch, patch, 3)
+        .transpose(0, 2, 4, 5, 1, 3)
+        .reshape(1, channels, 16 // patch, -1)
+    )
     with torch.no_grad():
-        expected = adapted.eval()(torch.tensor(blocks), torch.tensor(t * TIMESTEP_SCALE), torch.tensor(tokens)).sample.numpy()
-    expected = expected.reshape(1, patch, patch, 3, 16 // patch, -1).transpose(0, 4, 1, 5, 2, 3).reshape(1, 16, 16, 3)
-    graphdef, _ = parameters.abstract(lambda: models.build(model_settings(to_plain(setup.resolve(tiny_config)[0]))))
+        expected = adapted.eval()(
+            torch.tensor(blocks), torch.tensor(t * TIMESTEP_SCALE), torch.tensor(tokens)
+        ).sample.numpy()
+    expected = (
+        expected.reshape(1, patch, patch, 3, 16 // patch, -1)
+        .transpose(0, 4, 1, 5, 2, 3)
+        .reshape(1, 16, 16, 3)
+    )
+    graphdef, _ = parameters.abstract(
+        lambda: models.build(model_settings(to_plain(setup.resolve(tiny_config)[0])))
+    )
     unet = parameters.merge(graphdef, values).unet
     given = np.concatenate([x, image], -1) if concatenate else x
     features, pooled = jnp.ones((1, 4, 4, 16)), jnp.ones((1, 24))
-    actual = jax.jit(lambda *a: unet(*a, features=features, pooled=pooled), compiler_options=QUICK)(given, t * TIMESTEP_SCALE, tokens)
+    actual = jax.jit(lambda *a: unet(*a, features=features, pooled=pooled), compiler_options=QUICK)(
+        given, t * TIMESTEP_SCALE, tokens
+    )
     np.testing.assert_allclose(actual, expected, atol=1e-5 * np.abs(expected).max())
     assert np.abs(of_x_t).min() > 0  # and the adapted channels carry something
 
@@ -127,7 +185,14 @@ def test_cycle_keeps_the_variance_of_noise_and_mean_keeps_flat_grey():
 def test_output_channels_are_taken_over_with_their_bias():
     kernel, bias = np.arange(8, dtype=np.float32).reshape(1, 1, 4, 2), np.float32([10, 20, 30, 60])
     cycled, cycled_bias = adapt_channels(kernel, bias, 6, "cycle")
-    assert cycled[0, 0, :, 0].tolist() == [0, 2, 4, 6, 0, 2] and cycled_bias.tolist() == [10, 20, 30, 60, 10, 20]
+    assert cycled[0, 0, :, 0].tolist() == [0, 2, 4, 6, 0, 2] and cycled_bias.tolist() == [
+        10,
+        20,
+        30,
+        60,
+        10,
+        20,
+    ]
     averaged, averaged_bias = adapt_channels(kernel, bias, 3, "mean")
     assert averaged[0, 0, :, 1].tolist() == [4, 4, 4] and averaged_bias.tolist() == [30, 30, 30]
 
@@ -139,7 +204,10 @@ def test_fresh_convolutions_are_those_of_a_run_from_scratch(tiny_config, pipelin
     scratch = parameters.split(models.build(settings, config.seed))[1]
     for path in ("unet.conv_in.kernel", "unet.conv_out.kernel", "unet.conv_out.bias"):
         np.testing.assert_array_equal(values[path], scratch[path])
-    assert not np.array_equal(values["unet.mid_block.resnets.0.conv1.kernel"], scratch["unet.mid_block.resnets.0.conv1.kernel"])
+    assert not np.array_equal(
+        values["unet.mid_block.resnets.0.conv1.kernel"],
+        scratch["unet.mid_block.resnets.0.conv1.kernel"],
+    )
 
 
 def test_the_log_says_what_was_adapted_and_what_is_new(tiny_config, pipeline):
@@ -147,25 +215,42 @@ def test_the_log_says_what_was_adapted_and_what_is_new(tiny_config, pipeline):
     _, _, lines = prepared(tiny_config, str(pipeline[0]), attention_levels=(False, False), patch=4)
     unet = next(line for line in lines if line.startswith("unet: "))
     assert "conv_in 4 -> 96 channels, conv_out 4 -> 48 (cycle)" in unet
-    assert "new: aligned, pooled_text, position, refine" in unet and f"{3 * 26} not in this variant" in unet
+    assert (
+        "new: aligned, pooled_text, position, refine" in unet
+        and f"{3 * 26} not in this variant" in unet
+    )
 
 
 def test_what_is_missing_or_left_over_is_listed(tiny_config, pipeline):
     parts = read_parts(f"unet={pipeline[0]}")
     tiny_config.model.unet.attention_levels = (True, False)
-    model = settle(to_plain(tiny_config)["model"] | {"adapt": {"conv": "cycle", "new": []}}, parts, {})
+    model = settle(
+        to_plain(tiny_config)["model"] | {"adapt": {"conv": "cycle", "new": []}}, parts, {}
+    )
     settings = model_settings({"model": model})
     initial = parameters.split(models.build(settings, 0))[1]
     parts["unet"].values["extra.kernel"] = np.zeros(3)
-    with pytest.raises(WeightsError, match=r"(?s)left over: unet\.extra\.kernel\n  missing: unet\.aligned\.0\.bias \(16,\)"):
+    with pytest.raises(
+        WeightsError,
+        match=r"(?s)left over: unet\.extra\.kernel\n  missing: unet\.aligned\.0\.bias \(16,\)",
+    ):
         fill(parts, initial, model, print)
 
 
-@pytest.mark.parametrize(("init_from", "message"), [
-    ("unnet=/a", r"unknown part 'unnet'\. Did you mean 'unet'\? Parts: unet, image_encoder, text_encoder, autoencoder"),
-    ("scenes,image_encoder=/a", "give one model folder, one Stable Diffusion folder, or parts as unet=FOLDER,"),
-    ("unet=/nowhere", "/nowhere: no such folder"),
-])
+@pytest.mark.parametrize(
+    ("init_from", "message"),
+    [
+        (
+            "unnet=/a",
+            r"unknown part 'unnet'\. Did you mean 'unet'\? Parts: unet, image_encoder, text_encoder, autoencoder",
+        ),
+        (
+            "scenes,image_encoder=/a",
+            "give one model folder, one Stable Diffusion folder, or parts as unet=FOLDER,",
+        ),
+        ("unet=/nowhere", "/nowhere: no such folder"),
+    ],
+)
 def test_a_wrong_init_from_says_what_is_allowed(init_from, message):
     with pytest.raises(WeightsError, match=message):
         read_parts(init_from)
@@ -175,11 +260,17 @@ def test_init_from_names_a_model_a_pipeline_or_parts(pipeline):
     folder = str(pipeline[0])
     assert parse("") == parse("scenes") == parse("runs/multitask") == {}
     assert parse(folder) == {"unet": folder, "text_encoder": folder}
-    assert parse(f"{folder},image_encoder=a/b") == {"unet": folder, "text_encoder": folder, "image_encoder": "a/b"}
+    assert parse(f"{folder},image_encoder=a/b") == {
+        "unet": folder,
+        "text_encoder": folder,
+        "image_encoder": "a/b",
+    }
     assert parse("unet=x,autoencoder=y") == {"unet": "x", "autoencoder": "y"}
 
 
-def test_an_image_encoder_brings_its_sizes_its_normalisation_and_positions_for_the_input(tiny_config, dinov2):
+def test_an_image_encoder_brings_its_sizes_its_normalisation_and_positions_for_the_input(
+    tiny_config, dinov2
+):
     """28x28 positions of 14-pixel patches; the 32x32 input of the config becomes 28, that of 60 becomes 56."""
     tiny_config.model.image_encoder.image_size = 60
     config, values, lines = prepared(tiny_config, f"image_encoder={dinov2}")
@@ -187,15 +278,21 @@ def test_an_image_encoder_brings_its_sizes_its_normalisation_and_positions_for_t
     assert (encoder.image_size, encoder.patch, encoder.dim) == (56, 14, 24)
     assert config.model.image_mean == (0.485, 0.456, 0.406)
     assert values["image_encoder.position_embedding"].shape == (4, 4, 24)
-    assert "positions 2x2 -> 4x4 (bicubic)" in next(line for line in lines if line.startswith("image_encoder: "))
+    assert "positions 2x2 -> 4x4 (bicubic)" in next(
+        line for line in lines if line.startswith("image_encoder: ")
+    )
     image = np.random.default_rng(0).uniform(-1, 1, (1, 56, 56, 3)).astype(np.float32)
     peer = transformers.Dinov2Model.from_pretrained(dinov2).eval()
-    normalised = (image / 2 + 0.5 - np.float32([0.485, 0.456, 0.406])) / np.float32([0.229, 0.224, 0.225])
+    normalised = (image / 2 + 0.5 - np.float32([0.485, 0.456, 0.406])) / np.float32(
+        [0.229, 0.224, 0.225]
+    )
     with torch.no_grad():
         expected = peer(torch.tensor(normalised.transpose(0, 3, 1, 2))).last_hidden_state.numpy()
     graphdef, _ = parameters.abstract(lambda: models.build(model_settings(to_plain(config))))
     model = parameters.merge(graphdef, values)
-    np.testing.assert_allclose(model.image_encoder(model._normalise(image)), expected, atol=1e-4 * np.abs(expected).max())
+    np.testing.assert_allclose(
+        model.image_encoder(model._normalise(image)), expected, atol=1e-4 * np.abs(expected).max()
+    )
 
 
 def test_prompts_go_through_the_tokenizer_of_the_folder(tiny_config, pipeline):
@@ -204,8 +301,12 @@ def test_prompts_go_through_the_tokenizer_of_the_folder(tiny_config, pipeline):
     config, _ = setup.resolve(tiny_config)
     tasks = get_tasks("scenes", ["depth", "semantic"])
     files = folder / "tokenizer"
-    peer = transformers.CLIPTokenizer(str(files / "vocab.json"), str(files / "merges.txt"), pad_token="<|endoftext|>")
-    expected = peer([task.prompt for task in tasks.values()], padding="max_length", max_length=77)["input_ids"]
+    peer = transformers.CLIPTokenizer(
+        str(files / "vocab.json"), str(files / "merges.txt"), pad_token="<|endoftext|>"
+    )
+    expected = peer([task.prompt for task in tasks.values()], padding="max_length", max_length=77)[
+        "input_ids"
+    ]
     np.testing.assert_array_equal(prompt_ids(to_plain(config), tasks), expected)
     assert len(set(expected[0])) > 10  # the prompt is in it, not only padding
     with pytest.raises(ValueError, match="the model has no prompt for other"):
@@ -214,15 +315,24 @@ def test_prompts_go_through_the_tokenizer_of_the_folder(tiny_config, pipeline):
 
 def test_the_padding_token_is_the_one_of_the_files(tmp_path):
     write_clip_tokenizer(tmp_path)
-    assert read_tokenizer(tmp_path, 9)(["map"])[0, -1] == json.loads((tmp_path / "vocab.json").read_text())["<|endoftext|>"]
+    assert (
+        read_tokenizer(tmp_path, 9)(["map"])[0, -1]
+        == json.loads((tmp_path / "vocab.json").read_text())["<|endoftext|>"]
+    )
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"pad_token": {"content": "a"}}))
     assert read_tokenizer(tmp_path, 9)(["Depth  map"]).tolist() == [[78, 75, 77, 79, 0, 0, 0, 0, 0]]
 
 
-@pytest.mark.parametrize(("spoil", "message"), [
-    (lambda f: (f / "vocab.json").unlink(), r"no tokenizer\.json, and no vocab\.json with merges\.txt, in"),
-    (lambda f: (f / "vocab.json").write_text("{"), r"damaged tokenizer files"),
-])
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            lambda f: (f / "vocab.json").unlink(),
+            r"no tokenizer\.json, and no vocab\.json with merges\.txt, in",
+        ),
+        (lambda f: (f / "vocab.json").write_text("{"), r"damaged tokenizer files"),
+    ],
+)
 def test_missing_or_damaged_tokenizer_files_are_named(tmp_path, spoil, message):
     write_clip_tokenizer(tmp_path)
     spoil(tmp_path)
@@ -232,7 +342,10 @@ def test_missing_or_damaged_tokenizer_files_are_named(tmp_path, spoil, message):
 
 def test_a_prompt_that_is_too_long_is_named(tmp_path):
     write_clip_tokenizer(tmp_path)
-    with pytest.raises(WeightsError, match=r"prompt 'a a a' has 5 tokens, the text encoder in .* takes 4: shorten it"):
+    with pytest.raises(
+        WeightsError,
+        match=r"prompt 'a a a' has 5 tokens, the text encoder in .* takes 4: shorten it",
+    ):
         read_tokenizer(tmp_path, 4)(["a a a"])
 
 
@@ -240,11 +353,29 @@ def test_padding_changes_nothing_for_t5(tiny_config, tmp_path):
     """A prompt beside a longer one gives the tokens it gives alone."""
     import tokenizers
 
-    peer = randomise(transformers.T5EncoderModel(transformers.T5Config(
-        vocab_size=30, d_model=24, d_kv=6, d_ff=40, num_layers=1, num_heads=3, feed_forward_proj="gated-gelu")))
+    peer = randomise(
+        transformers.T5EncoderModel(
+            transformers.T5Config(
+                vocab_size=30,
+                d_model=24,
+                d_kv=6,
+                d_ff=40,
+                num_layers=1,
+                num_heads=3,
+                feed_forward_proj="gated-gelu",
+            )
+        )
+    )
     peer.save_pretrained(tmp_path)
-    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<pad>": 0, "<unk>": 1, **{w: i + 2 for i, w in enumerate(WORDS)}}, "<unk>"))
-    words.pre_tokenizer, words.normalizer = tokenizers.pre_tokenizers.Whitespace(), tokenizers.normalizers.Lowercase()
+    words = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel(
+            {"<pad>": 0, "<unk>": 1, **{w: i + 2 for i, w in enumerate(WORDS)}}, "<unk>"
+        )
+    )
+    words.pre_tokenizer, words.normalizer = (
+        tokenizers.pre_tokenizers.Whitespace(),
+        tokenizers.normalizers.Lowercase(),
+    )
     words.save(str(tmp_path / "tokenizer.json"))
     config, values, _ = prepared(tiny_config, f"text_encoder={tmp_path}")
     assert config.model.text_encoder.kind == "t5"
@@ -256,7 +387,9 @@ def test_padding_changes_nothing_for_t5(tiny_config, tmp_path):
     assert lengths[0] != lengths[1]
     for row, length, given in zip(ids, lengths, tokens):
         with torch.no_grad():
-            alone = peer(torch.tensor(row[None, :length].astype(np.int64))).last_hidden_state[0].numpy()
+            alone = (
+                peer(torch.tensor(row[None, :length].astype(np.int64))).last_hidden_state[0].numpy()
+            )
         np.testing.assert_allclose(given[:length], alone, atol=1e-5 * np.abs(alone).max())
         assert not given[length:].any()
 
@@ -264,9 +397,16 @@ def test_padding_changes_nothing_for_t5(tiny_config, tmp_path):
 @pytest.fixture(scope="module")
 def autoencoder(tmp_path_factory):
     """An AutoencoderKL in small that halves the image: (folder, peer)."""
-    peer = randomise(AutoencoderKL(
-        block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-        layers_per_block=1, norm_num_groups=4, scaling_factor=0.5))
+    peer = randomise(
+        AutoencoderKL(
+            block_out_channels=(8, 16),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            layers_per_block=1,
+            norm_num_groups=4,
+            scaling_factor=0.5,
+        )
+    )
     folder = tmp_path_factory.mktemp("vae")
     peer.save_pretrained(folder)
     return folder, peer
@@ -279,7 +419,10 @@ def test_with_an_autoencoder_the_model_diffuses_its_scaled_latents(tiny_config, 
     graphdef, _ = parameters.abstract(lambda: models.build(model_settings(to_plain(config))))
     model = parameters.merge(graphdef, values)
     assert model.diffused_shape == (16, 16, 4)
-    assert values["unet.conv_in.kernel"].shape[2] == 8 * 4 and values["unet.conv_out.kernel"].shape[3] == 4 * 4
+    assert (
+        values["unet.conv_in.kernel"].shape[2] == 8 * 4
+        and values["unet.conv_out.kernel"].shape[3] == 4 * 4
+    )
     target = np.random.default_rng(0).uniform(-1, 1, (1, 32, 32, 3)).astype(np.float32)
     mask = np.zeros((1, 32, 32, 1), np.float32)
     mask[:, 0, 0] = 1.0
@@ -289,22 +432,35 @@ def test_with_an_autoencoder_the_model_diffuses_its_scaled_latents(tiny_config, 
         mean = peer.encode(torch.tensor(target.transpose(0, 3, 1, 2))).latent_dist.mean
         restored = peer.decode(mean).sample.permute(0, 2, 3, 1).numpy()
     np.testing.assert_allclose(latent, 0.5 * mean.permute(0, 2, 3, 1).numpy(), atol=1e-5)
-    np.testing.assert_allclose(jax.jit(model.to_rgb, compiler_options=QUICK)(latent), restored, atol=1e-4 * np.abs(restored).max())
+    np.testing.assert_allclose(
+        jax.jit(model.to_rgb, compiler_options=QUICK)(latent),
+        restored,
+        atol=1e-4 * np.abs(restored).max(),
+    )
 
 
-def test_a_model_of_published_parts_trains_and_its_folder_is_complete(tiny_config, pipeline, autoencoder, tmp_path):
+def test_a_model_of_published_parts_trains_and_its_folder_is_complete(
+    tiny_config, pipeline, autoencoder, tmp_path
+):
     """A step changes the UNet and not the autoencoder; what is written predicts without the folders it came from."""
     c = tiny_config
     c.model.aligned_features, c.model.pooled_text, c.diffusion.prototype_weight = False, False, 0.0
-    c.model.unet.update({"attention_levels": (False, False), "patch": 1, "refine": 0, "position": False})
+    c.model.unet.update(
+        {"attention_levels": (False, False), "patch": 1, "refine": 0, "position": False}
+    )
     c.model.init_from = f"{pipeline[0]},autoencoder={autoencoder[0]}"
     c, given = setup.resolve(c)
     run = setup.prepare(c, lambda line: None, given)
     before = {path: np.asarray(value) for path, value in run.state.parameters.items()}
-    step = jax.jit(make_step(run.graphdef, run.objective, run.optimizer, seed=0, ema_decay=0.0), compiler_options=QUICK)
+    step = jax.jit(
+        make_step(run.graphdef, run.objective, run.optimizer, seed=0, ema_decay=0.0),
+        compiler_options=QUICK,
+    )
     state, metrics = step(run.state, next(setup.batches(c, run, 0)[0]))
     assert np.isfinite(metrics["loss"]) and metrics["loss"] > 0
-    assert not np.array_equal(state.parameters["unet.conv_out.kernel"], before["unet.conv_out.kernel"])
+    assert not np.array_equal(
+        state.parameters["unet.conv_out.kernel"], before["unet.conv_out.kernel"]
+    )
     write_facts(tmp_path, c)
     export(tmp_path, c, {**state.frozen, **state.ema}, 1)
     model = generalist.load(tmp_path)
@@ -321,11 +477,16 @@ def test_a_workdir_is_compared_by_the_sizes_of_the_parts(tiny_config, pipeline, 
     write_facts(tmp_path, c)
     assert check_workdir(tmp_path, setup.resolve(tiny_config)[0]) == tmp_path
     tiny_config.model.init_from = f"unet={pipeline[0]}"
-    with pytest.raises(WorkdirError, match=r"model\.text_encoder\.causal: True in the workdir, None now"):
+    with pytest.raises(
+        WorkdirError, match=r"model\.text_encoder\.causal: True in the workdir, None now"
+    ):
         check_workdir(tmp_path, setup.resolve(tiny_config)[0])
 
 
 def test_latents_have_no_palette(tiny_config):
     tiny_config.model.autoencoder = {"latent_channels": 4}
-    with pytest.raises(ValueError, match="diffusion.prototype_weight 0.2 compares colours, of which latents have none: set it to 0"):
+    with pytest.raises(
+        ValueError,
+        match="diffusion.prototype_weight 0.2 compares colours, of which latents have none: set it to 0",
+    ):
         setup.check(tiny_config)

@@ -9,7 +9,10 @@ import pytest
 from generalist.pretrained import weights
 from generalist.pretrained.weights import WeightsError, check_fit, load_weights, save_weights
 
-PARAMETERS = {"unet.kernel": np.random.default_rng(0).standard_normal((40, 50), np.float32), "unet.bias": np.array([1 / 3], np.float32)}
+PARAMETERS = {
+    "unet.kernel": np.random.default_rng(0).standard_normal((40, 50), np.float32),
+    "unet.bias": np.array([1 / 3], np.float32),
+}
 
 
 @pytest.fixture
@@ -49,11 +52,21 @@ def test_other_layouts_are_saved_by_value(folder):
     np.testing.assert_array_equal(load_weights(folder)[1]["a"], PARAMETERS["unet.kernel"].T)
 
 
-@pytest.mark.parametrize(("name", "content"), [
-    ("model.safetensors", b""), ("model.safetensors", b"no safetensors file"), ("config.json", b'{"seed": '), ("config.json", b"\xff\xfe")])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("model.safetensors", b""),
+        ("model.safetensors", b"no safetensors file"),
+        ("config.json", b'{"seed": '),
+        ("config.json", b"\xff\xfe"),
+    ],
+)
 def test_damaged_files_are_named(folder, name, content):
     (folder / name).write_bytes(content)
-    with pytest.raises(WeightsError, match=f"{folder}: damaged config.json or model.safetensors .*Restore the folder"):
+    with pytest.raises(
+        WeightsError,
+        match=f"{folder}: damaged config.json or model.safetensors .*Restore the folder",
+    ):
         load_weights(folder)
 
 
@@ -76,7 +89,9 @@ def test_a_truncated_file_is_damaged(folder):
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_a_folder_without_a_file_says_which_and_what_to_give(folder, name):
     (folder / name).unlink()
-    with pytest.raises(WeightsError, match=f"no {name} in {folder}.*training workdir.*shipped weights: scenes"):
+    with pytest.raises(
+        WeightsError, match=f"no {name} in {folder}.*training workdir.*shipped weights: scenes"
+    ):
         load_weights(folder)
 
 
@@ -94,8 +109,11 @@ def test_everything_that_does_not_fit_is_listed():
     with pytest.raises(WeightsError) as error:
         check_fit(given, PARAMETERS, "model.init_from=here")
     assert str(error.value).splitlines()[:-1] == [
-        "model.init_from=here does not fit the model of this config:", "  missing: unet.bias (1,)", "  left over: unet.old",
-        "  shape of unet.kernel: (50, 40) in the file, (40, 50) in the model"]
+        "model.init_from=here does not fit the model of this config:",
+        "  missing: unet.bias (1,)",
+        "  left over: unet.old",
+        "  shape of unet.kernel: (50, 40) in the file, (40, 50) in the model",
+    ]
 
 
 def test_a_long_list_is_cut():

@@ -2,8 +2,8 @@
 
 import cv2
 import numpy as np
-from PIL import Image
 import pytest
+from PIL import Image
 
 from generalist.tasks import base
 
@@ -11,21 +11,36 @@ from generalist.tasks import base
 @pytest.mark.parametrize("factors", [(1, 1), (1, 2), (2, 2), (4, 1), (4, 2), (5, 5), (7, 2)])
 @pytest.mark.parametrize("dtype", [np.float32, np.uint8])
 def test_an_image_shrinks_by_whole_factors_to_exact_means(factors, dtype):
-    image = np.random.default_rng(0).integers(0, 256, (12 * factors[0], 8 * factors[1], 3)).astype(dtype)
+    image = (
+        np.random.default_rng(0)
+        .integers(0, 256, (12 * factors[0], 8 * factors[1], 3))
+        .astype(dtype)
+    )
     exact = image.astype(np.float64).reshape(12, factors[0], 8, factors[1], 3).mean((1, 3))
     small = base.resize_image(image, (12, 8))
     assert small.dtype == dtype
-    np.testing.assert_allclose(small, exact, atol=1e-3 if dtype is np.float32 else 1.01)  # 8 bits, rounded twice
+    np.testing.assert_allclose(
+        small, exact, atol=1e-3 if dtype is np.float32 else 1.01
+    )  # 8 bits, rounded twice
 
 
 def test_between_them_it_is_nearer_to_the_mean_than_pillows_bicubic():
     rng, ours, pillow = np.random.default_rng(0), [], []
-    photo = cv2.resize(rng.integers(0, 256, (60, 80, 3)).astype(np.uint8), (640, 480), interpolation=cv2.INTER_CUBIC)
+    photo = cv2.resize(
+        rng.integers(0, 256, (60, 80, 3)).astype(np.uint8),
+        (640, 480),
+        interpolation=cv2.INTER_CUBIC,
+    )
     for height, width in ((300, 290), (333, 420), (480, 640), (400, 257)):
         image = photo[:height, :width]
         exact = cv2.resize(image.astype(np.float32), (256, 256), interpolation=cv2.INTER_AREA)
         ours.append(np.abs(base.resize_image(image, (256, 256)) - exact).mean())
-        pillow.append(np.abs(np.asarray(Image.fromarray(image).resize((256, 256), Image.Resampling.BICUBIC)) - exact).mean())
+        pillow.append(
+            np.abs(
+                np.asarray(Image.fromarray(image).resize((256, 256), Image.Resampling.BICUBIC))
+                - exact
+            ).mean()
+        )
     assert np.mean(ours) < np.mean(pillow)
 
 

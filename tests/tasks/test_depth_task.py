@@ -21,7 +21,9 @@ def test_round_trip_is_exact_to_a_hundredth_of_a_millimetre(size):
     np.testing.assert_array_equal(DEPTH.label_of(prediction), prediction.depth)
 
 
-@pytest.mark.parametrize("metres,value", [(0.0, -1.0), (2.5, -0.5), (5.0, 0.0), (10.0, 1.0), (12.0, 1.0)])
+@pytest.mark.parametrize(
+    "metres,value", [(0.0, -1.0), (2.5, -0.5), (5.0, 0.0), (10.0, 1.0), (12.0, 1.0)]
+)
 def test_code_by_hand(metres, value):
     target = DEPTH.encode(np.full((2, 2), metres, np.float32), 2)
     np.testing.assert_array_equal(target.rgb, np.full((2, 2, 3), value))
@@ -42,7 +44,9 @@ def test_unknown_pixels_never_blend_when_shrinking():
 def test_unknown_pixels_never_blend_when_growing():
     depth = np.array([[2, 0], [4, 8]], np.float32)
     target = DEPTH.encode(depth, (4, 6))
-    np.testing.assert_allclose(DEPTH.decode(target.rgb).depth, np.kron(depth, np.ones((2, 3))), atol=1e-5)
+    np.testing.assert_allclose(
+        DEPTH.decode(target.rgb).depth, np.kron(depth, np.ones((2, 3))), atol=1e-5
+    )
     np.testing.assert_array_equal(target.mask[..., 0], np.kron(depth > 0, np.ones((2, 3))))
 
 
@@ -52,7 +56,9 @@ def test_decoding_takes_the_mean_of_the_clipped_channels_then_bilinear():
     np.testing.assert_allclose(prediction.depth, [[5.0, 10.0]], atol=1e-6)
     np.testing.assert_allclose(prediction.confidence, [[0.0, 1.0]], atol=1e-6)
     # Half-pixel centres: the four columns lie at -0.25, 0.25, 0.75, 1.25.
-    np.testing.assert_allclose(DEPTH.decode(rgb, (1, 4)).depth, [[5.0, 6.25, 8.75, 10.0]], atol=1e-5)
+    np.testing.assert_allclose(
+        DEPTH.decode(rgb, (1, 4)).depth, [[5.0, 6.25, 8.75, 10.0]], atol=1e-5
+    )
 
 
 def test_other_range():
@@ -76,13 +82,17 @@ def test_errors():
         DEPTH.encode(np.array([[-1.0, 2.0]], np.float32), 2)
     with pytest.raises(ValueError, match="must be finite"):
         DEPTH.encode(np.array([[np.nan]], np.float32), 2)
-    with pytest.raises(ValueError, match=r"float map of metres of shape .* got uint16 of shape \(2, 2\)"):
+    with pytest.raises(
+        ValueError, match=r"float map of metres of shape .* got uint16 of shape \(2, 2\)"
+    ):
         DEPTH.encode(np.ones((2, 2), np.uint16), 2)
     with pytest.raises(ValueError, match=r"got float32 of shape \(2, 2, 1\)"):
         DEPTH.encode(np.ones((2, 2, 1), np.float32), 2)
     with pytest.raises(ValueError, match="positive integer or a pair"):
         DEPTH.encode(np.ones((2, 2), np.float32), (4, 0))
-    with pytest.raises(ValueError, match=r"shape \(height, width, 3\), got float32 of shape \(2, 2\)"):
+    with pytest.raises(
+        ValueError, match=r"shape \(height, width, 3\), got float32 of shape \(2, 2\)"
+    ):
         DEPTH.decode(np.ones((2, 2), np.float32))
     with pytest.raises(ValueError, match="vmin < vmax"):
         DEPTH.render(np.ones((2, 2), np.float32), vmin=3.0, vmax=3.0)

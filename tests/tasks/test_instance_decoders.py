@@ -9,7 +9,9 @@ SMALL = Instance(blocks=2, cells=4, block_step=60, cell_step=60)
 
 
 def palette(task):
-    return np.array([(r, g, b) for r in task.axes[0] for g in task.axes[1] for b in task.axes[2]], np.float64)
+    return np.array(
+        [(r, g, b) for r in task.axes[0] for g in task.axes[1] for b in task.axes[2]], np.float64
+    )
 
 
 def double_loop_nms(masks, scores, sigma=2.0):
@@ -20,8 +22,12 @@ def double_loop_nms(masks, scores, sigma=2.0):
         for j in range(i + 1, n):
             shared = np.float32((masks[i] & masks[j]).sum())
             iou[i, j] = shared / (np.float32(masks[i].sum()) + np.float32(masks[j].sum()) - shared)
-    exponent = np.array([max([np.square(iou[i, j]) - np.square(iou[:, i].max()) for i in range(j)], default=0.0)
-                         for j in range(n)])
+    exponent = np.array(
+        [
+            max([np.square(iou[i, j]) - np.square(iou[:, i].max()) for i in range(j)], default=0.0)
+            for j in range(n)
+        ]
+    )
     return scores * np.exp(-sigma * exponent.astype(np.float64))
 
 
@@ -48,7 +54,11 @@ def brute_force_nearest(levels, colours):
     present = sorted(set(nearest.tolist()))
     cost = np.array([distance[nearest == k].mean() for k in present])
     scores = 1.0 - cost / max(cost.max(), 1.0)
-    best = [i for i in sorted(range(len(present)), key=lambda i: (-scores[i], i)) if present[i] != len(colours)]
+    best = [
+        i
+        for i in sorted(range(len(present)), key=lambda i: (-scores[i], i))
+        if present[i] != len(colours)
+    ]
     masks = [nearest == present[i] for i in best]
     return np.array(masks, bool).reshape(-1, *levels.shape[:2]), scores[np.array(best, int)]
 
@@ -64,7 +74,9 @@ def discs(size, count, seed):
 
 def painted(task, size, count, sigma, seed):
     rng = np.random.default_rng(seed)
-    rgb = task.encode(discs(size, count, seed), size).rgb + sigma * rng.standard_normal((size, size, 3))
+    rgb = task.encode(discs(size, count, seed), size).rgb + sigma * rng.standard_normal(
+        (size, size, 3)
+    )
     return np.clip((rgb + 1) * 127.5, 0, 255).astype(np.float32)
 
 
@@ -79,11 +91,15 @@ PICTURES = {
 
 
 @pytest.mark.parametrize("picture", PICTURES)
-@pytest.mark.parametrize("threshold,keep,top", [(19.0, 2000, 100), (45.0, 2000, 100), (45.0, 12, 5)])
+@pytest.mark.parametrize(
+    "threshold,keep,top", [(19.0, 2000, 100), (45.0, 2000, 100), (45.0, 12, 5)]
+)
 def test_threshold_decoder_equals_brute_force_bit_for_bit(picture, threshold, keep, top):
     levels = PICTURES[picture]
     masks, scores = instance_decoders.by_threshold(levels, SMALL.axes, threshold, keep, top)
-    expected_masks, expected_scores = brute_force_threshold(levels, palette(SMALL), threshold, keep, top)
+    expected_masks, expected_scores = brute_force_threshold(
+        levels, palette(SMALL), threshold, keep, top
+    )
     np.testing.assert_array_equal(scores, expected_scores)
     np.testing.assert_array_equal(masks, expected_masks)
 
@@ -123,8 +139,12 @@ def test_matrix_nms_equals_its_definition():
     shared = masks.astype(int) @ masks.T.astype(int)
     iou = np.triu(shared / (area[:, None] + area - shared), k=1)
     compensation = iou.max(axis=0)
-    decays = [min(np.exp(-2 * iou[i, j] ** 2) / np.exp(-2 * compensation[i] ** 2) for i in range(j)) if j else 1.0
-              for j in range(20)]
+    decays = [
+        min(np.exp(-2 * iou[i, j] ** 2) / np.exp(-2 * compensation[i] ** 2) for i in range(j))
+        if j
+        else 1.0
+        for j in range(20)
+    ]
     result = matrix_nms.matrix_nms(scores, shared.astype(np.float32), sigma=2.0)
     np.testing.assert_allclose(result, scores * decays, rtol=1e-6)
 
@@ -137,9 +157,11 @@ def test_matrix_nms_by_hand():
 
 def test_no_candidate_leaves_no_mask():
     black = np.zeros((3, 4, 3), np.float32)
-    for masks, scores in (instance_decoders.by_threshold(black, SMALL.axes, 19.0),
-                          instance_decoders.by_nearest(black, SMALL.axes),
-                          instance_decoders.by_votes(black, Instance(blocks=1).axes, 1)):
+    for masks, scores in (
+        instance_decoders.by_threshold(black, SMALL.axes, 19.0),
+        instance_decoders.by_nearest(black, SMALL.axes),
+        instance_decoders.by_votes(black, Instance(blocks=1).axes, 1),
+    ):
         assert masks.shape == (0, 3, 4) and scores.shape == (0,)
 
 

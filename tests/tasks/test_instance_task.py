@@ -20,14 +20,17 @@ def one_pixel(x, y, size=1024):
     return label
 
 
-@pytest.mark.parametrize("x,y,colour", [
-    # int(c / 1024 * 79): 0 -> 0, 520 -> 40 = block 2 cell 0, 800 -> 61 = block 3 cell 1, 1023 -> 78 = block 3 cell 18.
-    (0, 0, (255, 255, 255)),
-    (520, 0, (255 - 15 * 2, 255, 255)),
-    (0, 520, (255 - 15 * 8, 255, 255)),
-    (800, 0, (255 - 15 * 3, 255, 255 - 13)),
-    (1023, 1023, (255 - 15 * 15, 255 - 13 * 18, 255 - 13 * 18)),
-])
+@pytest.mark.parametrize(
+    "x,y,colour",
+    [
+        # int(c / 1024 * 79): 0 -> 0, 520 -> 40 = block 2 cell 0, 800 -> 61 = block 3 cell 1, 1023 -> 78 = block 3 cell 18.
+        (0, 0, (255, 255, 255)),
+        (520, 0, (255 - 15 * 2, 255, 255)),
+        (0, 520, (255 - 15 * 8, 255, 255)),
+        (800, 0, (255 - 15 * 3, 255, 255 - 13)),
+        (1023, 1023, (255 - 15 * 15, 255 - 13 * 18, 255 - 13 * 18)),
+    ],
+)
 def test_painters_colours_by_hand(x, y, colour):
     target = PAINTER.encode(one_pixel(x, y), 1024)
     assert tuple(levels(target.rgb[y, x])) == colour
@@ -57,11 +60,16 @@ def test_code_does_not_depend_on_the_size_of_the_label():
     label = np.zeros((20, 30), np.int32)
     label[3:9, 5:11], label[12:, 20:] = 1, 2
     large = np.repeat(np.repeat(label, 3, axis=0), 3, axis=1)
-    np.testing.assert_array_equal(PAINTER.encode(label, (20, 30)).rgb, PAINTER.encode(large, (20, 30)).rgb)
+    np.testing.assert_array_equal(
+        PAINTER.encode(label, (20, 30)).rgb, PAINTER.encode(large, (20, 30)).rgb
+    )
 
 
-@pytest.mark.parametrize("task", [PAINTER, dataclasses.replace(PAINTER, mode="minmax", score_gate=0.0), SCENES],
-                         ids=["threshold", "minmax", "vote"])
+@pytest.mark.parametrize(
+    "task",
+    [PAINTER, dataclasses.replace(PAINTER, mode="minmax", score_gate=0.0), SCENES],
+    ids=["threshold", "minmax", "vote"],
+)
 @pytest.mark.parametrize("size", [32, (48, 64), 128])
 def test_round_trip(task, size):
     label = np.zeros((32, 32), np.int32)
@@ -84,7 +92,7 @@ def test_round_trip_of_random_rectangles_is_exact_where_cells_differ(seed):
     label = np.zeros((64, 64), np.int32)
     for number, (row, column) in enumerate(np.ndindex(4, 4), start=1):
         height, width = rng.integers(4, 15, 2)
-        label[16 * row:16 * row + height, 16 * column:16 * column + width] = number
+        label[16 * row : 16 * row + height, 16 * column : 16 * column + width] = number
     task = dataclasses.replace(PAINTER, mode="minmax", score_gate=0.0)
     instances = task.decode(task.encode(label, 64).rgb).instances
     pairs = np.unique(np.stack([label.ravel(), instances.ravel()]), axis=1)
@@ -120,8 +128,10 @@ def test_metric_takes_label_of_and_label_pairs():
     label = np.zeros((64, 64), np.int32)
     label[2:20, 3:25], label[40:60, 30:50] = 1, 2
     metric = SCENES.metric()
-    segments = [{"id": 1, "category_id": 1, "iscrowd": 0, "area": 396},
-                {"id": 2, "category_id": 1, "iscrowd": 0, "area": 400}]
+    segments = [
+        {"id": 1, "category_id": 1, "iscrowd": 0, "area": 396},
+        {"id": 2, "category_id": 1, "iscrowd": 0, "area": 400},
+    ]
     metric.update(SCENES.label_of(SCENES.decode(SCENES.encode(label, 64).rgb)), (label, segments))
     assert metric.compute()["pq"] == 1.0
     assert metric.protocol == SCENES.protocol
@@ -134,11 +144,14 @@ def test_render_gives_each_instance_a_colour():
     assert picture[0, 1].tolist() == picture[0, 2].tolist() != picture[1, 1].tolist()
 
 
-@pytest.mark.parametrize("fields,message", [
-    ({"mode": "votes"}, "'threshold', 'minmax' or 'vote', got 'votes'"),
-    ({"mode": "vote"}, "'vote' needs 1 block of at least 2 cells, got 4 blocks of 20 cells"),
-    ({"cells": 21}, "reach level -5; allowed are 0..255"),
-])
+@pytest.mark.parametrize(
+    "fields,message",
+    [
+        ({"mode": "votes"}, "'threshold', 'minmax' or 'vote', got 'votes'"),
+        ({"mode": "vote"}, "'vote' needs 1 block of at least 2 cells, got 4 blocks of 20 cells"),
+        ({"cells": 21}, "reach level -5; allowed are 0..255"),
+    ],
+)
 def test_bad_fields(fields, message):
     with pytest.raises(ValueError, match=message):
         Instance(**fields)
@@ -149,5 +162,7 @@ def test_bad_labels():
         PAINTER.encode(np.full((2, 2), -1), 2)
     with pytest.raises(ValueError, match="integer map of instance ids.*got float64 of shape"):
         PAINTER.encode(np.zeros((2, 2)), 2)
-    with pytest.raises(ValueError, match=r"a float32 array of shape \(height, width, 3\), got uint8"):
+    with pytest.raises(
+        ValueError, match=r"a float32 array of shape \(height, width, 3\), got uint8"
+    ):
         PAINTER.decode(np.zeros((2, 2, 3), np.uint8))

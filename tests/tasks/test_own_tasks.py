@@ -11,55 +11,109 @@ from generalist.tasks.scalar import Scalar
 def test_the_example_config_makes_a_task_of_each_kind():
     tasks = get_tasks(own_data.get_config().tasks.set)
     assert {name: type(task) for name, task in tasks.items()} == {
-        "crop": Semantic, "height": Scalar, "plants": Instance, "dehaze": Restoration}
-    assert tasks["crop"].classes == ("soil", "wheat", "weed") and tasks["crop"].prompt == "Performance crop segmentation"
+        "crop": Semantic,
+        "height": Scalar,
+        "plants": Instance,
+        "dehaze": Restoration,
+    }
+    assert (
+        tasks["crop"].classes == ("soil", "wheat", "weed")
+        and tasks["crop"].prompt == "Performance crop segmentation"
+    )
     assert (tasks["height"].low, tasks["height"].high, tasks["height"].unit) == (0.0, 2.0, "m")
     assert tasks["plants"].prompt == "Performance plants"
     assert all(task.name == name for name, task in tasks.items())
 
 
 def test_classes_with_colours_are_shown_in_them():
-    definition = {"kind": "classes", "classes": [["a", [1, 2, 3]], ["b", [4, 5, 6]]]}  # lists, as JSON gives them back
+    definition = {
+        "kind": "classes",
+        "classes": [["a", [1, 2, 3]], ["b", [4, 5, 6]]],
+    }  # lists, as JSON gives them back
     task = get_tasks({"mine": definition}, ["mine"])["mine"]
-    np.testing.assert_array_equal(task.render(np.array([[1, 0, -1]])), [[[4, 5, 6], [1, 2, 3], [0, 0, 0]]])
+    np.testing.assert_array_equal(
+        task.render(np.array([[1, 0, -1]])), [[[4, 5, 6], [1, 2, 3], [0, 0, 0]]]
+    )
 
 
 IDS, COLOURS = (("a", 0), ("b", 1)), (("a", (0, 0, 0)), ("b", (4, 5, 6)))
 
 
-@pytest.mark.parametrize(("definition", "said"), [
-    ("classes", "Task 'mine': its definition is 'classes'. Allowed: a dict"),
-    ({"kind": "clases"}, "Task 'mine': kind is 'clases'. Did you mean 'classes'. Allowed: classes, scalar, instances, image"),
-    ({}, "kind is None"),
-    ({"kind": "classes"}, "kind 'classes' needs the field 'classes'"),
-    ({"kind": "scalar"}, "needs the field 'range'"),
-    ({"kind": "scalar", "range": (1, 0)}, "low < high"),
-    ({"kind": "scalar", "range": 2.0}, "Task 'mine': range is 2.0. Allowed: two numbers"),
-    ({"kind": "scalar", "range": (0, "2")}, "Task 'mine': range is"),
-    ({"kind": "scalar", "range": (0, float("inf"))}, "Task 'mine': range is"),
-    ({"kind": "scalar", "range": (0, 1), "scale": 0}, "scale is 0. Allowed: a number other than 0"),
-    ({"kind": "scalar", "range": (0, 1), "scale": "mm"}, "scale is 'mm'"),
-    ({"kind": "scalar", "range": (0, 1), "unit": 1}, "unit is 1. Allowed: a text"),
-    ({"kind": "scalar", "range": (0, 1), "void": 0}, r"Task 'mine': void is 0. Did you mean \(0,\)\? Allowed: a tuple of numbers as stored"),
-    ({"kind": "image", "folder": 3}, "folder is 3. Allowed: a text, the folder below"),
-    ({"kind": "image", "prompt": ("a", "b")}, "prompt is"),
-    ({"kind": "image", "fodler": "x"}, "unknown field 'fodler'. Did you mean 'folder'"),
-    ({"kind": "classes", "classes": (("a", 1),)}, "at least two classes"),
-    ({"kind": "classes", "classes": (("a", 1), ("b", (1, 2, 3)))}, r"give \(\(name, id\), ...\)"),
-    ({"kind": "classes", "classes": (("a", (1, 2, 256)), ("b", (1, 2, 3)))}, "levels in 0..255"),
-    ({"kind": "classes", "classes": (("a", 1), ("b", 1))}, "two classes have the id or colour 1"),
-    ({"kind": "classes", "classes": (("a", 1), ("a", 2))}, "two classes have the name 'a'"),
-    ({"kind": "classes", "classes": [["a", [1, 2, 3]], ["b", [1, 2, 3]]]}, r"two classes have the id or colour \(1, 2, 3\)"),
-    ({"kind": "classes", "classes": 3}, "classes are 3; give"),
-    ({"kind": "classes", "classes": (("a", None), ("b", 1.5))}, "classes are .*; give"),
-    ({"kind": "classes", "classes": (("a", -1), ("b", 65_536))}, "ids in 0..65535"),
-    ({"kind": "classes", "classes": IDS, "void": 255}, r"Task 'mine': void is 255. Did you mean \(255,\)\? Allowed: a tuple of ids in 0..65535"),
-    ({"kind": "classes", "classes": IDS, "void": ((255, 255, 255),)}, "Allowed: a tuple of ids"),
-    ({"kind": "classes", "classes": COLOURS, "void": (255, 255, 255)},
-     r"Task 'mine': void is \(255, 255, 255\). Did you mean \(\(255, 255, 255\),\)\? Allowed: a tuple of colours"),
-    ({"kind": "classes", "classes": COLOURS, "void": (255,)}, r"void is \(255,\). Allowed: a tuple of colours"),
-    ({"kind": "classes", "classes": IDS, "void": (255, 1)}, "Task 'mine': void has 1, which is the class 'b'; take it out of `void`"),
-    ({"kind": "classes", "classes": COLOURS, "void": [[4, 5, 6]]}, r"void has \(4, 5, 6\), which is the class 'b'")])
+@pytest.mark.parametrize(
+    ("definition", "said"),
+    [
+        ("classes", "Task 'mine': its definition is 'classes'. Allowed: a dict"),
+        (
+            {"kind": "clases"},
+            "Task 'mine': kind is 'clases'. Did you mean 'classes'. Allowed: classes, scalar, instances, image",
+        ),
+        ({}, "kind is None"),
+        ({"kind": "classes"}, "kind 'classes' needs the field 'classes'"),
+        ({"kind": "scalar"}, "needs the field 'range'"),
+        ({"kind": "scalar", "range": (1, 0)}, "low < high"),
+        ({"kind": "scalar", "range": 2.0}, "Task 'mine': range is 2.0. Allowed: two numbers"),
+        ({"kind": "scalar", "range": (0, "2")}, "Task 'mine': range is"),
+        ({"kind": "scalar", "range": (0, float("inf"))}, "Task 'mine': range is"),
+        (
+            {"kind": "scalar", "range": (0, 1), "scale": 0},
+            "scale is 0. Allowed: a number other than 0",
+        ),
+        ({"kind": "scalar", "range": (0, 1), "scale": "mm"}, "scale is 'mm'"),
+        ({"kind": "scalar", "range": (0, 1), "unit": 1}, "unit is 1. Allowed: a text"),
+        (
+            {"kind": "scalar", "range": (0, 1), "void": 0},
+            r"Task 'mine': void is 0. Did you mean \(0,\)\? Allowed: a tuple of numbers as stored",
+        ),
+        ({"kind": "image", "folder": 3}, "folder is 3. Allowed: a text, the folder below"),
+        ({"kind": "image", "prompt": ("a", "b")}, "prompt is"),
+        ({"kind": "image", "fodler": "x"}, "unknown field 'fodler'. Did you mean 'folder'"),
+        ({"kind": "classes", "classes": (("a", 1),)}, "at least two classes"),
+        (
+            {"kind": "classes", "classes": (("a", 1), ("b", (1, 2, 3)))},
+            r"give \(\(name, id\), ...\)",
+        ),
+        (
+            {"kind": "classes", "classes": (("a", (1, 2, 256)), ("b", (1, 2, 3)))},
+            "levels in 0..255",
+        ),
+        (
+            {"kind": "classes", "classes": (("a", 1), ("b", 1))},
+            "two classes have the id or colour 1",
+        ),
+        ({"kind": "classes", "classes": (("a", 1), ("a", 2))}, "two classes have the name 'a'"),
+        (
+            {"kind": "classes", "classes": [["a", [1, 2, 3]], ["b", [1, 2, 3]]]},
+            r"two classes have the id or colour \(1, 2, 3\)",
+        ),
+        ({"kind": "classes", "classes": 3}, "classes are 3; give"),
+        ({"kind": "classes", "classes": (("a", None), ("b", 1.5))}, "classes are .*; give"),
+        ({"kind": "classes", "classes": (("a", -1), ("b", 65_536))}, "ids in 0..65535"),
+        (
+            {"kind": "classes", "classes": IDS, "void": 255},
+            r"Task 'mine': void is 255. Did you mean \(255,\)\? Allowed: a tuple of ids in 0..65535",
+        ),
+        (
+            {"kind": "classes", "classes": IDS, "void": ((255, 255, 255),)},
+            "Allowed: a tuple of ids",
+        ),
+        (
+            {"kind": "classes", "classes": COLOURS, "void": (255, 255, 255)},
+            r"Task 'mine': void is \(255, 255, 255\). Did you mean \(\(255, 255, 255\),\)\? Allowed: a tuple of colours",
+        ),
+        (
+            {"kind": "classes", "classes": COLOURS, "void": (255,)},
+            r"void is \(255,\). Allowed: a tuple of colours",
+        ),
+        (
+            {"kind": "classes", "classes": IDS, "void": (255, 1)},
+            "Task 'mine': void has 1, which is the class 'b'; take it out of `void`",
+        ),
+        (
+            {"kind": "classes", "classes": COLOURS, "void": [[4, 5, 6]]},
+            r"void has \(4, 5, 6\), which is the class 'b'",
+        ),
+    ],
+)
 def test_a_wrong_definition_is_named(definition, said):
     with pytest.raises(ValueError, match=said):
         get_tasks({"mine": definition})
@@ -93,5 +147,9 @@ def test_a_value_out_of_range_is_an_error():
 
 def test_pictures_and_files_of_scalars():
     picture = SCALAR.render(np.array([[-20.0, 60.0, np.nan]], np.float32))
-    np.testing.assert_array_equal(picture, [[[68, 1, 84], [253, 231, 37], [0, 0, 0]]])  # the ends of viridis
-    np.testing.assert_array_equal(SCALAR.to_uint16(np.array([-20.0, 20.0, 60.0, 99.0])), [0, 32768, 65535, 65535])
+    np.testing.assert_array_equal(
+        picture, [[[68, 1, 84], [253, 231, 37], [0, 0, 0]]]
+    )  # the ends of viridis
+    np.testing.assert_array_equal(
+        SCALAR.to_uint16(np.array([-20.0, 20.0, 60.0, 99.0])), [0, 32768, 65535, 65535]
+    )

@@ -14,7 +14,9 @@ def min_l1(palette):
 
 def test_ade20k_palette():
     palette = TASKS["semantic"].palette
-    expected = [(255 - 42 * (k // 36), 255 - 42 * (k % 36 // 6), 255 - 42 * (k % 6)) for k in range(150)]
+    expected = [
+        (255 - 42 * (k // 36), 255 - 42 * (k % 36 // 6), 255 - 42 * (k % 6)) for k in range(150)
+    ]
     np.testing.assert_array_equal(palette, expected)
     assert palette.dtype == np.float32
     assert tuple(palette[0]) == (255, 255, 255) and tuple(palette[149]) == (87, 255, 45)
@@ -23,14 +25,18 @@ def test_ade20k_palette():
 
 def test_coco_palette():
     palette = TASKS["coco_semantic"].palette
-    expected = [(255 - 36 * (k // 49), 255 - 36 * (k % 49 // 7), 255 - 36 * (k % 7)) for k in range(133)]
+    expected = [
+        (255 - 36 * (k // 49), 255 - 36 * (k % 49 // 7), 255 - 36 * (k % 7)) for k in range(133)
+    ]
     np.testing.assert_array_equal(palette, expected)
     assert set(palette[:, 0]) == {255, 219, 183} and palette[:, 1:].min() == 39
     assert min_l1(palette) == 36
 
 
-@pytest.mark.parametrize("num_classes,levels,step", [(2, 2, 128), (7, 2, 128), (8, 3, 85), (16, 3, 85), (26, 3, 85),
-                                                     (27, 4, 64), (150, 6, 42)])
+@pytest.mark.parametrize(
+    "num_classes,levels,step",
+    [(2, 2, 128), (7, 2, 128), (8, 3, 85), (16, 3, 85), (26, 3, 85), (27, 4, 64), (150, 6, 42)],
+)
 def test_default_levels_are_the_fewest_with_room_to_spare(num_classes, levels, step):
     palette = make_palette(num_classes)
     np.testing.assert_array_equal(palette, make_palette(num_classes, levels))
@@ -58,9 +64,25 @@ def test_class_lists():
 def test_scenes_categories():
     assert [c["id"] for c in SCENES_CATEGORIES] == list(range(1, 17))
     assert [c["name"] for c in SCENES_CATEGORIES if not c["isthing"]] == [
-        "wall", "floor", "ceiling", "door", "window", "rug", "grass", "path", "sky"]
+        "wall",
+        "floor",
+        "ceiling",
+        "door",
+        "window",
+        "rug",
+        "grass",
+        "path",
+        "sky",
+    ]
     assert [c["name"] for c in SCENES_CATEGORIES if c["isthing"]] == [
-        "ball", "crate", "barrel", "cone", "pillar", "bush", "table"]
+        "ball",
+        "crate",
+        "barrel",
+        "cone",
+        "pillar",
+        "bush",
+        "table",
+    ]
     assert len({tuple(c["color"]) for c in SCENES_CATEGORIES}) == 16
 
 

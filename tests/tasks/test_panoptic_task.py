@@ -10,7 +10,9 @@ from generalist.tasks import COCO_CATEGORIES, SCENES_CATEGORIES, SCENES_TASKS, T
 CATEGORY = {category["name"]: category["id"] for category in SCENES_CATEGORIES}
 CLASS = {category["name"]: index for index, category in enumerate(SCENES_CATEGORIES)}
 # Painter's code and decoder on the scenes' classes: gate 0.55, overlap 0.5; stuff from 20 of 400 pixels.
-TASK = dataclasses.replace(SCENES_TASKS["panoptic"], instance=TASKS["instance"], stuff_area=20 / 400)
+TASK = dataclasses.replace(
+    SCENES_TASKS["panoptic"], instance=TASKS["instance"], stuff_area=20 / 400
+)
 
 
 def segment(number, category, area, iscrowd=0):
@@ -27,15 +29,20 @@ def scene(categories):
     id_map[2:12, 2:14], id_map[14:28, 16:30], id_map[24:30, 2:10] = 101, 205, 300
     category = {11: stuff[0], 12: stuff[1], 101: things[3], 205: things[5], 300: things[1]}
     ids, areas = np.unique(id_map[id_map > 0], return_counts=True)
-    return id_map, [segment(i, category[i], n, int(i == 300)) for i, n in zip(ids.tolist(), areas.tolist())]
+    return id_map, [
+        segment(i, category[i], n, int(i == 300)) for i, n in zip(ids.tolist(), areas.tolist())
+    ]
 
 
 def masks_of(id_map, segments):
     return {(s["category_id"], (id_map == s["id"]).tobytes()) for s in segments}
 
 
-@pytest.mark.parametrize("tasks,categories", [(TASKS, COCO_CATEGORIES), (SCENES_TASKS, SCENES_CATEGORIES)],
-                         ids=["paper", "scenes"])
+@pytest.mark.parametrize(
+    "tasks,categories",
+    [(TASKS, COCO_CATEGORIES), (SCENES_TASKS, SCENES_CATEGORIES)],
+    ids=["paper", "scenes"],
+)
 @pytest.mark.parametrize("size", [32, 64])
 def test_round_trip(tasks, categories, size):
     task, label = dataclasses.replace(tasks["panoptic"], stuff_area=10), scene(categories)
@@ -57,7 +64,11 @@ def test_component_labels():
     labels = TASK.component_labels(scene(SCENES_CATEGORIES))
     classes, instances = labels["semantic"], labels["instance"]
     assert classes.dtype == instances.dtype == np.int32
-    assert classes[0, 0] == CLASS["wall"] and classes[31, 31] == CLASS["floor"] and classes[0, 31] == -1
+    assert (
+        classes[0, 0] == CLASS["wall"]
+        and classes[31, 31] == CLASS["floor"]
+        and classes[0, 31] == -1
+    )
     assert classes[25, 4] == CLASS["crate"] and instances[25, 4] == 0  # a crowd keeps its class
     assert instances[5, 5] == 1 and instances[20, 20] == 2 and instances[0, 0] == 0
 
@@ -76,7 +87,11 @@ class FixedInstances(type(TASKS["instance"])):
 
 def merged(overlap=0.5):
     semantic = np.full((20, 20), CLASS["wall"])
-    semantic[0:4, 0:10], semantic[4:8, 0:5], semantic[8:12, 0:10] = CLASS["ball"], CLASS["cone"], CLASS["table"]
+    semantic[0:4, 0:10], semantic[4:8, 0:5], semantic[8:12, 0:10] = (
+        CLASS["ball"],
+        CLASS["cone"],
+        CLASS["table"],
+    )
     semantic[0:3, 10:16] = CLASS["rug"]  # 18 pixels: less than 20
     semantic[0:4, 16:20], semantic[4, 16:20] = CLASS["sky"], CLASS["sky"]  # 20 pixels: enough
     semantic[18:20, 0:3] = CLASS["barrel"]  # a thing class outside of every instance: void
@@ -94,11 +109,17 @@ def test_merge_by_hand():
     category = [0, CATEGORY["ball"], CATEGORY["table"], CATEGORY["wall"], CATEGORY["sky"]]
     ids = {s["category_id"]: s["id"] for s in prediction.segments_info}
     for number in range(1, 5):
-        np.testing.assert_array_equal(prediction.id_map == ids[category[number]], expected == number)
+        np.testing.assert_array_equal(
+            prediction.id_map == ids[category[number]], expected == number
+        )
     np.testing.assert_array_equal(prediction.id_map == 0, expected == 0)
     areas = {s["category_id"]: (s["area"], s["iscrowd"]) for s in prediction.segments_info}
-    assert areas == {category[1]: (80, 0), category[2]: (40, 0), category[3]: (400 - 80 - 40 - 18 - 6 - 20, 0),
-                     category[4]: (20, 0)}
+    assert areas == {
+        category[1]: (80, 0),
+        category[2]: (40, 0),
+        category[3]: (400 - 80 - 40 - 18 - 6 - 20, 0),
+        category[4]: (20, 0),
+    }
 
 
 def test_merge_confidence():
@@ -122,7 +143,9 @@ def test_class_is_the_closest_thing_even_where_stuff_was_painted():
     assert prediction.segments_info[0]["category_id"] == closest["id"]
 
 
-@pytest.mark.parametrize(("tasks", "size"), [(TASKS, (96, 128)), (SCENES_TASKS, (8, 12))], ids=["paper", "scenes"])
+@pytest.mark.parametrize(
+    ("tasks", "size"), [(TASKS, (96, 128)), (SCENES_TASKS, (8, 12))], ids=["paper", "scenes"]
+)
 def test_an_image_without_instances_is_stuff(tasks, size):
     task, area = tasks["panoptic"], size[0] * size[1]
     stuff = next(c for c in reversed(task.categories) if not c["isthing"])
@@ -136,19 +159,33 @@ def test_an_image_without_instances_is_stuff(tasks, size):
 def test_painters_parameters():
     task = TASKS["panoptic"]
     assert task.components == ("coco_semantic", "instance")
-    assert (task.instance.score_gate, task.instance.overlap, task.instance.threshold) == (0.55, 0.5, 19.0)
+    assert (task.instance.score_gate, task.instance.overlap, task.instance.threshold) == (
+        0.55,
+        0.5,
+        19.0,
+    )
     assert SCENES_TASKS["panoptic"].stuff_area * 640 * 480 == 64 * 64
 
 
-@pytest.mark.parametrize(("size", "kept"), [((480, 640), True), ((427, 640), False), ((427, 640), True)])
+@pytest.mark.parametrize(
+    ("size", "kept"), [((480, 640), True), ((427, 640), False), ((427, 640), True)]
+)
 def test_painters_smallest_stuff_is_8192_pixels_whatever_the_image(size, kept):
     """At 640 x 427 the share that 8192 pixels are of 640 x 480 would be 7,287."""
     task = TASKS["panoptic"]
     wall, sky = [c for c in task.categories if not c["isthing"]][:2]
     id_map = np.full(size, 1, np.int32)
-    id_map.ravel()[-(8192 if kept else 8191):] = 2
-    label = id_map, [segment(1, wall["id"], int((id_map == 1).sum())), segment(2, sky["id"], int((id_map == 2).sum()))]
-    prediction = task.decode({name: target.rgb for name, target in task.encode(label, size).items()}, size)
+    id_map.ravel()[-(8192 if kept else 8191) :] = 2
+    label = (
+        id_map,
+        [
+            segment(1, wall["id"], int((id_map == 1).sum())),
+            segment(2, sky["id"], int((id_map == 2).sum())),
+        ],
+    )
+    prediction = task.decode(
+        {name: target.rgb for name, target in task.encode(label, size).items()}, size
+    )
     assert (sky["id"] in [s["category_id"] for s in prediction.segments_info]) is kept
 
 
@@ -163,7 +200,9 @@ def test_render_shows_classes_and_borders():
 
 def test_errors():
     id_map, segments = scene(SCENES_CATEGORIES)
-    with pytest.raises(ValueError, match=r"id 205 .* not in segments_info, which has \[11, 12, 101, 300\]"):
+    with pytest.raises(
+        ValueError, match=r"id 205 .* not in segments_info, which has \[11, 12, 101, 300\]"
+    ):
         TASK.encode((id_map, [s for s in segments if s["id"] != 205]), 32)
     with pytest.raises(ValueError, match="unknown category id 17; valid ids are"):
         TASK.encode((np.ones((4, 4), int), [segment(1, 17, 16)]), 4)

@@ -37,7 +37,9 @@ def test_growing_stays_in_range_and_keeps_constants():
 
 
 def test_confidence_falls_with_the_overshoot():
-    prediction = TASKS["derain"].decode(np.array([[[0.0, 1.0, -1.0], [0.0, 1.25, 0.0], [-3.0, 0.0, 0.0]]], np.float32))
+    prediction = TASKS["derain"].decode(
+        np.array([[[0.0, 1.0, -1.0], [0.0, 1.25, 0.0], [-3.0, 0.0, 0.0]]], np.float32)
+    )
     np.testing.assert_allclose(prediction.confidence, [[1.0, 0.75, 0.0]], atol=1e-6)
     assert prediction.image.tolist() == [[[128, 255, 0], [128, 255, 128], [0, 128, 128]]]
 
@@ -56,12 +58,17 @@ def test_what_is_measured_is_not_rounded():
     """SIDD's and LOL's scripts take floats: 0.4 levels off is 56.09 dB, which 8 bits would make exact."""
     task, label = TASKS["denoise"], np.full((16, 16, 3), 100, np.uint8)
     metric = task.metric()
-    metric.update(task.label_of(task.decode(np.full((16, 16, 3), 100.4 / 127.5 - 1, np.float32))), label)
+    metric.update(
+        task.label_of(task.decode(np.full((16, 16, 3), 100.4 / 127.5 - 1, np.float32))), label
+    )
     assert metric.compute()["psnr"] == pytest.approx(20 * np.log10(255 / 0.4), abs=1e-3)
 
 
 def test_errors():
-    with pytest.raises(ValueError, match=r"'light': expected a uint8 array of shape \(height, width, 3\), got float64"):
+    with pytest.raises(
+        ValueError,
+        match=r"'light': expected a uint8 array of shape \(height, width, 3\), got float64",
+    ):
         TASKS["light"].encode(np.zeros((2, 2, 3)), 2)
     with pytest.raises(ValueError, match=r"got uint8 of shape \(2, 2, 4\)"):
         TASKS["light"].encode(np.zeros((2, 2, 4), np.uint8), 2)

@@ -5,8 +5,12 @@ import pytest
 
 from generalist.tasks import SCENES_TASKS, TASKS, Semantic
 
-SEMANTIC_TASKS = [TASKS["semantic"], TASKS["coco_semantic"], SCENES_TASKS["semantic"],
-                  Semantic.from_classes(["no", "yes"], name="binary")]
+SEMANTIC_TASKS = [
+    TASKS["semantic"],
+    TASKS["coco_semantic"],
+    SCENES_TASKS["semantic"],
+    Semantic.from_classes(["no", "yes"], name="binary"),
+]
 PAIR = Semantic.from_classes(["a", "b", "c"], upsample="rgb")
 
 
@@ -27,7 +31,9 @@ def test_round_trip_is_exact(task, size):
 def test_every_class_survives():
     for task in SEMANTIC_TASKS:
         label = np.arange(task.num_classes)[None]
-        np.testing.assert_array_equal(task.decode(task.encode(label, label.shape).rgb).classes, label)
+        np.testing.assert_array_equal(
+            task.decode(task.encode(label, label.shape).rgb).classes, label
+        )
 
 
 def test_void_is_black_and_masked():
@@ -46,12 +52,17 @@ def test_decoding_equals_brute_force():
     task = TASKS["semantic"]
     rgb = np.random.default_rng(1).uniform(-1.1, 1.1, (8, 9, 3)).astype(np.float32)
     levels = np.clip((rgb + 1) * np.float32(127.5), 0, 255)
-    distances = np.sort(np.abs(levels[:, :, None].astype(np.float64) - task.palette).sum(-1), axis=-1)
+    distances = np.sort(
+        np.abs(levels[:, :, None].astype(np.float64) - task.palette).sum(-1), axis=-1
+    )
     prediction = task.decode(rgb)
     chosen = np.abs(levels - task.palette[prediction.classes]).sum(-1)
     np.testing.assert_allclose(chosen, distances[..., 0], atol=1e-3)
-    np.testing.assert_allclose(prediction.confidence, np.minimum((distances[..., 1] - distances[..., 0]) / 42, 1),
-                               atol=1e-4)
+    np.testing.assert_allclose(
+        prediction.confidence,
+        np.minimum((distances[..., 1] - distances[..., 0]) / 42, 1),
+        atol=1e-4,
+    )
 
 
 def test_confidence_by_hand():
@@ -67,7 +78,9 @@ def test_distances_do_not_invent_a_third_class_between_two():
     # Blue falls from 255 (class 0) over 170 (class 1) to 85 (class 2): between classes 0 and 2 lies class 1.
     names = [str(k) for k in range(16)]
     label = np.array([[0, 2]])
-    by_rgb, by_distance = (Semantic.from_classes(names, upsample=mode) for mode in ("rgb", "distance"))
+    by_rgb, by_distance = (
+        Semantic.from_classes(names, upsample=mode) for mode in ("rgb", "distance")
+    )
     rgb = by_rgb.encode(label, (1, 2)).rgb
     assert set(by_rgb.decode(rgb, (1, 16)).classes[0].tolist()) == {0, 1, 2}
     assert by_distance.decode(rgb, (1, 16)).classes[0].tolist() == [0] * 8 + [2] * 8
@@ -95,7 +108,9 @@ def test_render_and_legend_use_the_colours_for_people():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match=r"label value 3 is outside -1..2 \(class indices, -1 = void\)"):
+    with pytest.raises(
+        ValueError, match=r"label value 3 is outside -1..2 \(class indices, -1 = void\)"
+    ):
         PAIR.encode(np.array([[0, 3]]), 2)
     with pytest.raises(ValueError, match="label value -2 is outside -1..2"):
         PAIR.encode(np.array([[0, -2]]), 2)

@@ -13,8 +13,25 @@ ALL = [(set_name, name) for set_name, tasks in TASK_SETS.items() for name in tas
 
 
 def test_names():
-    assert list(TASKS) == ["depth", "semantic", "coco_semantic", "instance", "denoise", "derain", "light", "panoptic"]
-    assert list(SCENES_TASKS) == ["depth", "semantic", "instance", "denoise", "derain", "light", "panoptic"]
+    assert list(TASKS) == [
+        "depth",
+        "semantic",
+        "coco_semantic",
+        "instance",
+        "denoise",
+        "derain",
+        "light",
+        "panoptic",
+    ]
+    assert list(SCENES_TASKS) == [
+        "depth",
+        "semantic",
+        "instance",
+        "denoise",
+        "derain",
+        "light",
+        "panoptic",
+    ]
     assert all(task.name == name for tasks in TASK_SETS.values() for name, task in tasks.items())
 
 
@@ -40,10 +57,19 @@ def test_metric_follows_the_protocol_of_the_task(set_name, name):
 
 def test_protocols():
     assert {name: TASKS[name].protocol for name in ("depth", "denoise", "derain", "light")} == {
-        "depth": "nyu-eigen-metric", "denoise": "sidd-rgb-matlab", "derain": "derain-y-matlab",
-        "light": "lol-rgb-painter"}
-    assert {name: SCENES_TASKS[name].protocol for name in ("depth", "denoise", "derain", "light")} == {
-        "depth": "native", "denoise": "rgb-skimage", "derain": "rgb-skimage", "light": "rgb-skimage"}
+        "depth": "nyu-eigen-metric",
+        "denoise": "sidd-rgb-matlab",
+        "derain": "derain-y-matlab",
+        "light": "lol-rgb-painter",
+    }
+    assert {
+        name: SCENES_TASKS[name].protocol for name in ("depth", "denoise", "derain", "light")
+    } == {
+        "depth": "native",
+        "denoise": "rgb-skimage",
+        "derain": "rgb-skimage",
+        "light": "rgb-skimage",
+    }
 
 
 @pytest.mark.parametrize("set_name,name", ALL)
@@ -54,7 +80,9 @@ def test_tasks_pickle(set_name, name):
 
 @pytest.mark.parametrize("set_name,name", [pair for pair in ALL if pair[1] != "panoptic"])
 def test_confidence_is_a_share_at_the_size_that_was_asked_for(set_name, name):
-    prediction = TASK_SETS[set_name][name].decode(np.random.default_rng(0).uniform(-1, 1, (6, 8, 3)).astype(np.float32), (12, 16))
+    prediction = TASK_SETS[set_name][name].decode(
+        np.random.default_rng(0).uniform(-1, 1, (6, 8, 3)).astype(np.float32), (12, 16)
+    )
     assert prediction.confidence.shape == (12, 16)
     assert 0 <= prediction.confidence.min() and prediction.confidence.max() <= 1
 
@@ -65,9 +93,13 @@ def test_get_tasks():
 
 
 def test_unknown_names():
-    with pytest.raises(ValueError, match="task set: 'scene'. Did you mean 'scenes'. Valid names: paper, scenes"):
+    with pytest.raises(
+        ValueError, match="task set: 'scene'. Did you mean 'scenes'. Valid names: paper, scenes"
+    ):
         get_tasks("scene")
-    with pytest.raises(ValueError, match="task of the set 'paper': 'dept'. Did you mean 'depth'.*coco_semantic"):
+    with pytest.raises(
+        ValueError, match="task of the set 'paper': 'dept'. Did you mean 'depth'.*coco_semantic"
+    ):
         get_tasks("paper", ["dept"])
     with pytest.raises(ValueError, match="'zzz'. Valid names: depth"):
         get_tasks("scenes", ["zzz"])
@@ -75,11 +107,16 @@ def test_unknown_names():
 
 def test_codec_version():
     TASKS["depth"].check_version(1)
-    with pytest.raises(ValueError, match="'depth': the checkpoint was trained with codec version 2, this is version 1"):
+    with pytest.raises(
+        ValueError,
+        match="'depth': the checkpoint was trained with codec version 2, this is version 1",
+    ):
         TASKS["depth"].check_version(2)
 
 
 def test_importing_tasks_loads_neither_jax_nor_metrics():
     code = "import sys, generalist.tasks; print([m for m in ('jax', 'flax', 'generalist.metrics') if m in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert result.stdout.strip() == "[]"

@@ -19,7 +19,14 @@ import optax
 import pytest
 
 from generalist.training import checkpoint
-from generalist.training.checkpoint import SEAL, CheckpointError, Checkpointer, checksums, damaged_files, read_json
+from generalist.training.checkpoint import (
+    SEAL,
+    Checkpointer,
+    CheckpointError,
+    checksums,
+    damaged_files,
+    read_json,
+)
 from generalist.training.step import State
 
 SEED = 5
@@ -27,9 +34,17 @@ SEED = 5
 
 def make_state(step: int) -> State:
     rng = np.random.default_rng(step)
-    parameters = {name: jnp.asarray(rng.standard_normal((64, 64), np.float32)) for name in ("unet.a", "unet.b")}
-    return State(jnp.int32(step), parameters, {name: x + 1 for name, x in parameters.items()},
-                 {"text": jnp.arange(3.0)}, optax.adam(0.1).init(parameters))
+    parameters = {
+        name: jnp.asarray(rng.standard_normal((64, 64), np.float32))
+        for name in ("unet.a", "unet.b")
+    }
+    return State(
+        jnp.int32(step),
+        parameters,
+        {name: x + 1 for name, x in parameters.items()},
+        {"text": jnp.arange(3.0)},
+        optax.adam(0.1).init(parameters),
+    )
 
 
 @pytest.fixture
@@ -57,7 +72,10 @@ def assert_is_step(state: State, step: int):
 
 def data_files(folder, step) -> list[pathlib.Path]:
     """The files of a checkpoint's arrays, largest last."""
-    return sorted((p for p in (folder / str(step) / "state").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    return sorted(
+        (p for p in (folder / str(step) / "state").rglob("*") if p.is_file()),
+        key=lambda p: p.stat().st_size,
+    )
 
 
 def flip_a_bit(folder, step):
@@ -86,7 +104,7 @@ def test_a_flipped_bit_is_noticed_and_the_one_before_used(folder):
 
 def test_a_truncated_file_is_noticed_and_the_one_before_used(folder):
     file = data_files(folder, 2)[-1]
-    file.write_bytes(file.read_bytes()[:file.stat().st_size // 2])
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     state, log = restore(folder)
     assert_is_step(state, 1)
     assert len(log) == 1
@@ -117,10 +135,16 @@ def test_a_flipped_bit_in_any_file_is_named_and_the_one_before_used(folder):
         whole = file.read_bytes()
         if not whole:
             continue  # nothing that could flip
-        file.write_bytes(whole[:len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 1]) + whole[len(whole) // 2 + 1:])
+        file.write_bytes(
+            whole[: len(whole) // 2]
+            + bytes([whole[len(whole) // 2] ^ 1])
+            + whole[len(whole) // 2 + 1 :]
+        )
         state, log = restore(folder)
         assert_is_step(state, 1)
-        assert len(log) == 1 and (f"damaged: {file.relative_to(folder / '2')}" in log[0] or file.name == SEAL), log
+        assert len(log) == 1 and (
+            f"damaged: {file.relative_to(folder / '2')}" in log[0] or file.name == SEAL
+        ), log
         file.write_bytes(whole)
     assert_is_step(restore(folder)[0], 2)
     file.write_bytes(whole[:-1])
@@ -175,10 +199,20 @@ def test_checksum_by_hand_and_every_bit_counts():
     """The sum of bits times 1, 3, 5, ... in 32 bits, of float32 and of bfloat16."""
     sums = lambda x: checksums(State(jnp.int32(0), {"x": x}, {}, {}, ()))["['parameters']['x']"]
     x = np.linspace(-3, 3, 6, dtype=np.float32).reshape(2, 3)
-    expected = sum(int(bits) * (2 * i + 1) for i, bits in enumerate(x.view(np.uint32).ravel())) % 2**32
+    expected = (
+        sum(int(bits) * (2 * i + 1) for i, bits in enumerate(x.view(np.uint32).ravel())) % 2**32
+    )
     assert sums(x) == expected
-    assert sums(jnp.asarray(x, jnp.bfloat16)) == sum(
-        int(bits) * (2 * i + 1) for i, bits in enumerate(np.asarray(jnp.asarray(x, jnp.bfloat16)).view(np.uint16).ravel())) % 2**32
+    assert (
+        sums(jnp.asarray(x, jnp.bfloat16))
+        == sum(
+            int(bits) * (2 * i + 1)
+            for i, bits in enumerate(
+                np.asarray(jnp.asarray(x, jnp.bfloat16)).view(np.uint16).ravel()
+            )
+        )
+        % 2**32
+    )
     for bit in range(32):
         flipped = x.view(np.uint32).copy()
         flipped[1, 2] ^= np.uint32(1 << bit)
@@ -194,15 +228,23 @@ def test_a_save_that_fails_in_the_background_stops_the_run_at_the_next_look(tmp_
     monkeypatch.setattr(checkpoint, "write_atomically", full)  # of the seal, after the arrays
     checkpointer.save(make_state(1), SEED)
     concurrent.futures.wait([checkpointer._saving[1]])
-    with pytest.raises(CheckpointError, match="checkpoint of step 1 in .* failed: .*No space left on device.*make room"):
+    with pytest.raises(
+        CheckpointError,
+        match="checkpoint of step 1 in .* failed: .*No space left on device.*make room",
+    ):
         checkpointer.check()
 
 
 def test_what_ends_a_run_is_not_hidden_by_a_save_that_fails_too(tmp_path, monkeypatch):
     def full():
-        raise ValueError("RESOURCE_EXHAUSTED: No space left on device")  # what Orbax does in such a case
+        raise ValueError(
+            "RESOURCE_EXHAUSTED: No space left on device"
+        )  # what Orbax does in such a case
 
-    with pytest.raises(FloatingPointError, match="loss nan"), Checkpointer(tmp_path, keep=2) as checkpointer:
+    with (
+        pytest.raises(FloatingPointError, match="loss nan"),
+        Checkpointer(tmp_path, keep=2) as checkpointer,
+    ):
         monkeypatch.setattr(checkpointer._manager, "close", full)
         raise FloatingPointError("loss nan")
 
@@ -210,7 +252,9 @@ def test_what_ends_a_run_is_not_hidden_by_a_save_that_fails_too(tmp_path, monkey
 def test_all_damaged_is_an_error(folder):
     flip_a_bit(folder, 1)
     flip_a_bit(folder, 2)
-    with pytest.raises(CheckpointError, match=r"none of the checkpoints \[2, 1\] in .* can be used"):
+    with pytest.raises(
+        CheckpointError, match=r"none of the checkpoints \[2, 1\] in .* can be used"
+    ):
         restore(folder)
 
 
@@ -258,7 +302,10 @@ def test_a_failing_save_says_what_may_be_wrong(tmp_path, monkeypatch):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(checkpointer._manager, "save", full)
-    with pytest.raises(CheckpointError, match="checkpoint of step 1 in .* failed: No space left on device. Is the disk full"):
+    with pytest.raises(
+        CheckpointError,
+        match="checkpoint of step 1 in .* failed: No space left on device. Is the disk full",
+    ):
         checkpointer.save(make_state(1), SEED)
     checkpointer.close()
 

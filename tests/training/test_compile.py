@@ -29,7 +29,10 @@ HLO = """
 
 def test_collectives_are_counted_with_what_a_device_receives():
     """64 * 32 * 2 bytes and 32 * 4 * 4; (16 + 1 + 6) * 4, 10 * 4 and twice 3 * 4."""
-    assert compile.collectives(HLO) == {"all-gather": (2, 4096 + 512), "all-reduce": (4, 92 + 40 + 24)}
+    assert compile.collectives(HLO) == {
+        "all-gather": (2, 4096 + 512),
+        "all-reduce": (4, 92 + 40 + 24),
+    }
 
 
 def test_cost_of_a_product_by_hand():
@@ -37,24 +40,42 @@ def test_cost_of_a_product_by_hand():
     shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((256, 512), (512, 128))]
     lowered = jax.jit(jnp.matmul).lower(*shapes)
     found = compile.cost(lowered, 2**20)
-    assert (found.flops, found.state, found.fits, found.collectives) == (2 * 256 * 512 * 128, 917504, True, {})
+    assert (found.flops, found.state, found.fits, found.collectives) == (
+        2 * 256 * 512 * 128,
+        917504,
+        True,
+        {},
+    )
     assert not compile.cost(lowered, 900_000).fits
 
 
 def test_the_step_of_a_config_lowers_for_cuda(tiny_config):
     lines = []
     compile.run(tiny_config, "cuda", lines.append)
-    assert [line.split(" lowers to ")[0] for line in lines[:2]] == ["cuda: the training step", "cuda: the sampling step"]
-    training, sampling = (float(re.search(r"([\d.]+) GFLOP an image", line)[1]) for line in lines[:2])
+    assert [line.split(" lowers to ")[0] for line in lines[:2]] == [
+        "cuda: the training step",
+        "cuda: the sampling step",
+    ]
+    training, sampling = (
+        float(re.search(r"([\d.]+) GFLOP an image", line)[1]) for line in lines[:2]
+    )
     assert training > 2.5 * sampling > 0
 
 
-def test_the_bfloat16_step_multiplies_in_bfloat16_without_stray_transposes_and_in_place(tiny_config):
+def test_the_bfloat16_step_multiplies_in_bfloat16_without_stray_transposes_and_in_place(
+    tiny_config,
+):
     """Read from the step as it is lowered for CUDA, forward and backward pass, optimizer and average."""
-    tiny_config.model.dtype, tiny_config.diffusion.prototype_weight = "bfloat16", 0.0  # colours are compared in float32
+    tiny_config.model.dtype, tiny_config.diffusion.prototype_weight = (
+        "bfloat16",
+        0.0,
+    )  # colours are compared in float32
     prepared = setup.abstract(tiny_config, sharding.make_mesh(1, jax.local_devices()[:1]))
     text = setup.lower_step(prepared, prepared.state, tiny_config, platform="cuda").as_text()
-    types = {kind: re.findall(rf"stablehlo\.{kind}\b.* : \((.*)\) -> (tensor<[^>]*>)", text) for kind in ("convolution", "dot_general", "transpose")}
+    types = {
+        kind: re.findall(rf"stablehlo\.{kind}\b.* : \((.*)\) -> (tensor<[^>]*>)", text)
+        for kind in ("convolution", "dot_general", "transpose")
+    }
     assert len(types["convolution"]) == text.count("stablehlo.convolution(") > 80
     assert not [shapes for shapes in types["convolution"] if "f32" in "".join(shapes)]
 
@@ -64,18 +85,27 @@ def test_the_bfloat16_step_multiplies_in_bfloat16_without_stray_transposes_and_i
 
     orders = collections.Counter(re.findall(r"stablehlo\.transpose.* dims = \[([\d, ]+)\]", text))
     assert orders.total() == len(types["transpose"])
-    assert orders.pop("1, 0") > 50  # of weights, or of their gradients: merged into the product by every compiler
+    assert (
+        orders.pop("1, 0") > 50
+    )  # of weights, or of their gradients: merged into the product by every compiler
     heads, transformers = orders.pop("0, 2, 1, 3") + orders.pop("0, 1, 3, 2"), 4
-    assert heads <= 9 * (2 * transformers + 1) + 1  # q, k, v, the result and their gradients; one in the image encoder
-    assert orders.pop("0, 1, 3, 2, 4, 5") == 7  # pixels to blocks and back: two stems, and the gradients of all but the input
+    assert (
+        heads <= 9 * (2 * transformers + 1) + 1
+    )  # q, k, v, the result and their gradients; one in the image encoder
+    assert (
+        orders.pop("0, 1, 3, 2, 4, 5") == 7
+    )  # pixels to blocks and back: two stems, and the gradients of all but the input
     assert orders.total() <= 4  # features resized to two levels
 
-    arguments = text[text.index("@main("):text.index(") -> (", text.index("@main("))]
+    arguments = text[text.index("@main(") : text.index(") -> (", text.index("@main("))]
     assert arguments.count("tf.aliasing_output") == len(jax.tree.leaves(prepared.state))
 
 
 def test_an_unknown_chip_lists_the_known(tiny_config):
-    with pytest.raises(ValueError, match="--topology=v9:2x2: choose 'cuda', or a chip of v4, v5e, v5p, v6e, h100, h200 with its grid"):
+    with pytest.raises(
+        ValueError,
+        match="--topology=v9:2x2: choose 'cuda', or a chip of v4, v5e, v5p, v6e, h100, h200 with its grid",
+    ):
         compile.run(tiny_config, "v9:2x2", print)
 
 
@@ -88,21 +118,47 @@ def test_without_the_compiler_the_error_names_the_install_line(tiny_config, monk
 def test_advice_names_the_cheapest_first(tiny_config):
     """4 GiB of state and 24 of temporaries for a batch of 64 on 8 devices of 16 GiB: half of the temporaries fit, so half of the batch."""
     tiny_config.batch_size = 64
-    tips = memory.advice(tiny_config, 8, 4 * memory.GIB, 24 * memory.GIB, 16 * memory.GIB).splitlines()[1:]
-    wanted = ("model.remat=blocks", "sharding.fsdp=8", "optimizer.accumulate=8", "batch_size=32", "mu_dtype=bfloat16", "a cheaper UNet")
+    tips = memory.advice(
+        tiny_config, 8, 4 * memory.GIB, 24 * memory.GIB, 16 * memory.GIB
+    ).splitlines()[1:]
+    wanted = (
+        "model.remat=blocks",
+        "sharding.fsdp=8",
+        "optimizer.accumulate=8",
+        "batch_size=32",
+        "mu_dtype=bfloat16",
+        "a cheaper UNet",
+    )
     assert all(name in tip for name, tip in zip(wanted, tips, strict=True))
-    assert "sharding.fsdp=12 " in memory.advice(tiny_config, 24, 0, 1, 1)  # a divisor of the devices
+    assert "sharding.fsdp=12 " in memory.advice(
+        tiny_config, 24, 0, 1, 1
+    )  # a divisor of the devices
     tiny_config.model.remat, tiny_config.sharding.fsdp = "blocks", 8
-    assert "remat" not in memory.advice(tiny_config, 8, 0, 1, 1) and "fsdp" not in memory.advice(tiny_config, 8, 0, 1, 1)
+    assert "remat" not in memory.advice(tiny_config, 8, 0, 1, 1) and "fsdp" not in memory.advice(
+        tiny_config, 8, 0, 1, 1
+    )
 
 
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="the TPU's compiler is not installed: pip install -e '.[tpu]'")
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason="the TPU's compiler is not installed: pip install -e '.[tpu]'",
+)
 def test_the_tiny_step_compiles_for_a_tpu():
     """In a process of its own, as the compiler stays in the process and talks on stderr."""
     config = "tests/integration/tinier.py"
     result = subprocess.run(
-        [sys.executable, ROOT / "main.py", f"--config={ROOT / config}", "--mode=compile", "--topology=v5e:2x4", "--config.sharding.fsdp=4"],
-        capture_output=True, text=True, timeout=600)
+        [
+            sys.executable,
+            ROOT / "main.py",
+            f"--config={ROOT / config}",
+            "--mode=compile",
+            "--topology=v5e:2x4",
+            "--config.sharding.fsdp=4",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
     assert result.returncode == 0, result.stderr
     assert "v5e:2x4: 8 chips, mesh {'data': 2, 'fsdp': 4}, batch 8 (1 a chip)" in result.stdout
     assert "training: fits: " in result.stdout and "sampling: fits: " in result.stdout

@@ -20,20 +20,37 @@ KUBERNETES = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "0"
 def installed(monkeypatch):
     """The packages that are installed, as `find` sees them, and the device files there are."""
     packages, files = set(), set()
-    monkeypatch.setattr(distributed.importlib.util, "find_spec", lambda name: name in packages or None)
+    monkeypatch.setattr(
+        distributed.importlib.util, "find_spec", lambda name: name in packages or None
+    )
     monkeypatch.setattr(distributed.os.path, "exists", lambda path: path in files)
     return packages, files
 
 
-@pytest.mark.parametrize("environment", [{}, {"SLURM_STEP_NUM_TASKS": "1"}, {"OMPI_COMM_WORLD_SIZE": "1"}, {"TPU_WORKER_HOSTNAMES": "localhost"}])
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        {"SLURM_STEP_NUM_TASKS": "1"},
+        {"OMPI_COMM_WORLD_SIZE": "1"},
+        {"TPU_WORKER_HOSTNAMES": "localhost"},
+    ],
+)
 def test_a_lone_host_starts_nothing(environment):
     assert find(environment).alone
 
 
-@pytest.mark.parametrize(("environment", "expected"), [
-    (SLURM, Launch("SLURM: SLURM_STEP_NUM_TASKS", 4, 3, None)),
-    (OPEN_MPI, Launch("Open MPI: OMPI_COMM_WORLD_SIZE", 2, 1, None)),
-    ({"TPU_WORKER_HOSTNAMES": "a,b"}, Launch("Cloud TPU: TPU_WORKER_HOSTNAMES", None, None, None))])
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        (SLURM, Launch("SLURM: SLURM_STEP_NUM_TASKS", 4, 3, None)),
+        (OPEN_MPI, Launch("Open MPI: OMPI_COMM_WORLD_SIZE", 2, 1, None)),
+        (
+            {"TPU_WORKER_HOSTNAMES": "a,b"},
+            Launch("Cloud TPU: TPU_WORKER_HOSTNAMES", None, None, None),
+        ),
+    ],
+)
 def test_launchers_are_believed(environment, expected):
     assert find(environment) == expected
     assert not find(environment).alone
@@ -56,14 +73,21 @@ def test_kubernetes_needs_its_package(installed):
 
 
 def test_flags_go_before_the_environment():
-    assert find({}, "h:1", 1, 2) == find(SLURM, "h:1", 1, 2) == Launch("coordinator h:1", 2, 1, "h:1")
-    assert find(OPEN_MPI, "h:1") == Launch("coordinator h:1", 2, 1, "h:1")  # number and count are Open MPI's
+    assert (
+        find({}, "h:1", 1, 2) == find(SLURM, "h:1", 1, 2) == Launch("coordinator h:1", 2, 1, "h:1")
+    )
+    assert find(OPEN_MPI, "h:1") == Launch(
+        "coordinator h:1", 2, 1, "h:1"
+    )  # number and count are Open MPI's
     assert find(SLURM, count=1) == Launch("--process_count=1", 1, 0, None)
 
 
 @pytest.mark.parametrize("flags", [("h:1",), ("h:1", 0), (None, 0, 2), ("h:1", None, 2)])
 def test_half_of_the_flags_is_an_error(flags):
-    with pytest.raises(ValueError, match="several processes need --coordinator=HOST:PORT of process 0, --process_id and --process_count"):
+    with pytest.raises(
+        ValueError,
+        match="several processes need --coordinator=HOST:PORT of process 0, --process_id and --process_count",
+    ):
         find({}, *flags)
 
 
@@ -78,14 +102,21 @@ def test_an_open_mpi_that_does_not_tell_the_first_host_asks_for_it(monkeypatch):
         distributed.start(find(OPEN_MPI))
 
 
-@pytest.mark.parametrize(("visible", "ids"), [({}, None), ({"CUDA_VISIBLE_DEVICES": "0,1"}, None), ({"CUDA_VISIBLE_DEVICES": "3"}, [0])])
+@pytest.mark.parametrize(
+    ("visible", "ids"),
+    [({}, None), ({"CUDA_VISIBLE_DEVICES": "0,1"}, None), ({"CUDA_VISIBLE_DEVICES": "3"}, [0])],
+)
 def test_the_only_gpu_that_a_launcher_shows_is_number_0(visible, ids):
     """srun --gpus-per-task=1: JAX would look for the one of the task's number on the host."""
     assert distributed._only_device(visible) == ids
 
 
 def test_one_process_agrees_with_itself():
-    assert (distributed.agree(True), distributed.agree(False), distributed.is_first()) == (True, False, True)
+    assert (distributed.agree(True), distributed.agree(False), distributed.is_first()) == (
+        True,
+        False,
+        True,
+    )
     assert distributed.leave(1) is None  # the process goes on: only one of several ends here
 
 
@@ -105,21 +136,43 @@ print("shared", [(path.name, path.read_bytes() == bytes(range(256)) * 3) for pat
 
 def slurm(number: int, index: int) -> dict[str, str]:
     """What srun sets, of it what is read."""
-    return {"SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS": "2", "SLURM_PROCID": str(index), "SLURM_LOCALID": str(index),
-            "SLURM_JOB_ID": str(number), "SLURM_STEP_NODELIST": "localhost", "SLURM_STEP_NUM_NODES": "1"}
+    return {
+        "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_NTASKS": "2",
+        "SLURM_PROCID": str(index),
+        "SLURM_LOCALID": str(index),
+        "SLURM_JOB_ID": str(number),
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_STEP_NUM_NODES": "1",
+    }
 
 
 def open_mpi(number: int, index: int) -> dict[str, str]:
     """What mpirun 4 sets, of it what is read."""
-    return {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": str(index), "OMPI_COMM_WORLD_LOCAL_RANK": str(index),
-            "OMPI_MCA_orte_hnp_uri": f"{number * 2**12}.0;tcp://127.0.0.1:34911"}
+    return {
+        "OMPI_COMM_WORLD_SIZE": "2",
+        "OMPI_COMM_WORLD_RANK": str(index),
+        "OMPI_COMM_WORLD_LOCAL_RANK": str(index),
+        "OMPI_MCA_orte_hnp_uri": f"{number * 2**12}.0;tcp://127.0.0.1:34911",
+    }
 
 
-@pytest.mark.parametrize(("launcher", "why"), [(slurm, "SLURM: SLURM_STEP_NUM_TASKS"), (open_mpi, "Open MPI: OMPI_COMM_WORLD_SIZE")])
+@pytest.mark.parametrize(
+    ("launcher", "why"),
+    [(slurm, "SLURM: SLURM_STEP_NUM_TASKS"), (open_mpi, "Open MPI: OMPI_COMM_WORLD_SIZE")],
+)
 def test_what_a_launcher_sets_is_all_that_two_processes_need(launcher, why):
     number = random.randrange(10**6)  # of the job: its port follows from it
-    processes = [subprocess.Popen([sys.executable, "-c", TOGETHER], env=os.environ | launcher(number, i), text=True,
-                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for i in range(2)]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", TOGETHER],
+            env=os.environ | launcher(number, i),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        for i in range(2)
+    ]
     outputs = [process.communicate(timeout=120)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     for i, output in enumerate(outputs):
@@ -129,11 +182,18 @@ def test_what_a_launcher_sets_is_all_that_two_processes_need(launcher, why):
 
 @pytest.mark.parametrize("index", [0, 1])
 def test_a_process_that_never_appears_ends_the_others_with_a_message(index):
-    program = ("from generalist.training import distributed; distributed.START_SECONDS = 1; "
-               f"distributed.start(distributed.find({{}}, 'localhost:{random.randrange(20_000, 30_000)}', {index}, 2))")
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    program = (
+        "from generalist.training import distributed; distributed.START_SECONDS = 1; "
+        f"distributed.start(distributed.find({{}}, 'localhost:{random.randrange(20_000, 30_000)}', {index}, 2))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120
+    )
     assert result.returncode == 2
-    assert f"not all 2 appeared to this one, {index}, within 1 s. Were all started, and is the coordinator's host" in result.stderr
+    assert (
+        f"not all 2 appeared to this one, {index}, within 1 s. Were all started, and is the coordinator's host"
+        in result.stderr
+    )
     assert "stack trace" not in result.stderr
 
 
@@ -151,11 +211,25 @@ sys.exit(launch.main(sys.argv))
 def test_sigterm_ends_an_evaluation_by_several_processes_too():
     """JAX's own service for preemptions would take the signal, and nothing would happen."""
     config = pathlib.Path(__file__).parents[1] / "integration/tinier.py"
-    arguments = [f"--config={config}", "--mode=eval", f"--coordinator=localhost:{random.randrange(20_000, 30_000)}", "--process_count=2"]
-    processes = [subprocess.Popen([sys.executable, "-c", EVALUATING, *arguments, f"--process_id={i}"], text=True, stdout=subprocess.PIPE)
-                 for i in range(2)]
+    arguments = [
+        f"--config={config}",
+        "--mode=eval",
+        f"--coordinator=localhost:{random.randrange(20_000, 30_000)}",
+        "--process_count=2",
+    ]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", EVALUATING, *arguments, f"--process_id={i}"],
+            text=True,
+            stdout=subprocess.PIPE,
+        )
+        for i in range(2)
+    ]
     for process in reversed(processes):
         assert any(line == "evaluating\n" for line in process.stdout)
         process.terminate()
-        assert "SIGTERM: an evaluation goes on where it was; the same command resumes" in process.communicate(timeout=60)[0]
+        assert (
+            "SIGTERM: an evaluation goes on where it was; the same command resumes"
+            in process.communicate(timeout=60)[0]
+        )
         assert process.returncode == 143

@@ -35,10 +35,27 @@ print("not reached")
 """
 
 
-@pytest.mark.parametrize(("before", "after", "said"), [
-    ("pass", "time.sleep(100)", "SIGTERM: nothing to save yet; the same command resumes"),
-    ("stop.release('step 5 is saved')", "time.sleep(100)", "SIGTERM: step 5 is saved; the same command resumes"),
-    ("stop.hold()", "stop._heard.wait(10); stop.release('all is saved')", "SIGTERM: all is saved; the same command resumes")])
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ("pass", "time.sleep(100)", "SIGTERM: nothing to save yet; the same command resumes"),
+        (
+            "stop.release('step 5 is saved')",
+            "time.sleep(100)",
+            "SIGTERM: step 5 is saved; the same command resumes",
+        ),
+        (
+            "stop.hold()",
+            "stop._heard.wait(10); stop.release('all is saved')",
+            "SIGTERM: all is saved; the same command resumes",
+        ),
+    ],
+)
 def test_free_it_ends_the_process_at_once_while_the_program_is_elsewhere(before, after, said):
-    result = subprocess.run([sys.executable, "-c", PROGRAM.format(before=before, after=after)], capture_output=True, text=True, timeout=60)
+    result = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(before=before, after=after)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert (result.returncode, result.stdout.strip()) == (143, said)

@@ -21,21 +21,32 @@ for _ in range(8): use()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 KEEP = "from generalist.training.launch import keep_freed_memory; keep_freed_memory()"
-IN_A_PROCESS_FROM_THERE = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {FAULTS!r}])"
+IN_A_PROCESS_FROM_THERE = (
+    f"import subprocess, sys; subprocess.run([sys.executable, '-c', {FAULTS!r}])"
+)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mallopt belongs to glibc")
 def test_freed_memory_is_reused_without_page_faults_also_in_processes_that_read_data():
     """8 x 64 MiB are 131,072 pages of 4 KiB, or 256 of 2 MiB, unless they are kept."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
-    faults = lambda *program: int(subprocess.run([sys.executable, "-c", "\n".join(program)], capture_output=True, check=True, env=plain).stdout)
+    faults = lambda *program: int(
+        subprocess.run(
+            [sys.executable, "-c", "\n".join(program)], capture_output=True, check=True, env=plain
+        ).stdout
+    )
     assert faults(FAULTS) >= 256
     assert faults(KEEP, FAULTS) < 64
     assert faults(KEEP, IN_A_PROCESS_FROM_THERE) < 64
 
 
-@pytest.mark.parametrize(("backend", "given", "expected"), [("gpu", None, "run/compiled"), ("tpu", "/cache", "/cache"), ("cpu", None, None)])
-def test_compiled_programs_are_kept_in_the_workdir_of_an_accelerator(backend, given, expected, monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("backend", "given", "expected"),
+    [("gpu", None, "run/compiled"), ("tpu", "/cache", "/cache"), ("cpu", None, None)],
+)
+def test_compiled_programs_are_kept_in_the_workdir_of_an_accelerator(
+    backend, given, expected, monkeypatch, tmp_path
+):
     before = jax.config.jax_compilation_cache_dir
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
@@ -47,15 +58,35 @@ def test_compiled_programs_are_kept_in_the_workdir_of_an_accelerator(backend, gi
         jax.config.update("jax_compilation_cache_dir", before)
 
 
-@pytest.mark.parametrize(("error", "code", "said"), [
-    (OSError(28, "No space left on device", "run.json"), 1, "No space left on device: 'run.json'. Make room: the same command continues"),
-    (OSError(13, "Permission denied", "runs"), 1, "[Errno 13] Permission denied: 'runs'\n"),
-    (CheckpointError("checkpoint of step 3 failed"), 1, "checkpoint of step 3 failed"),
-    (FloatingPointError("loss nan at step 3"), 1, "loss nan at step 3"),
-    (ValueError("batch_size 3"), 2, "batch_size 3"),
-    (ValueError("UNKNOWN: Gloo all-reduce failed: Connection reset by peer"), 1, "by peer. If another process of this run died"),
-    (JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nBFC Allocator"), 1, "Try --config.model.remat=blocks"),
-    (JaxRuntimeError("UNKNOWN: Connection closed by peer\nmore"), 1, "UNKNOWN: Connection closed by peer. If another process of this run died")])
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (
+            OSError(28, "No space left on device", "run.json"),
+            1,
+            "No space left on device: 'run.json'. Make room: the same command continues",
+        ),
+        (OSError(13, "Permission denied", "runs"), 1, "[Errno 13] Permission denied: 'runs'\n"),
+        (CheckpointError("checkpoint of step 3 failed"), 1, "checkpoint of step 3 failed"),
+        (FloatingPointError("loss nan at step 3"), 1, "loss nan at step 3"),
+        (ValueError("batch_size 3"), 2, "batch_size 3"),
+        (
+            ValueError("UNKNOWN: Gloo all-reduce failed: Connection reset by peer"),
+            1,
+            "by peer. If another process of this run died",
+        ),
+        (
+            JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nBFC Allocator"),
+            1,
+            "Try --config.model.remat=blocks",
+        ),
+        (
+            JaxRuntimeError("UNKNOWN: Connection closed by peer\nmore"),
+            1,
+            "UNKNOWN: Connection closed by peer. If another process of this run died",
+        ),
+    ],
+)
 def test_what_stops_a_run_is_one_message_and_an_exit_code(error, code, said, monkeypatch, capsys):
     def run(values, workdir):
         raise error
@@ -81,6 +112,11 @@ def run(values, workdir):
 launch.run = run
 sys.exit(launch.main(["main.py", "--config=configs/multitask.py:scenes"]))
 """
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120
+    )
     assert result.returncode == 1 and "an orderly end" not in result.stdout
-    assert result.stderr.rstrip().endswith("KeyError: 'unforeseen'") and result.stderr.count("Traceback") == 1
+    assert (
+        result.stderr.rstrip().endswith("KeyError: 'unforeseen'")
+        and result.stderr.count("Traceback") == 1
+    )

@@ -15,32 +15,49 @@ MESH = AbstractMesh((2, 4), ("data", "fsdp"))  # eight devices, without having t
 
 def spec_of(shape, *, mesh=MESH, **settings):
     tree = {"parameters": {"unet.conv_in.kernel": jax.ShapeDtypeStruct(shape, np.float32)}}
-    (found,) = jax.tree.leaves(sharding.of_tree(mesh, tree, {"rules": (), "min_size": 1024} | settings))
+    (found,) = jax.tree.leaves(
+        sharding.of_tree(mesh, tree, {"rules": (), "min_size": 1024} | settings)
+    )
     assert found.mesh == mesh
     return found.spec
 
 
-@pytest.mark.parametrize(("shape", "spec"), [
-    ((256, 512), (None, "fsdp")),  # the larger axis
-    ((512, 256), ("fsdp",)),
-    ((3, 3, 1026, 512), (None, None, None, "fsdp")),  # the largest that 4 divides
-    ((1025, 1023), ()),  # none does
-    ((8,), ()),  # too small to be worth it
-])
+@pytest.mark.parametrize(
+    ("shape", "spec"),
+    [
+        ((256, 512), (None, "fsdp")),  # the larger axis
+        ((512, 256), ("fsdp",)),
+        ((3, 3, 1026, 512), (None, None, None, "fsdp")),  # the largest that 4 divides
+        ((1025, 1023), ()),  # none does
+        ((8,), ()),  # too small to be worth it
+    ],
+)
 def test_large_arrays_are_split_along_their_largest_divisible_axis(shape, spec):
     assert spec_of(shape) == PartitionSpec(*spec)
 
 
-@pytest.mark.parametrize(("rule", "spec"), [
-    (("conv_in", None), ()), (("kernel$", 0), ("fsdp",)), (("^parameters/", -1), (None, "fsdp"))])
+@pytest.mark.parametrize(
+    ("rule", "spec"),
+    [(("conv_in", None), ()), (("kernel$", 0), ("fsdp",)), (("^parameters/", -1), (None, "fsdp"))],
+)
 def test_the_first_rule_that_matches_decides(rule, spec):
     assert spec_of((64, 512), rules=(rule, (".", 1))) == PartitionSpec(*spec)
 
 
-@pytest.mark.parametrize(("rule", "said"), [
-    (("convin", 0), "the pattern 'convin' matches none of the 1 paths, such as 'parameters/unet.conv_in.kernel'"),
-    (("conv_in", 2), r"\('conv_in', 2\) cannot split parameters/unet.conv_in.kernel of shape \(64, 511\) into 4"),
-    (("conv_in", 1), "cannot split")])
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        (
+            ("convin", 0),
+            "the pattern 'convin' matches none of the 1 paths, such as 'parameters/unet.conv_in.kernel'",
+        ),
+        (
+            ("conv_in", 2),
+            r"\('conv_in', 2\) cannot split parameters/unet.conv_in.kernel of shape \(64, 511\) into 4",
+        ),
+        (("conv_in", 1), "cannot split"),
+    ],
+)
 def test_a_wrong_rule_is_an_error(rule, said):
     with pytest.raises(ValueError, match=said):
         spec_of((64, 511), rules=(rule,))
@@ -49,8 +66,18 @@ def test_a_wrong_rule_is_an_error(rule, said):
 def test_ema_and_optimizer_state_follow_the_rules_of_parameters():
     parameters = {"unet.conv_in.kernel": jax.ShapeDtypeStruct((64, 512), np.float32)}
     state = {"ema": parameters, "optimizer": jax.eval_shape(optax.adam(1e-3).init, parameters)}
-    specs = [s.spec for s in jax.tree.leaves(sharding.of_tree(MESH, state, {"rules": (("conv_in", 0),), "min_size": 1024}))]
-    assert sorted(map(tuple, specs)) == [(), ("fsdp",), ("fsdp",), ("fsdp",)]  # Adam's count, and EMA, mu and nu
+    specs = [
+        s.spec
+        for s in jax.tree.leaves(
+            sharding.of_tree(MESH, state, {"rules": (("conv_in", 0),), "min_size": 1024})
+        )
+    ]
+    assert sorted(map(tuple, specs)) == [
+        (),
+        ("fsdp",),
+        ("fsdp",),
+        ("fsdp",),
+    ]  # Adam's count, and EMA, mu and nu
 
 
 def test_nothing_is_split_without_fsdp():
@@ -69,7 +96,9 @@ def test_mesh_has_all_devices():
 
 @pytest.mark.parametrize("fsdp", [0, jax.device_count() + 1])
 def test_fsdp_must_divide_the_devices(fsdp):
-    with pytest.raises(ValueError, match=f"sharding.fsdp={fsdp} does not divide the {jax.device_count()} devices"):
+    with pytest.raises(
+        ValueError, match=f"sharding.fsdp={fsdp} does not divide the {jax.device_count()} devices"
+    ):
         sharding.make_mesh(fsdp)
 
 
@@ -88,7 +117,9 @@ class Device:
 
 def test_fsdp_stays_on_a_host_of_gpus_where_it_fits_and_else_goes_over_hosts():
     gpus = [Device(i, i // 8, i // 8) for i in range(32)]
-    hosts = lambda fsdp: [sorted({gpu.process_index for gpu in row}) for row in sharding.make_mesh(fsdp, gpus).devices]
+    hosts = lambda fsdp: [
+        sorted({gpu.process_index for gpu in row}) for row in sharding.make_mesh(fsdp, gpus).devices
+    ]
     assert hosts(4) == [[0], [0], [1], [1], [2], [2], [3], [3]]
     assert hosts(16) == [[0, 1], [2, 3]]
     with pytest.raises(ValueError, match="sharding.fsdp=24 does not divide the 32 devices"):
@@ -96,9 +127,18 @@ def test_fsdp_stays_on_a_host_of_gpus_where_it_fits_and_else_goes_over_hosts():
 
 
 def test_fsdp_stays_within_a_slice_of_tpus():
-    tpus = [Device(i, i // 8, i // 4, "tpu", "TPU v6 lite", (i % 2, i // 2 % 4, 0)) for i in range(16)]
-    assert [{tpu.slice_index for tpu in row} for row in sharding.make_mesh(4, tpus).devices] == [{0}, {0}, {1}, {1}]
-    with pytest.raises(ValueError, match="sharding.fsdp=16 does not divide the 8 devices of a slice"):
+    tpus = [
+        Device(i, i // 8, i // 4, "tpu", "TPU v6 lite", (i % 2, i // 2 % 4, 0)) for i in range(16)
+    ]
+    assert [{tpu.slice_index for tpu in row} for row in sharding.make_mesh(4, tpus).devices] == [
+        {0},
+        {0},
+        {1},
+        {1},
+    ]
+    with pytest.raises(
+        ValueError, match="sharding.fsdp=16 does not divide the 8 devices of a slice"
+    ):
         sharding.make_mesh(16, tpus)
 
 
@@ -107,7 +147,10 @@ def test_to_global_keeps_values_and_types():
     split = sharding.batch_sharding(sharding.make_mesh())
     rows = sharding.rows_of_process(split, 2 * n)
     np.testing.assert_array_equal(rows, np.arange(2 * n))  # one process makes all
-    batch = {"image": np.arange(n * 8, dtype=np.uint8).reshape(2 * n, 4), "task": np.arange(2 * n, dtype=np.int32)}
+    batch = {
+        "image": np.arange(n * 8, dtype=np.uint8).reshape(2 * n, 4),
+        "task": np.arange(2 * n, dtype=np.int32),
+    }
     arrays = sharding.to_global(batch, split, rows, 2 * n)
     for name, value in batch.items():
         assert arrays[name].dtype == value.dtype and arrays[name].sharding == split
@@ -115,27 +158,48 @@ def test_to_global_keeps_values_and_types():
 
 
 def test_a_batch_that_the_devices_cannot_share_is_an_error():
-    with pytest.raises(ValueError, match="batch_size 12 is not divisible by the 8 devices: choose a multiple of 8"):
+    with pytest.raises(
+        ValueError, match="batch_size 12 is not divisible by the 8 devices: choose a multiple of 8"
+    ):
         sharding.rows_of_process(sharding.batch_sharding(MESH), 12)
-    with pytest.raises(ValueError, match="batch_size 8 is not divisible by the 8 devices times the 2 parts of optimizer.accumulate: choose a multiple of 16"):
+    with pytest.raises(
+        ValueError,
+        match="batch_size 8 is not divisible by the 8 devices times the 2 parts of optimizer.accumulate: choose a multiple of 16",
+    ):
         sharding.rows_of_process(sharding.batch_sharding(MESH), 8, 2)
 
 
 def test_parts_of_starting_weights_are_cut_by_numpy(monkeypatch):
     """JAX would compile a program for every part of every parameter, in every process."""
-    monkeypatch.setattr(jax, "make_array_from_callback", lambda shape, split, part: part((slice(1, 3),)))
+    monkeypatch.setattr(
+        jax, "make_array_from_callback", lambda shape, split, part: part((slice(1, 3),))
+    )
     whole = {"unet.bias": jax.numpy.arange(4.0)}
-    part = sharding.place(whole, {"unet.bias": sharding.replicated(sharding.make_mesh())})["unet.bias"]
+    part = sharding.place(whole, {"unet.bias": sharding.replicated(sharding.make_mesh())})[
+        "unet.bias"
+    ]
     assert isinstance(part, np.ndarray) and part.tolist() == [1.0, 2.0]
 
 
 def test_split_kernels_travel_in_the_dtype_of_their_use_and_get_float32_gradients():
     mesh = AbstractMesh((1, 4), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
-    shapes = {name: jax.ShapeDtypeStruct((64, 64), np.float32) for name in ("a.kernel", "a.embedding", "small.kernel")}
-    split = {"a.kernel": sharding.NamedSharding(mesh, PartitionSpec("fsdp")), "a.embedding": sharding.NamedSharding(mesh, PartitionSpec("fsdp")),
-             "small.kernel": sharding.replicated(mesh)}
+    shapes = {
+        name: jax.ShapeDtypeStruct((64, 64), np.float32)
+        for name in ("a.kernel", "a.embedding", "small.kernel")
+    }
+    split = {
+        "a.kernel": sharding.NamedSharding(mesh, PartitionSpec("fsdp")),
+        "a.embedding": sharding.NamedSharding(mesh, PartitionSpec("fsdp")),
+        "small.kernel": sharding.replicated(mesh),
+    }
     gather = lambda values: sharding.gather(values, split, "bfloat16")
     assert {path: x.dtype.name for path, x in jax.eval_shape(gather, shapes).items()} == {
-        "a.kernel": "bfloat16", "a.embedding": "float32", "small.kernel": "float32"}
-    gradients = jax.eval_shape(jax.grad(lambda values: sum(x.astype(np.float32).sum() for x in gather(values).values())), shapes)
+        "a.kernel": "bfloat16",
+        "a.embedding": "float32",
+        "small.kernel": "float32",
+    }
+    gradients = jax.eval_shape(
+        jax.grad(lambda values: sum(x.astype(np.float32).sum() for x in gather(values).values())),
+        shapes,
+    )
     assert {x.dtype.name for x in gradients.values()} == {"float32"}

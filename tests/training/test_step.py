@@ -29,17 +29,31 @@ class Pointwise(nnx.Module):
     def encode(self, image, text, *, keep_image, keep_text):
         hide = lambda x, keep: x * keep.reshape(-1, 1, 1, 1)
         text = self.text_encoder(text.mean(1))[:, None, None]
-        return jnp.concatenate([hide(image, keep_image), hide(jnp.broadcast_to(text, image.shape), keep_text)], -1)
+        return jnp.concatenate(
+            [hide(image, keep_image), hide(jnp.broadcast_to(text, image.shape), keep_text)], -1
+        )
 
     def denoise(self, x_t, t, condition):
         return self.head(jnp.concatenate([x_t, condition], -1))
 
 
 OBJECTIVE = Objective(
-    schedule=diffusion.CosineSchedule(), kind="x0", weight="x0", weight_settings={}, mean=jnp.zeros(2), std=jnp.ones(2),
-    pure=jnp.array([0.0, 0.5]), start="zeros", task_weight=jnp.array([1.0, 1.0]),
-    prompts=jnp.arange(12.0).reshape(2, 2, 3) / 10, drop_image=0.25, drop_text=0.25, palettes={},
-    prototype_weight=0.0, prototype_temperature=1.0)
+    schedule=diffusion.CosineSchedule(),
+    kind="x0",
+    weight="x0",
+    weight_settings={},
+    mean=jnp.zeros(2),
+    std=jnp.ones(2),
+    pure=jnp.array([0.0, 0.5]),
+    start="zeros",
+    task_weight=jnp.array([1.0, 1.0]),
+    prompts=jnp.arange(12.0).reshape(2, 2, 3) / 10,
+    drop_image=0.25,
+    drop_text=0.25,
+    palettes={},
+    prototype_weight=0.0,
+    prototype_temperature=1.0,
+)
 OPTIMIZER = optax.adam(0.01)
 QUICK = {"xla_backend_optimization_level": 0}  # every program runs a few times only
 TASKS = np.array([0, 1, 1, 0, 1, 1, 0, 1], np.int32)
@@ -48,9 +62,12 @@ TASKS = np.array([0, 1, 1, 0, 1, 1, 0, 1], np.int32)
 @pytest.fixture(scope="module")
 def batch():
     rng = np.random.default_rng(0)
-    return {"image": rng.integers(0, 256, (8, 4, 4, 3), np.uint8), "task": TASKS,
-            "target": rng.uniform(-1, 1, (8, 4, 4, 3)).astype(np.float32),
-            "mask": (rng.random((8, 4, 4, 1)) < 0.7).astype(np.float32)}
+    return {
+        "image": rng.integers(0, 256, (8, 4, 4, 3), np.uint8),
+        "task": TASKS,
+        "target": rng.uniform(-1, 1, (8, 4, 4, 3)).astype(np.float32),
+        "mask": (rng.random((8, 4, 4, 1)) < 0.7).astype(np.float32),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -62,13 +79,18 @@ def graphdef():
 def state():
     _, shapes = parameters_lib.abstract(lambda: Pointwise(nnx.Rngs(0)))
     rng = np.random.default_rng(1)
-    values = {path: jnp.asarray(0.3 * rng.standard_normal(x.shape), jnp.float32) for path, x in shapes.items()}
+    values = {
+        path: jnp.asarray(0.3 * rng.standard_normal(x.shape), jnp.float32)
+        for path, x in shapes.items()
+    }
     frozen = {path: values.pop(path) for path in list(values) if path.startswith("text_encoder")}
     return State(jnp.int32(0), values, values, frozen, OPTIMIZER.init(values))
 
 
 def compile_step(graphdef, accumulate=1, seed=0, objective=OBJECTIVE):
-    step = make_step(graphdef, objective, OPTIMIZER, seed=seed, ema_decay=0.99, accumulate=accumulate)
+    step = make_step(
+        graphdef, objective, OPTIMIZER, seed=seed, ema_decay=0.99, accumulate=accumulate
+    )
     return jax.jit(step, compiler_options=QUICK)
 
 
@@ -82,11 +104,20 @@ def constant_loss(graphdef):
     """(batch, objective, prediction) -> (loss, losses) of a model that predicts one colour."""
 
     def loss(batch, objective, prediction, **drawn):
-        weights = {"head.kernel": jnp.zeros((9, 3)), "head.bias": jnp.asarray(prediction, jnp.float32),
-                   "text_encoder.kernel": jnp.zeros((3, 3)), "text_encoder.bias": jnp.zeros(3)}
+        weights = {
+            "head.kernel": jnp.zeros((9, 3)),
+            "head.bias": jnp.asarray(prediction, jnp.float32),
+            "text_encoder.kernel": jnp.zeros((3, 3)),
+            "text_encoder.bias": jnp.zeros(3),
+        }
         n = len(batch["task"])
-        drawn = {"t": jnp.full(n, 0.5), "x_t": batch["target"], "eps": jnp.zeros_like(batch["target"]),
-                 "keep_image": jnp.ones(n), "keep_text": jnp.ones(n)} | drawn
+        drawn = {
+            "t": jnp.full(n, 0.5),
+            "x_t": batch["target"],
+            "eps": jnp.zeros_like(batch["target"]),
+            "keep_image": jnp.ones(n),
+            "keep_text": jnp.ones(n),
+        } | drawn
         call = lambda weights, batch: objective.loss(parameters_lib.merge(graphdef, weights), batch)
         return jax.jit(call, compiler_options=QUICK)(weights, batch | drawn)
 
@@ -100,8 +131,12 @@ def corrupt(objective, batch):
 def one_pixel(*targets, task=(0, 1)):
     """A batch of images of one pixel each."""
     n = len(targets)
-    return {"image": np.zeros((n, 1, 1, 3), np.uint8), "mask": np.ones((n, 1, 1, 1), np.float32),
-            "target": np.asarray(targets, np.float32).reshape(n, 1, 1, 3), "task": np.asarray(task, np.int32)}
+    return {
+        "image": np.zeros((n, 1, 1, 3), np.uint8),
+        "mask": np.ones((n, 1, 1, 1), np.float32),
+        "target": np.asarray(targets, np.float32).reshape(n, 1, 1, 3),
+        "task": np.asarray(task, np.int32),
+    }
 
 
 def test_loss_by_hand(constant_loss):
@@ -115,14 +150,20 @@ def test_loss_by_hand(constant_loss):
 def test_v_loss_by_hand(constant_loss):
     """At t = 1/2 of the cosine schedule alpha = sigma = sqrt(1/2): v = (eps - x0) / sqrt(2); its MSE is halved for the x0-MSE."""
     objective = dataclasses.replace(OBJECTIVE, kind="v")
-    _, losses = constant_loss(one_pixel([1, 1, 1], task=(0,)), objective, [0, 0, 0], eps=jnp.full((1, 1, 1, 3), 3.0))
+    _, losses = constant_loss(
+        one_pixel([1, 1, 1], task=(0,)), objective, [0, 0, 0], eps=jnp.full((1, 1, 1, 3), 3.0)
+    )
     np.testing.assert_allclose(losses, [2.0 / 2], rtol=1e-5)
 
 
 def test_prototype_loss_by_hand(constant_loss):
     """White and black palette, prediction 0.1: squared distances 2.43 and 3.63, one temperature of 1.2 apart."""
     objective = dataclasses.replace(
-        OBJECTIVE, palettes={1: jnp.array([[1.0, 1, 1], [-1, -1, -1]])}, prototype_weight=0.5, prototype_temperature=1.2)
+        OBJECTIVE,
+        palettes={1: jnp.array([[1.0, 1, 1], [-1, -1, -1]])},
+        prototype_weight=0.5,
+        prototype_temperature=1.2,
+    )
     _, losses = constant_loss(one_pixel([1, 1, 1], [1, 1, 1]), objective, [0.1, 0.1, 0.1])
     np.testing.assert_allclose(losses, [0.81, 0.81 + 0.5 * math.log1p(math.exp(-1.0))], rtol=1e-5)
     _, losses = constant_loss(one_pixel([-1, -1, -1], [-1, -1, -1]), objective, [0.1, 0.1, 0.1])
@@ -136,7 +177,9 @@ def test_masked_mean_counts_only_the_mask():
 
 
 def test_masked_pixels_influence_neither_loss_nor_gradient(step, state, batch):
-    other = dict(batch, target=np.where(batch["mask"] == 1, batch["target"], 0.9).astype(np.float32))
+    other = dict(
+        batch, target=np.where(batch["mask"] == 1, batch["target"], 0.9).astype(np.float32)
+    )
     assert (other["target"] != batch["target"]).any()
     (new, metrics), (new_other, metrics_other) = step(state, batch), step(state, other)
     np.testing.assert_array_equal(metrics["loss"], metrics_other["loss"])
@@ -145,7 +188,10 @@ def test_masked_pixels_influence_neither_loss_nor_gradient(step, state, batch):
 
 def test_accumulation_changes_nothing(step, graphdef, state, batch):
     """Four parts of two equal one of eight; only the order of float32 sums differs."""
-    (one, metrics), (four, metrics_four) = step(state, batch), compile_step(graphdef, accumulate=4)(state, batch)
+    (one, metrics), (four, metrics_four) = (
+        step(state, batch),
+        compile_step(graphdef, accumulate=4)(state, batch),
+    )
     for name, value in metrics.items():
         np.testing.assert_allclose(metrics_four[name], value, rtol=1e-5)
     for path, value in one.parameters.items():
@@ -179,10 +225,11 @@ for accumulate in (1, 4):
 def test_every_device_works_on_its_share_of_every_part():
     """64 images of 32 x 32 pixels over 4 devices: the dense layer sees 16 x 1,024 pixels of each, of four parts 4 x 1,024 at a time."""
     program = SHARED.format(folder=str(pathlib.Path(__file__).parent))
-    rows = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.splitlines()
+    rows = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
     whole, parts = map(json.loads, rows)
     assert max(whole) == 16 * 1024 and max(parts) == 4 * 1024
-
 
 
 def test_metrics_count_and_sum_by_task(step, state, batch):
@@ -230,8 +277,12 @@ def test_pure_samples_start_where_the_sampler_starts(batch, start):
     else:
         np.testing.assert_array_equal(x_t[pure], drawn["eps"][pure])
         assert x_t[pure].std() == pytest.approx(1.0, abs=0.15)
-    alpha, sigma = (np.asarray(a)[~pure, None, None, None] for a in objective.schedule.alpha_sigma(drawn["t"]))
-    np.testing.assert_allclose(x_t[~pure], alpha * batch["target"][~pure] + sigma * drawn["eps"][~pure], atol=1e-6)
+    alpha, sigma = (
+        np.asarray(a)[~pure, None, None, None] for a in objective.schedule.alpha_sigma(drawn["t"])
+    )
+    np.testing.assert_allclose(
+        x_t[~pure], alpha * batch["target"][~pure] + sigma * drawn["eps"][~pure], atol=1e-6
+    )
 
 
 @pytest.mark.parametrize(("drop", "kept"), [(0.0, 1.0), (1.0, 0.0)])

@@ -9,7 +9,15 @@ import pytest
 
 from generalist.pretrained.weights import load_weights
 from generalist.training.checkpoint import CheckpointError
-from generalist.training.workdir import WorkdirError, check_workdir, export, flatten, to_plain, write_facts, write_parameters
+from generalist.training.workdir import (
+    WorkdirError,
+    check_workdir,
+    export,
+    flatten,
+    to_plain,
+    write_facts,
+    write_parameters,
+)
 
 
 def test_a_new_workdir_holds_config_and_facts(tiny_config, tmp_path):
@@ -34,8 +42,11 @@ def test_another_config_is_an_error_that_lists_every_difference(tiny_config, tmp
     with pytest.raises(WorkdirError, match="holds a run with another config") as error:
         check_workdir(tmp_path, tiny_config)
     rows = str(error.value).splitlines()[1:-1]
-    assert rows == ["  model.unet.channels: [16, 32] in the workdir, [16, 48] now",
-                    "  optimizer.lr: 0.002 in the workdir, 0.5 now", "  seed: 0 in the workdir, 7 now"]
+    assert rows == [
+        "  model.unet.channels: [16, 32] in the workdir, [16, 48] now",
+        "  optimizer.lr: 0.002 in the workdir, 0.5 now",
+        "  seed: 0 in the workdir, 7 now",
+    ]
     assert (tmp_path / "config.json").read_text() == before
 
 
@@ -48,7 +59,9 @@ def test_a_field_that_was_not_there_is_a_difference(tiny_config, tmp_path):
 
 def test_what_does_not_change_the_computation_is_free(tiny_config, tmp_path):
     write_facts(tmp_path, tiny_config)
-    tiny_config.checkpoint.every_steps = tiny_config.eval.examples = tiny_config.log.every_steps = tiny_config.data.threads = 9
+    tiny_config.checkpoint.every_steps = tiny_config.eval.examples = tiny_config.log.every_steps = (
+        tiny_config.data.threads
+    ) = 9
     tiny_config.data_dir = "/elsewhere"
     write_facts(check_workdir(tmp_path, tiny_config), tiny_config)
     assert json.loads((tmp_path / "config.json").read_text())["log"]["every_steps"] == 9
@@ -63,11 +76,29 @@ def test_a_damaged_config_is_named(tiny_config, tmp_path):
 def test_every_parameter_is_listed_with_its_sharding(tmp_path):
     mesh = jax.make_mesh((1, 1), ("data", "fsdp"))
     kernel = jax.device_put(jnp.zeros((3, 8)), jax.NamedSharding(mesh, jax.P(None, "fsdp")))
-    write_parameters(tmp_path, {"trained": {"unet.kernel": kernel}, "frozen": {"text_encoder.bias": jnp.zeros(5, jnp.bfloat16)}})
+    write_parameters(
+        tmp_path,
+        {
+            "trained": {"unet.kernel": kernel},
+            "frozen": {"text_encoder.bias": jnp.zeros(5, jnp.bfloat16)},
+        },
+    )
     trained, frozen = (tmp_path / "parameters.txt").read_text().split("frozen")
-    cells = lambda table, name: [cell.strip() for line in table.splitlines() if name in line for cell in line.strip("| ").split("|")]
-    assert cells(trained, "unet.kernel") == ["unet.kernel", "(3, 8)", "float32", "24", "(None, 'fsdp')"] and "Total: 24" in trained
-    assert cells(frozen, "text_encoder.bias")[:4] == ["text_encoder.bias", "(5,)", "bfloat16", "5"] and "Total: 5" in frozen
+    cells = lambda table, name: [
+        cell.strip()
+        for line in table.splitlines()
+        if name in line
+        for cell in line.strip("| ").split("|")
+    ]
+    assert (
+        cells(trained, "unet.kernel")
+        == ["unet.kernel", "(3, 8)", "float32", "24", "(None, 'fsdp')"]
+        and "Total: 24" in trained
+    )
+    assert (
+        cells(frozen, "text_encoder.bias")[:4] == ["text_encoder.bias", "(5,)", "bfloat16", "5"]
+        and "Total: 5" in frozen
+    )
 
 
 def test_an_export_is_a_model_folder(tiny_config, tmp_path):
@@ -79,4 +110,8 @@ def test_an_export_is_a_model_folder(tiny_config, tmp_path):
 
 
 def test_flatten():
-    assert flatten({"a": {"b": 1, "c": {"d": (2,)}}, "e": None}) == {"a.b": 1, "a.c.d": (2,), "e": None}
+    assert flatten({"a": {"b": 1, "c": {"d": (2,)}}, "e": None}) == {
+        "a.b": 1,
+        "a.c.d": (2,),
+        "e": None,
+    }

@@ -30,7 +30,9 @@ def test_a_resumed_run_drops_what_it_will_do_again(tmp_path):
     assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3]
 
 
-@pytest.mark.parametrize("line", [b'{"step": 2, "lo', b'{"stew": 2}\n', b'{"step": 2, "lo\xffs": 1.0}\n', b"2\n"])
+@pytest.mark.parametrize(
+    "line", [b'{"step": 2, "lo', b'{"stew": 2}\n', b'{"step": 2, "lo\xffs": 1.0}\n', b"2\n"]
+)
 def test_a_half_or_damaged_line_is_dropped(tmp_path, line):
     write(tmp_path, 0, 1, 2)
     with open(tmp_path / "metrics.jsonl", "ab") as file:
@@ -63,11 +65,17 @@ def test_a_finished_run_started_again_writes_its_final_evaluation_once(tmp_path)
     for first_step in (0, 4):
         writer = Writer(tmp_path, first_step, total_steps=4)
         if not first_step:
-            writer.write(2, {"eval/psnr": 1.0})  # of an evaluation on the way, which is not repeated
+            writer.write(
+                2, {"eval/psnr": 1.0}
+            )  # of an evaluation on the way, which is not repeated
             writer.write(4, {"loss": 0.5})
         writer.write(4, {"eval/psnr": 2.0})
         writer.close()
-    assert lines(tmp_path) == [{"step": 2, "eval/psnr": 1.0}, {"step": 4, "loss": 0.5}, {"step": 4, "eval/psnr": 2.0}]
+    assert lines(tmp_path) == [
+        {"step": 2, "eval/psnr": 1.0},
+        {"step": 4, "loss": 0.5},
+        {"step": 4, "eval/psnr": 2.0},
+    ]
 
 
 def events(file):
@@ -75,14 +83,16 @@ def events(file):
     data = file.read_bytes()
     while data:
         length = int.from_bytes(data[:8], "little")
-        yield Event.FromString(data[12:12 + length])
-        data = data[16 + length:]
+        yield Event.FromString(data[12 : 12 + length])
+        data = data[16 + length :]
 
 
 def test_tensorboard_gets_the_same_numbers(tmp_path):
     write(tmp_path, 0, 4)
     (file,) = tmp_path.glob("events.out.tfevents.*")
-    assert {(v.tag, event.step): v.simple_value for event in events(file) for v in event.summary.value} == {("loss", 4): 2.0}
+    assert {
+        (v.tag, event.step): v.simple_value for event in events(file) for v in event.summary.value
+    } == {("loss", 4): 2.0}
 
 
 def test_tensorboard_keeps_the_step_that_a_run_goes_on_from(tmp_path):
@@ -91,5 +101,7 @@ def test_tensorboard_keeps_the_step_that_a_run_goes_on_from(tmp_path):
     first = first.rename(tmp_path / "first")  # both may be of one second and would have one name
     write(tmp_path, 3, 4)
     (second,) = tmp_path.glob("events.out.tfevents.*")
-    assert [event.step for event in events(second) if event.HasField("session_log")] == [4]  # TensorBoard drops the first file's points from there on
+    assert [event.step for event in events(second) if event.HasField("session_log")] == [
+        4
+    ]  # TensorBoard drops the first file's points from there on
     assert all(not event.HasField("session_log") for event in events(first))

@@ -7,7 +7,11 @@ every level. Cross-attention stays on in all of them. benchmarks/ablations.py ru
 from generalist.configs import common
 
 VARIANTS = {  # concatenate_image, aligned_features
-    "cross_attention": (False, False), "concatenate": (True, False), "aligned": (False, True), "both": (True, True)}
+    "cross_attention": (False, False),
+    "concatenate": (True, False),
+    "aligned": (False, True),
+    "both": (True, True),
+}
 
 
 def get_config(arg: str = "cross_attention"):

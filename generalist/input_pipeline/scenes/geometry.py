@@ -33,12 +33,19 @@ class Camera(NamedTuple):
         h, w = self.size
         across, up, ahead = self.axes @ (centre - np.array([[0], [0], [self.height]]))
         wide, tall, deep = np.abs(self.axes) @ half
-        near, far = self.focal / np.maximum(ahead - deep, 0.1), self.focal / np.maximum(ahead + deep, 0.1)
+        near, far = (
+            self.focal / np.maximum(ahead - deep, 0.1),
+            self.focal / np.maximum(ahead + deep, 0.1),
+        )
         left, right, low, high = across - wide, across + wide, up - tall, up + tall
-        edges = np.array([
-            np.minimum(left * near, left * far) + (w / 2 - 0.5), np.maximum(right * near, right * far) + (w / 2 + 1.5),
-            -np.maximum(high * near, high * far) + (h / 2 - 0.5), -np.minimum(low * near, low * far) + (h / 2 + 1.5),
-        ])
+        edges = np.array(
+            [
+                np.minimum(left * near, left * far) + (w / 2 - 0.5),
+                np.maximum(right * near, right * far) + (w / 2 + 1.5),
+                -np.maximum(high * near, high * far) + (h / 2 - 0.5),
+                -np.minimum(low * near, low * far) + (h / 2 + 1.5),
+            ]
+        )
         x0, x1, y0, y1 = np.minimum(np.maximum(edges, 0), [[w], [w], [h], [h]]).astype(np.int64)
         return np.array([x0, np.where(ahead + deep > 0.1, x1, x0), y0, y1])
 
@@ -62,7 +69,9 @@ def take(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
 
 def _turn(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """An angle-like coordinate of (x, y) in -pi..pi: right at multiples of 45 degrees, cheap; for textures only."""
-    return np.copysign(np.float32(np.pi / 2) * (1 - x / (np.abs(x) + np.abs(y) + np.float32(1e-6))), y)
+    return np.copysign(
+        np.float32(np.pi / 2) * (1 - x / (np.abs(x) + np.abs(y) + np.float32(1e-6))), y
+    )
 
 
 class Spheres(NamedTuple):
@@ -109,7 +118,10 @@ class Boxes(NamedTuple):
         x, y, z, hx, hy, hz, cos, sin = shape
         dx, dy, dz = direction
         near, far = np.zeros_like(dx), np.full_like(dx, _FAR)
-        along_x, along_y = (dx * cos + dy * sin, x * cos + y * sin, hx), (dy * cos - dx * sin, y * cos - x * sin, hy)
+        along_x, along_y = (
+            (dx * cos + dy * sin, x * cos + y * sin, hx),
+            (dy * cos - dx * sin, y * cos - x * sin, hy),
+        )
         for slope, middle, half in (along_x, along_y, (dz, z - height, hz)):
             inverse = 1 / (slope + np.float32(1e-9))
             middle, half = middle * inverse, np.abs(half * inverse)
@@ -126,8 +138,16 @@ class Boxes(NamedTuple):
         along_x = ~top & (by_x > by_y)
         sign = np.sign(np.where(top, w, np.where(along_x, u, v)))
         flat = np.where(top, np.float32(0), sign)
-        normal = np.array([np.where(along_x, cos, -sin) * flat, np.where(along_x, sin, cos) * flat, sign - flat])
-        return normal, np.where(along_x, v, u), np.where(top, v, w), np.where(along_x, hy, hx), np.where(top, hy, hz)
+        normal = np.array(
+            [np.where(along_x, cos, -sin) * flat, np.where(along_x, sin, cos) * flat, sign - flat]
+        )
+        return (
+            normal,
+            np.where(along_x, v, u),
+            np.where(top, v, w),
+            np.where(along_x, hy, hx),
+            np.where(top, hy, hz),
+        )
 
 
 class Frusta(NamedTuple):
@@ -169,4 +189,10 @@ class Frusta(NamedTuple):
         flat = np.where(cap & (upper > 0), np.float32(0), length / radius)
         normal = np.array([px * flat, py * flat, np.where(flat > 0, tilt * length, np.float32(1))])
         u = np.where(flat > 0, _turn(px, py) * lower, px)
-        return normal, u, np.where(flat > 0, point[2] - bottom - half, py), lower, np.where(flat > 0, half, lower)
+        return (
+            normal,
+            u,
+            np.where(flat > 0, point[2] - bottom - half, py),
+            lower,
+            np.where(flat > 0, half, lower),
+        )

@@ -13,29 +13,57 @@ from generalist.input_pipeline.scenes.geometry import Boxes, Frusta, Spheres, ta
 _ROOM_MIX = np.cumsum([0.16, 0.19, 0.11, 0.10, 0.14, 0.08, 0.22]).astype(np.float32)
 _OPEN_MIX = np.cumsum([0.15, 0.13, 0.14, 0.15, 0.10, 0.25, 0.08]).astype(np.float32)
 # footprint radius (low, high) and height (low, high) in metres of ball .. table, then of an unknown blob
-_SIZES = np.array([
-    [0.14, 0.36, 0.3, 0.7], [0.24, 0.52, 0.40, 0.90], [0.24, 0.36, 0.75, 1.05], [0.18, 0.32, 0.45, 0.85],
-    [0.11, 0.24, 1.60, 2.70], [0.32, 0.65, 0.5, 1.1], [0.45, 0.80, 0.62, 0.80], [0.10, 0.28, 0.2, 0.5],
-], np.float32)
+_SIZES = np.array(
+    [
+        [0.14, 0.36, 0.3, 0.7],
+        [0.24, 0.52, 0.40, 0.90],
+        [0.24, 0.36, 0.75, 1.05],
+        [0.18, 0.32, 0.45, 0.85],
+        [0.11, 0.24, 1.60, 2.70],
+        [0.32, 0.65, 0.5, 1.1],
+        [0.45, 0.80, 0.62, 0.80],
+        [0.10, 0.28, 0.2, 0.5],
+    ],
+    np.float32,
+)
 
 # Ways to build an object: 0 ball, 1 crate, 2 barrel, 3 cone, 4 round pillar, 5 bush, 6 table on legs, 7 blob,
 # 8 square pillar, 9 round table.
 # Their parts, in units of the footprint radius; heights are (constant metres + share of the height).
 # spheres: variant, radius, reach and angle around the axis, height of the lowest point
-_SPHERE_PARTS = np.array([
-    [0, 1, 0, 0, 0], [7, 1, 0, 0, 0], [5, 0.62, 0, 0.3, 0],
-    *([5, 0.46, 0.46, lift, angle] for lift, angle in ((0.0, 5.2), (0.1, 0.4), (0.3, 4.1), (0.0, 2.0), (0.5, 3.0))),
-], np.float32)
+_SPHERE_PARTS = np.array(
+    [
+        [0, 1, 0, 0, 0],
+        [7, 1, 0, 0, 0],
+        [5, 0.62, 0, 0.3, 0],
+        *(
+            [5, 0.46, 0.46, lift, angle]
+            for lift, angle in ((0.0, 5.2), (0.1, 0.4), (0.3, 4.1), (0.0, 2.0), (0.5, 3.0))
+        ),
+    ],
+    np.float32,
+)
 # boxes: variant, half widths along the own x and y axes, bottom (constant, share), top (share), offset along x and y
-_BOX_PARTS = np.array([
-    [1, 0.74, 0.70, 0, 0, 1, 0, 0], [8, 0.8, 0.8, 0, 0, 1, 0, 0], [6, 0.85, 0.6, 0, 0.9, 1, 0, 0],
-    *([6, 0.065, 0.065, 0, 0, 0.9, x, y] for x in (-0.76, 0.76) for y in (-0.51, 0.51)),
-], np.float32)
+_BOX_PARTS = np.array(
+    [
+        [1, 0.74, 0.70, 0, 0, 1, 0, 0],
+        [8, 0.8, 0.8, 0, 0, 1, 0, 0],
+        [6, 0.85, 0.6, 0, 0.9, 1, 0, 0],
+        *([6, 0.065, 0.065, 0, 0, 0.9, x, y] for x in (-0.76, 0.76) for y in (-0.51, 0.51)),
+    ],
+    np.float32,
+)
 # frusta: variant, lower and upper radius, bottom (constant, share), top (constant, share)
-_FRUSTUM_PARTS = np.array([
-    [2, 1, 1, 0, 0, 0, 1], [3, 1, 0.08, 0, 0, 0, 1], [4, 1, 1, 0, 0, 0, 1],
-    [9, 0.8, 0.8, -0.07, 1, 0, 1], [9, 0.22, 0.1, 0, 0, -0.07, 1],
-], np.float32)
+_FRUSTUM_PARTS = np.array(
+    [
+        [2, 1, 1, 0, 0, 0, 1],
+        [3, 1, 0.08, 0, 0, 0, 1],
+        [4, 1, 1, 0, 0, 0, 1],
+        [9, 0.8, 0.8, -0.07, 1, 0, 1],
+        [9, 0.22, 0.1, 0, 0, -0.07, 1],
+    ],
+    np.float32,
+)
 
 _NOTHING = 99  # a place on a wall that stays empty
 
@@ -78,10 +106,14 @@ class Objects(NamedTuple):
 
 def _world(aside, ahead, yaw: float):
     """World x, y of a place `aside` and `ahead` of a camera that looks to `yaw`."""
-    return aside * math.cos(yaw) + ahead * math.sin(yaw), ahead * math.cos(yaw) - aside * math.sin(yaw)
+    return aside * math.cos(yaw) + ahead * math.sin(yaw), ahead * math.cos(yaw) - aside * math.sin(
+        yaw
+    )
 
 
-def _place(rng, count: int, nearest: float, farthest: float, mixture, yaw: float, fov: float, room) -> Objects:
+def _place(
+    rng, count: int, nearest: float, farthest: float, mixture, yaw: float, fov: float, room
+) -> Objects:
     """About `count` objects inside the view (and the room) that do not overlap; some gather in clusters."""
     draw = rng.random((12, 2 * count + 6), dtype=np.float32)
     kind = np.where(draw[0] < 0.08, 7, np.searchsorted(mixture, draw[1] * np.float32(0.9999)))
@@ -110,7 +142,7 @@ def _place(rng, count: int, nearest: float, farthest: float, mixture, yaw: float
 
 @lru_cache(maxsize=64)
 def _earlier(n: int) -> np.ndarray:
-    """bool (n, n): whether column j comes before row i."""
+    """Bool (n, n): whether column j comes before row i."""
     return np.tri(n, k=-1, dtype=bool)
 
 
@@ -133,10 +165,28 @@ def _boxes(things: Objects, surface: np.ndarray, fittings: np.ndarray, fitted: n
     part, owner = np.nonzero(_BOX_PARTS[:, :1] == things.variant)
     _, wide, deep, low, low_h, high_h, aside, ahead = _BOX_PARTS[part].T
     x, y, radius, height, cos, sin = take(things.place, owner)
-    aside, ahead, bottom, top = aside * radius, ahead * radius, low + low_h * height, high_h * height
-    boxes = np.array([x + aside * cos - ahead * sin, y + aside * sin + ahead * cos, (bottom + top) / 2,
-                      wide * radius, deep * radius, (top - bottom) / 2, cos, sin])
-    return Boxes(np.concatenate([fittings, boxes], 1, dtype=np.float32), np.concatenate([fitted, surface[owner]]))
+    aside, ahead, bottom, top = (
+        aside * radius,
+        ahead * radius,
+        low + low_h * height,
+        high_h * height,
+    )
+    boxes = np.array(
+        [
+            x + aside * cos - ahead * sin,
+            y + aside * sin + ahead * cos,
+            (bottom + top) / 2,
+            wide * radius,
+            deep * radius,
+            (top - bottom) / 2,
+            cos,
+            sin,
+        ]
+    )
+    return Boxes(
+        np.concatenate([fittings, boxes], 1, dtype=np.float32),
+        np.concatenate([fitted, surface[owner]]),
+    )
 
 
 def _frusta(things: Objects, surface: np.ndarray) -> Frusta:
@@ -155,12 +205,20 @@ def _fittings(rng, room, yaw: float) -> tuple[np.ndarray, np.ndarray]:
     low, high = np.array([1.0, 1.0, left])[wall], np.array([back, back, right])[wall]
     share = (high - low) / 3
     draw = rng.random((6, 9))
-    classes = np.select([draw[0] < 0.30, draw[0] < 0.72, draw[0] < 0.84], [m.DOOR, m.WINDOW, m.VOID], _NOTHING)
+    classes = np.select(
+        [draw[0] < 0.30, draw[0] < 0.72, draw[0] < 0.84], [m.DOOR, m.WINDOW, m.VOID], _NOTHING
+    )
     door, window = classes == m.DOOR, classes == m.WINDOW
-    half = np.select([door, window], [0.42 + 0.15 * draw[1], 0.45 + 0.5 * draw[1]], 0.08 + 0.4 * draw[1])
+    half = np.select(
+        [door, window], [0.42 + 0.15 * draw[1], 0.45 + 0.5 * draw[1]], 0.08 + 0.4 * draw[1]
+    )
     half = np.minimum(half, 0.46 * share)
-    centre = low + share * (np.tile([0.5, 1.5, 2.5], 3) + (draw[2] - 0.5) * np.maximum(1 - 2 * half / share, 0))
-    tall = np.select([door, window], [1.0 + 0.06 * draw[3], 0.4 + 0.25 * draw[3]], 0.25 + 0.35 * draw[3])
+    centre = low + share * (
+        np.tile([0.5, 1.5, 2.5], 3) + (draw[2] - 0.5) * np.maximum(1 - 2 * half / share, 0)
+    )
+    tall = np.select(
+        [door, window], [1.0 + 0.06 * draw[3], 0.4 + 0.25 * draw[3]], 0.25 + 0.35 * draw[3]
+    )
     middle = np.where(door, tall, np.minimum(1.45 + 0.2 * draw[4], ceiling - tall - 0.08))
     side = wall < 2
     x, y = np.where(side, np.where(wall == 0, left, right), centre), np.where(side, centre, back)
@@ -211,7 +269,9 @@ def sample_world(rng: np.random.Generator) -> World:
         yaw, pitch = math.radians(10 * yaw - 5), math.radians(12 * pitch - 12)
         crowd = many > 0.85
         count = 30 + int(35 * draw[5]) if crowd else 3 + int(27 * many)
-        things = _place(rng, count, 1.7, 9.0 + (22.0 if crowd else 8.0) * draw[6], _OPEN_MIX, yaw, fov, None)
+        things = _place(
+            rng, count, 1.7, 9.0 + (22.0 if crowd else 8.0) * draw[6], _OPEN_MIX, yaw, fov, None
+        )
         fittings, fitted = np.zeros((8, 0)), np.zeros(0, int)
         base = [m.GRASS, m.PATH, m.SKY, m.HILLS]
     looks = np.concatenate([base, fitted, things.classes]).astype(int)
@@ -222,4 +282,17 @@ def sample_world(rng: np.random.Generator) -> World:
     solids = (_spheres(things, surface, rng), boxes, _frusta(things, surface))
     shadows = _shadows(things, light, 0.25 if room else 0.8)
     light = np.array(light, np.float32)
-    return World(room, path, camera_height, yaw, pitch, fov, light, classes, looks, instances, solids, shadows)
+    return World(
+        room,
+        path,
+        camera_height,
+        yaw,
+        pitch,
+        fov,
+        light,
+        classes,
+        looks,
+        instances,
+        solids,
+        shadows,
+    )

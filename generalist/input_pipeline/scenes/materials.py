@@ -32,7 +32,9 @@ class Materials(NamedTuple):
 
 def _noise_tile() -> np.ndarray:
     """A smooth periodic noise in [0, 1], float32 (256 * 256,): sum of octaves shaped in the Fourier domain."""
-    spectrum = np.fft.rfft2(np.random.Generator(np.random.Philox(7)).standard_normal((_TILE, _TILE)))
+    spectrum = np.fft.rfft2(
+        np.random.Generator(np.random.Philox(7)).standard_normal((_TILE, _TILE))
+    )
     frequency = np.hypot(np.fft.fftfreq(_TILE)[:, None], np.fft.rfftfreq(_TILE)[None, :]) * _TILE
     falloff = np.where(frequency > 0, 1 / (1 + (frequency / 10) ** 2), 0)
     field = np.fft.irfft2(spectrum * falloff, (_TILE, _TILE))
@@ -104,7 +106,9 @@ def _rings(u, v, scale, phase, half_u, half_v, smooth):
 
 def _bands(u, v, scale, phase, half_u, half_v, smooth):
     height = v / half_v
-    return np.where(np.abs(np.abs(height - 0.1) - 0.35) < 0.18, 1.0, np.where(height < -0.9, 0.5, 0.0))
+    return np.where(
+        np.abs(np.abs(height - 0.1) - 0.35) < 0.18, 1.0, np.where(height < -0.9, 0.5, 0.0)
+    )
 
 
 def _sectors(u, v, scale, phase, half_u, half_v, smooth):
@@ -144,7 +148,12 @@ def _door(u, v, scale, phase, half_u, half_v, smooth):
 
 def _window(u, v, scale, phase, half_u, half_v, smooth):
     across, up = np.abs(u), np.abs(v)
-    frame = (across > half_u - 0.08) | (up > half_v - 0.08) | (across < 0.035) | ((up < 0.03) & (phase > 0.5))
+    frame = (
+        (across > half_u - 0.08)
+        | (up > half_v - 0.08)
+        | (across < 0.035)
+        | ((up < 0.03) & (phase > 0.5))
+    )
     return np.where(frame, 1.0, 0.35 * smooth * (0.5 - 0.5 * v / half_v))
 
 
@@ -168,14 +177,50 @@ def _sky(u, v, scale, phase, half_u, half_v, smooth):
 
 # every pattern, with the frequencies along u and v (per metre) of the smooth noise it is given
 _PATTERNS = (
-    (_plaster, 0.7, 0.7), (_planks, 10, 0.5), (_tiles, 1, 1), (_bricks, 1, 1), (_stripes, 1, 1), (_checker, 1, 1),
-    (_speckle, 1, 1), (_rings, 3, 3), (_bands, 1, 1), (_sectors, 1, 1), (_beachball, 1, 1), (_foliage, 3, 3),
-    (_grass, 0.6, 0.6), (_wood, 0.6, 0.6), (_marble, 1, 1), (_door, 6, 1), (_window, 1, 1), (_rug, 1, 1),
-    (_crate, 3, 6), (_sky, 4, 10),
+    (_plaster, 0.7, 0.7),
+    (_planks, 10, 0.5),
+    (_tiles, 1, 1),
+    (_bricks, 1, 1),
+    (_stripes, 1, 1),
+    (_checker, 1, 1),
+    (_speckle, 1, 1),
+    (_rings, 3, 3),
+    (_bands, 1, 1),
+    (_sectors, 1, 1),
+    (_beachball, 1, 1),
+    (_foliage, 3, 3),
+    (_grass, 0.6, 0.6),
+    (_wood, 0.6, 0.6),
+    (_marble, 1, 1),
+    (_door, 6, 1),
+    (_window, 1, 1),
+    (_rug, 1, 1),
+    (_crate, 3, 6),
+    (_sky, 4, 10),
 )
 _FREQUENCIES = np.array([pattern[1:] for pattern in _PATTERNS], np.float32).T
-(PLASTER, PLANKS, TILES, BRICKS, STRIPES, CHECKER, SPECKLE, RINGS, BANDS, SECTORS, BEACHBALL,
- FOLIAGE, GRASSY, WOOD, MARBLE, PANELS, PANES, WOVEN, FRAMED, CLOUDS) = range(len(_PATTERNS))
+(
+    PLASTER,
+    PLANKS,
+    TILES,
+    BRICKS,
+    STRIPES,
+    CHECKER,
+    SPECKLE,
+    RINGS,
+    BANDS,
+    SECTORS,
+    BEACHBALL,
+    FOLIAGE,
+    GRASSY,
+    WOOD,
+    MARBLE,
+    PANELS,
+    PANES,
+    WOVEN,
+    FRAMED,
+    CLOUDS,
+) = range(len(_PATTERNS))
 
 # class: recipes of (pattern, ranges of hue, saturation, value and scale of the first colour, then hue shift and factors
 # of saturation and value that give the second)
@@ -257,8 +302,11 @@ def _recipe_table() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """All recipes as rows of float32 (r, 12), and per class (index -1 last) the first row and the number of rows."""
     classes = sorted(_RECIPES, key=lambda name: name % (HILLS + 2))
     counts = np.array([len(_RECIPES[name]) for name in classes])
-    rows = [(kind, *hue, *saturation, *value, *scale, *second)
-            for name in classes for kind, hue, saturation, value, scale, second in _RECIPES[name]]
+    rows = [
+        (kind, *hue, *saturation, *value, *scale, *second)
+        for name in classes
+        for kind, hue, saturation, value, scale, second in _RECIPES[name]
+    ]
     return np.array(rows, np.float32), np.cumsum(counts) - counts, counts
 
 
@@ -279,7 +327,10 @@ def sample_materials(rng: np.random.Generator, classes: np.ndarray) -> Materials
     low, high = row[1:9:2], row[2:9:2]
     hue, saturation, value, scale = low + (high - low) * draw[1:5]
     hues = np.array([hue, hue + row[9] * (0.7 + 0.6 * draw[6])])
-    saturations, values = np.minimum([saturation, saturation * row[10]], 1), np.minimum([value, value * row[11]], 1)
+    saturations, values = (
+        np.minimum([saturation, saturation * row[10]], 1),
+        np.minimum([value, value * row[11]], 1),
+    )
     first, second = hsv_to_rgb(hues, saturations, values).swapaxes(0, 1)
     return Materials(row[0].astype(np.uint8), first, second, scale, draw[5])
 

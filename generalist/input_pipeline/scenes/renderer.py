@@ -57,7 +57,9 @@ def position(kind: str, name: str, allowed: tuple[str, ...]) -> int:
     if name not in allowed:
         close = difflib.get_close_matches(str(name), allowed, 1, 0.3)
         hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"Unknown {kind} {name!r} of the built-in scenes; allowed: {', '.join(allowed)}.{hint}")
+        raise ValueError(
+            f"Unknown {kind} {name!r} of the built-in scenes; allowed: {', '.join(allowed)}.{hint}"
+        )
     return allowed.index(name)
 
 
@@ -65,7 +67,9 @@ def image_size(size: int | tuple[int, int]) -> tuple[int, int]:
     """(h, w) of `size`, a side or a pair, in pixels; ValueError when it is not positive."""
     h, w = (size, size) if isinstance(size, (int, np.integer)) else size
     if min(h, w) < 1:
-        raise ValueError(f"size is {size!r}; give a positive number of pixels, or a pair (height, width)")
+        raise ValueError(
+            f"size is {size!r}; give a positive number of pixels, or a pair (height, width)"
+        )
     return int(h), int(w)
 
 
@@ -93,9 +97,22 @@ def render(seed: int, split: str, index: int, size: int | tuple[int, int]) -> Sc
 
 
 def _camera(world: World, size: tuple[int, int]) -> Camera:
-    sin, cos, rise, level = math.sin(world.yaw), math.cos(world.yaw), math.sin(world.pitch), math.cos(world.pitch)
-    axes = np.array([[cos, -sin, 0], [-sin * rise, -cos * rise, level], [sin * level, cos * level, rise]], np.float32)
-    return Camera(np.float32(world.camera_height), axes, np.float32(max(size) / 2 / math.tan(world.fov / 2)), size)
+    sin, cos, rise, level = (
+        math.sin(world.yaw),
+        math.cos(world.yaw),
+        math.sin(world.pitch),
+        math.cos(world.pitch),
+    )
+    axes = np.array(
+        [[cos, -sin, 0], [-sin * rise, -cos * rise, level], [sin * level, cos * level, rise]],
+        np.float32,
+    )
+    return Camera(
+        np.float32(world.camera_height),
+        axes,
+        np.float32(max(size) / 2 / math.tan(world.fov / 2)),
+        size,
+    )
 
 
 def _pairs(world: World, camera: Camera) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -117,7 +134,9 @@ def _trace(world: World, camera: Camera, directions: np.ndarray, candidates: lis
     for solids, (counts, pixels) in zip(world.solids, candidates):
         if not len(pixels):
             continue
-        depth = solids.hit(np.repeat(solids.shape, counts, 1), camera.height, take(directions, pixels))
+        depth = solids.hit(
+            np.repeat(solids.shape, counts, 1), camera.height, take(directions, pixels)
+        )
         near = np.flatnonzero(depth < hits.depth[pixels])
         pixels, depth = pixels[near], depth[near]
         np.minimum.at(hits.depth, pixels, depth)
@@ -138,7 +157,10 @@ def _room(world: World, camera: Camera, directions: np.ndarray) -> _Hits:
     left, right, back, ceiling = (np.float32(value) for value in world.room)
     dx, dy, dz = directions + np.float32(1e-9)
     # of two opposite planes, the one ahead of the camera is at the positive depth
-    side, level = np.maximum(left / dx, right / dx), np.maximum(-camera.height / dz, (ceiling - camera.height) / dz)
+    side, level = (
+        np.maximum(left / dx, right / dx),
+        np.maximum(-camera.height / dz, (ceiling - camera.height) / dz),
+    )
     depth = np.minimum(np.minimum(side, back / dy), level)
     flat, lateral = depth == level, depth == side
     face = 2 - lateral * (2 - (dx > 0).view(np.int8))
@@ -161,7 +183,9 @@ def _ground(world: World, camera: Camera, directions: np.ndarray) -> _Hits:
         offset, slope, bend, half = world.path
         middle = offset + slope * v + bend * np.sin(v * np.float32(0.5))
         surface[down & (np.abs(u - middle) < half)] = _PATH
-    crest = np.float32(0.12) * m.noise(u * 2 + np.float32(world.fov * 900), np.zeros_like(u)) - np.float32(0.04)
+    crest = np.float32(0.12) * m.noise(
+        u * 2 + np.float32(world.fov * 900), np.zeros_like(u)
+    ) - np.float32(0.04)
     surface[~down & (v < crest)] = _HILLS
     normal = np.zeros_like(directions)
     normal[2] = 1
@@ -172,13 +196,25 @@ def _colour(materials: m.Materials, camera: Camera, hits: _Hits) -> np.ndarray:
     """Unlit RGB float32 (3, h * w): the patterns, fading to their mean where they are finer than the pixels."""
     surface = hits.surface
     scale = materials.scale[surface]
-    share = m.mix(materials.kind[surface], hits.u, hits.v, scale, materials.phase[surface], hits.half_u, hits.half_v)
+    share = m.mix(
+        materials.kind[surface],
+        hits.u,
+        hits.v,
+        scale,
+        materials.phase[surface],
+        hits.half_u,
+        hits.half_v,
+    )
     cycles = np.where(np.isfinite(hits.depth), scale * hits.depth, 0) / camera.focal
     share = 0.35 + (share - 0.35) * np.minimum(np.maximum(1.3 - 1.2 * cycles, 0.15), 1)
-    return take(materials.first, surface) + take(materials.second - materials.first, surface) * share
+    return (
+        take(materials.first, surface) + take(materials.second - materials.first, surface) * share
+    )
 
 
-def _light(world: World, camera: Camera, directions, hits: _Hits, looks: np.ndarray, shadows: tuple) -> np.ndarray:
+def _light(
+    world: World, camera: Camera, directions, hits: _Hits, looks: np.ndarray, shadows: tuple
+) -> np.ndarray:
     """Brightness float32 (h * w,): ambient + Lambert, with soft shadows on the ground; 1 in the sky."""
     facing = world.light @ hits.normal
     if world.room:
@@ -205,16 +241,26 @@ def _shade(world: World, directions, depth, ground, counts, pixels) -> np.ndarra
     along = (away_x * tip_x + away_y * tip_y) / (tip_x * tip_x + tip_y * tip_y + np.float32(1e-6))
     along = np.minimum(np.maximum(along, 0), 1)
     distance = np.sqrt((away_x - along * tip_x) ** 2 + (away_y - along * tip_y) ** 2) / radius
-    np.maximum.at(darkness, pixels, np.minimum(np.maximum(2.5 - 2 * distance, 0), 1) * (1 - np.float32(0.4) * along))
+    np.maximum.at(
+        darkness,
+        pixels,
+        np.minimum(np.maximum(2.5 - 2 * distance, 0), 1) * (1 - np.float32(0.4) * along),
+    )
     return darkness
 
 
-def _develop(colour: np.ndarray, size: tuple[int, int], looks: np.ndarray, sensor: np.random.Generator) -> np.ndarray:
+def _develop(
+    colour: np.ndarray, size: tuple[int, int], looks: np.ndarray, sensor: np.random.Generator
+) -> np.ndarray:
     """uint8 (h, w, 3) of RGB (3, h * w): exposure, white balance, vignette and the sensor's faint noise."""
     h, w = size
     gain = 255 * (0.9 + 0.2 * looks[3]) * (1 + np.float32(0.1) * (looks[4:7] - 0.5))
-    noise = np.frombuffer(sensor.bytes(3 * h * w), np.uint8) * np.float32(3.4 / 255)  # deviation 1 of 255, mean 1.7
-    image = colour * (_vignette(h, w) * gain[:, None]) + (noise.reshape(3, -1) - np.float32(1.7 - 0.5))
+    noise = np.frombuffer(sensor.bytes(3 * h * w), np.uint8) * np.float32(
+        3.4 / 255
+    )  # deviation 1 of 255, mean 1.7
+    image = colour * (_vignette(h, w) * gain[:, None]) + (
+        noise.reshape(3, -1) - np.float32(1.7 - 0.5)
+    )
     image = np.minimum(np.maximum(image, 0), 255).astype(np.uint8)
     return np.ascontiguousarray(image.T).reshape(h, w, 3)
 
@@ -225,7 +271,9 @@ def _vignette(h: int, w: int) -> np.ndarray:
     return (1 - np.float32(0.06) * (y[:, None] ** 2 + x**2)).ravel()
 
 
-def _sensed_depth(world: World, hits: _Hits, size: tuple[int, int], sensor: np.random.Generator) -> np.ndarray:
+def _sensed_depth(
+    world: World, hits: _Hits, size: tuple[int, int], sensor: np.random.Generator
+) -> np.ndarray:
     """The z-depth a sensor gives, float32 (h, w): exact, with holes at silhouettes, on shiny barrels and in patches."""
     h, w = size
     depth = np.where((hits.depth <= MAX_DEPTH) & (hits.depth >= 0.5), hits.depth, np.float32(0))
@@ -235,7 +283,12 @@ def _sensed_depth(world: World, hits: _Hits, size: tuple[int, int], sensor: np.r
     depth, luck = depth.reshape(h, w), luck.reshape(h, w)
     jump = np.abs(depth[:, 1:] - depth[:, :-1]) > np.float32(0.08) * depth[:, 1:]
     depth[:, 1:][jump & (luck[:, 1:] < 64)] = 0
-    y, x, tall, wide = sensor.random((4, int(4 * sensor.random()))) * [[h], [w], [0.08 * h], [0.08 * w]]
+    y, x, tall, wide = sensor.random((4, int(4 * sensor.random()))) * [
+        [h],
+        [w],
+        [0.08 * h],
+        [0.08 * w],
+    ]
     for top, left, bottom, right in np.array([y, x, y + tall, x + wide]).T.astype(int).tolist():
         depth[top:bottom, left:right] = 0
     return depth

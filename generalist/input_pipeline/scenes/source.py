@@ -33,13 +33,24 @@ class ScenesSource:
     """
 
     def __init__(
-        self, task: str, split: str = "train", length: int = 10_000, size: int | tuple[int, int] = 64, seed: int = 0
+        self,
+        task: str,
+        split: str = "train",
+        length: int = 10_000,
+        size: int | tuple[int, int] = 64,
+        seed: int = 0,
     ):
         position("task", task, SCENES_SOURCE_TASKS)
         position("split", split, SPLITS)
         if length < 0:
             raise ValueError(f"length is {length}; give the number of scenes, 0 or more")
-        self.task, self.split, self.length, self.size, self.seed = task, split, int(length), image_size(size), int(seed)
+        self.task, self.split, self.length, self.size, self.seed = (
+            task,
+            split,
+            int(length),
+            image_size(size),
+            int(seed),
+        )
 
     def __len__(self) -> int:
         return self.length
@@ -49,21 +60,33 @@ class ScenesSource:
 
     def __getitem__(self, index: int) -> dict:
         if not 0 <= index < self.length:
-            raise IndexError(f"scene {index} is out of range: {self!r} has {self.length} scenes, 0 to {self.length - 1}")
+            raise IndexError(
+                f"scene {index} is out of range: {self!r} has {self.length} scenes, 0 to {self.length - 1}"
+            )
         scene = render(self.seed, self.split, int(index), self.size)
-        image = self._degraded(scene.image, int(index)) if self.task in _DEGRADATIONS else scene.image
-        return {"image": image, "label": _label(self.task, scene), "key": f"scenes/{self.seed}/{self.split}/{index:08d}"}
+        image = (
+            self._degraded(scene.image, int(index)) if self.task in _DEGRADATIONS else scene.image
+        )
+        return {
+            "image": image,
+            "label": _label(self.task, scene),
+            "key": f"scenes/{self.seed}/{self.split}/{index:08d}",
+        }
 
     def _degraded(self, image: np.ndarray, index: int) -> np.ndarray:
         split = position("split", self.split, SPLITS)
         words = (self.seed, split, index, _DEGRADATION_STREAM, zlib.crc32(self.task.encode()))
-        return _DEGRADATIONS[self.task](image, np.random.Generator(np.random.Philox(np.random.SeedSequence(words))))
+        return _DEGRADATIONS[self.task](
+            image, np.random.Generator(np.random.Philox(np.random.SeedSequence(words)))
+        )
 
 
 def _label(task: str, scene: Scene):
     if task == "panoptic":
         return panoptic_label(scene.classes, scene.instances)
-    return {"depth": scene.depth, "semantic": scene.classes, "instance": scene.instances}.get(task, scene.image)
+    return {"depth": scene.depth, "semantic": scene.classes, "instance": scene.instances}.get(
+        task, scene.image
+    )
 
 
 def panoptic_label(classes: np.ndarray, instances: np.ndarray) -> tuple[np.ndarray, list[dict]]:
@@ -73,10 +96,16 @@ def panoptic_label(classes: np.ndarray, instances: np.ndarray) -> tuple[np.ndarr
     [{"id", "category_id" = class + 1, "iscrowd" 0, "area" in pixels}]).
     """
     things = int(instances.max())
-    id_map = np.where(instances > 0, instances, np.where(classes >= 0, things + 1 + classes, 0)).astype(np.int32)
-    ids, first, area = (column.tolist() for column in np.unique(id_map, return_index=True, return_counts=True))
+    id_map = np.where(
+        instances > 0, instances, np.where(classes >= 0, things + 1 + classes, 0)
+    ).astype(np.int32)
+    ids, first, area = (
+        column.tolist() for column in np.unique(id_map, return_index=True, return_counts=True)
+    )
     category = (classes.ravel() + 1)[first].tolist()
     segments = [
-        {"id": i, "category_id": c, "iscrowd": 0, "area": a} for i, c, a in zip(ids, category, area) if i
+        {"id": i, "category_id": c, "iscrowd": 0, "area": a}
+        for i, c, a in zip(ids, category, area)
+        if i
     ]
     return id_map, segments

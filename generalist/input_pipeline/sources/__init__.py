@@ -1,14 +1,14 @@
 """Readers of the official data sets, each in its official layout below one `data_dir`."""
 
 import dataclasses
-from typing import Iterable
+from collections.abc import Iterable
 
 from etils import epath
 
 from generalist.input_pipeline.sources.ade20k import ADE20K
 from generalist.input_pipeline.sources.base import Source, choose, find_root
-from generalist.input_pipeline.sources.files import DataError, LayoutError
 from generalist.input_pipeline.sources.coco import COCO
+from generalist.input_pipeline.sources.files import DataError, LayoutError
 from generalist.input_pipeline.sources.lol import LOL
 from generalist.input_pipeline.sources.nyu import NYUV2
 from generalist.input_pipeline.sources.rain13k import Rain13K
@@ -16,10 +16,20 @@ from generalist.input_pipeline.sources.sidd import SIDD
 from generalist.input_pipeline.sources.tfds import find_prepared
 
 SOURCES: dict[str, type[Source]] = {
-    "nyu": NYUV2, "ade20k": ADE20K, "coco": COCO, "sidd": SIDD, "rain13k": Rain13K, "lol": LOL}
-DATASET_OF: dict[str, str] = {task: name for name, source in SOURCES.items() for task in source.TASKS}
+    "nyu": NYUV2,
+    "ade20k": ADE20K,
+    "coco": COCO,
+    "sidd": SIDD,
+    "rain13k": Rain13K,
+    "lol": LOL,
+}
+DATASET_OF: dict[str, str] = {
+    task: name for name, source in SOURCES.items() for task in source.TASKS
+}
 
-WHOLE_TASK = {"coco": "panoptic"}  # of a data set with several tasks the one whose labels hold those of the others
+WHOLE_TASK = {
+    "coco": "panoptic"
+}  # of a data set with several tasks the one whose labels hold those of the others
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +48,11 @@ class MissingDataset:
     def state(self) -> str:
         """The folder, and what of it is missing."""
         hint = f"; it holds what {self.resembles} needs" if self.resembles else ""
-        return f"{self.folder} lacks {', '.join(self.absent)}{hint}" if self.absent else f"{self.folder} not found"
+        return (
+            f"{self.folder} lacks {', '.join(self.absent)}{hint}"
+            if self.absent
+            else f"{self.folder} not found"
+        )
 
 
 def open_source(dataset: str, task: str | None, split: str, data_dir, **kwargs) -> Source:
@@ -58,7 +72,9 @@ def missing(data_dir, names: Iterable[str] = tuple(SOURCES)) -> list[MissingData
 
 
 def _missing(data_dir, source: type[Source]) -> MissingDataset | None:
-    prepared = {split: find_prepared(source, data_dir, split) for split in ("train", source.EVAL_SPLIT)}
+    prepared = {
+        split: find_prepared(source, data_dir, split) for split in ("train", source.EVAL_SPLIT)
+    }
     root = find_root(data_dir, source.FOLDERS)
     absent = () if root is None else _absent(root, source)
     if all(prepared.values()) or (root is not None and not absent):
@@ -67,12 +83,28 @@ def _missing(data_dir, source: type[Source]) -> MissingDataset | None:
         absent = tuple(f"split {split}" for split, records in prepared.items() if records is None)
         root = epath.Path(next(filter(None, prepared.values())).folder)
     folder = root or epath.Path(data_dir or "<data_dir>") / source.FOLDERS[0]
-    others = (name for name, other in SOURCES.items() if root and len(absent) == len(source.NEEDED) and not _absent(root, other))
-    return MissingDataset(source.NAME, str(folder), source.WHERE, source.LICENCE, source.LAYOUT, absent, next(others, ""))
+    others = (
+        name
+        for name, other in SOURCES.items()
+        if root and len(absent) == len(source.NEEDED) and not _absent(root, other)
+    )
+    return MissingDataset(
+        source.NAME,
+        str(folder),
+        source.WHERE,
+        source.LICENCE,
+        source.LAYOUT,
+        absent,
+        next(others, ""),
+    )
 
 
 def _absent(root: epath.Path, source: type[Source]) -> tuple[str, ...]:
-    return tuple(" or ".join(parts) for parts in source.NEEDED if not any((root / part).exists() for part in parts))
+    return tuple(
+        " or ".join(parts)
+        for parts in source.NEEDED
+        if not any((root / part).exists() for part in parts)
+    )
 
 
 def describe_missing(datasets: list[MissingDataset], data_dir) -> str:

@@ -19,14 +19,20 @@ class ADE20K(Source):
     SPLITS = {"train": "training", "val": "validation"}
     EVAL_SPLIT = "val"
     FOLDERS = ("ade20k", "ADEChallengeData2016")
-    WHERE = "sceneparsing.csail.mit.edu, archive ADEChallengeData2016 of the scene parsing benchmark"
+    WHERE = (
+        "sceneparsing.csail.mit.edu, archive ADEChallengeData2016 of the scene parsing benchmark"
+    )
     LICENCE = "images: non-commercial research and education; annotations: BSD 3-clause"
     LAYOUT = """\
   ade20k/images/training/ADE_train_<n>.jpg          ade20k may be called ADEChallengeData2016
   ade20k/images/validation/ADE_val_<n>.jpg
   ade20k/annotations/training/ADE_train_<n>.png     8-bit, 0 = other, 1..150 = classes
   ade20k/annotations/validation/ADE_val_<n>.png"""
-    NEEDED = tuple((f"{kind}/{split}",) for kind in ("images", "annotations") for split in ("training", "validation"))
+    NEEDED = tuple(
+        (f"{kind}/{split}",)
+        for kind in ("images", "annotations")
+        for split in ("training", "validation")
+    )
     LABEL, CATALOGUE = "annotation", "scene_parse150"
     USUAL = {"train": 20_210, "val": 2_000}
 
@@ -39,5 +45,7 @@ class ADE20K(Source):
 
     def to_label(self, stored: np.ndarray, path: File) -> np.ndarray:
         if stored.max() > NUM_CLASSES:
-            raise DataError(path, f"label id {stored.max()}", f"Allowed are 0 (other) and 1..{NUM_CLASSES}.")
+            raise DataError(
+                path, f"label id {stored.max()}", f"Allowed are 0 (other) and 1..{NUM_CLASSES}."
+            )
         return stored.astype(np.int32) - 1

@@ -9,11 +9,22 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from etils import epath
 import numpy as np
+from etils import epath
 
 from generalist.input_pipeline.sources.files import (
-    IMAGE_SUFFIXES, NO_FOLDER, DataError, File, LayoutError, Part, Stored, png_or_jpeg, read_image, read_part, require_same_size)
+    IMAGE_SUFFIXES,
+    NO_FOLDER,
+    DataError,
+    File,
+    LayoutError,
+    Part,
+    Stored,
+    png_or_jpeg,
+    read_image,
+    read_part,
+    require_same_size,
+)
 from generalist.input_pipeline.sources.left_out import LeftOut
 
 EVALUATION = ("val", "test")
@@ -83,14 +94,23 @@ class Source:
     CATALOGUE = ""  # the data set's folder in the TFDS catalogue
     USUAL: dict[str, int]  # split -> usual number of examples: printed when another, never required
 
-    def __init__(self, data_dir, split: str = "train", task: str | None = None, on_error: str = "raise",
-                 log: Callable[[str], object] = to_stderr, prepared=None):
+    def __init__(
+        self,
+        data_dir,
+        split: str = "train",
+        task: str | None = None,
+        on_error: str = "raise",
+        log: Callable[[str], object] = to_stderr,
+        prepared=None,
+    ):
         self.task = choose(f"task of {self.NAME}", task or self.TASKS[0], self.TASKS)
         split = choose(f"split of {self.NAME}", split, dict.fromkeys([*self.SPLITS, *EVALUATION]))
         self.split = self.EVAL_SPLIT if split in EVALUATION else split
         self.log = log
         self.counts: dict[str, int] = {}
-        self._left_out = LeftOut() if choose("on_error", on_error, ("raise", "skip")) == "skip" else None
+        self._left_out = (
+            LeftOut() if choose("on_error", on_error, ("raise", "skip")) == "skip" else None
+        )
         self.prepared = prepared
         root = find_root(data_dir, self.FOLDERS) if prepared is None else prepared.folder
         if root is None:
@@ -122,7 +142,9 @@ class Source:
             located = self.locate_in(record, f"{self.root} ({self.split}, row {row})")
         except KeyError as error:
             allowed = f"They have {', '.join(sorted(record))}: is it another data set's folder?"
-            raise LayoutError(self.root, f"its examples have no feature {error}", allowed) from error
+            raise LayoutError(
+                self.root, f"its examples have no feature {error}", allowed
+            ) from error
         return self.example(*located, part=part)
 
     def locate(self, index: int) -> tuple:
@@ -140,15 +162,23 @@ class Source:
 
     def locate_in(self, record: dict[str, Any], where: str) -> tuple:
         """`locate` in a record; `where` it lies is for errors. Some of the TFDS catalogue have no key: the row at its end stands in."""
-        label, key = record[self.LABEL], text_of(record, "key", "image/filename") or where.rpartition(" ")[2].strip(")")
-        return (key, Stored(f"{where}, image", record["image"]),
-                Stored(f"{where}, {self.LABEL}", label) if isinstance(label, bytes) else label)
+        label, key = (
+            record[self.LABEL],
+            text_of(record, "key", "image/filename") or where.rpartition(" ")[2].strip(")"),
+        )
+        return (
+            key,
+            Stored(f"{where}, image", record["image"]),
+            Stored(f"{where}, {self.LABEL}", label) if isinstance(label, bytes) else label,
+        )
 
     def read_record(self, record: dict[str, Any], where: str) -> dict:
         """The example of a record."""
         return self.example(*self.locate_in(record, where))
 
-    def example(self, key: str, image: File | np.ndarray, label: File | np.ndarray, part: Part | None = None) -> dict:
+    def example(
+        self, key: str, image: File | np.ndarray, label: File | np.ndarray, part: Part | None = None
+    ) -> dict:
         """Decodes an example, or a part of it."""
         pixels, window, size = read_part(image, part)
         stored = self.decode_label(label)
@@ -186,7 +216,13 @@ class Source:
         if "://" in self.root:
             return ""
         paths = self.paths() if self.prepared is None else map(str, epath.Path(self.root).glob("*"))
-        return str([(os.path.relpath(path, self.root), os.path.getsize(path)) for path in sorted(set(paths)) if os.path.isfile(path)])
+        return str(
+            [
+                (os.path.relpath(path, self.root), os.path.getsize(path))
+                for path in sorted(set(paths))
+                if os.path.isfile(path)
+            ]
+        )
 
     def paths(self) -> Iterable[str]:
         """The original files of this split; what is no file among them does not count."""
@@ -213,11 +249,13 @@ class Source:
         found: dict[str, str] = {}
         for path in map(str, base.glob(pattern) if base.exists() else ()):
             # Plain strings: path objects double the time, and some data sets have 200,000 files.
-            stem, suffix = os.path.splitext(path[len(str(base)) + 1:])
+            stem, suffix = os.path.splitext(path[len(str(base)) + 1 :])
             if suffix.lower() in self.SUFFIXES and not os.path.basename(stem).startswith("."):
                 key = stem.replace(strip, "")
                 if key in found:
-                    raise LayoutError(path, f"has the same name as {found[key]}", "Keep one of them.")
+                    raise LayoutError(
+                        path, f"has the same name as {found[key]}", "Keep one of them."
+                    )
                 found[key] = path
         if not found:
             state = f"holds no image {pattern}" if base.exists() else NO_FOLDER
@@ -227,15 +265,26 @@ class Source:
     def pair(self, images: dict[str, str], labels: dict[str, str]) -> list[tuple[str, str, str]]:
         """Joins images and labels by name, sorted; a half without its twin is a DataError."""
         for key in sorted(images.keys() ^ labels.keys()):
-            half, lost, others = (images, "label", labels) if key in images else (labels, "image", images)
-            self._skip(DataError(half[key], f"has no {lost}: none is named like {key!r}",
-                                 f"A {lost} such as {min(others.values())} must exist."))
+            half, lost, others = (
+                (images, "label", labels) if key in images else (labels, "image", images)
+            )
+            self._skip(
+                DataError(
+                    half[key],
+                    f"has no {lost}: none is named like {key!r}",
+                    f"A {lost} such as {min(others.values())} must exist.",
+                )
+            )
         return [(key, images[key], labels[key]) for key in sorted(images.keys() & labels.keys())]
 
     def _skip(self, error: DataError) -> None:
         path, problem, _ = error.args
         if not epath.Path(self.root).exists():  # not one file after the other
-            raise LayoutError(self.root, "the folder is no longer there", "Mount or restore it: the same command goes on.") from error
+            raise LayoutError(
+                self.root,
+                "the folder is no longer there",
+                "Mount or restore it: the same command goes on.",
+            ) from error
         if self._left_out is None or isinstance(error, LayoutError):
             raise error
         if self._left_out.add(path, problem):

@@ -9,7 +9,14 @@ import cv2
 import numpy as np
 
 from generalist.input_pipeline.sources.base import Source, to_stderr
-from generalist.input_pipeline.sources.files import IMAGE_SUFFIXES, DataError, File, decode, read_bytes, read_image
+from generalist.input_pipeline.sources.files import (
+    IMAGE_SUFFIXES,
+    DataError,
+    File,
+    decode,
+    read_bytes,
+    read_image,
+)
 
 LABELS = {  # kind -> what its label files hold
     "classes": "8- or 16-bit PNGs with one channel of ids, or RGB PNGs of class colours",
@@ -36,8 +43,15 @@ class Folder(Source):
     SUFFIXES = (*IMAGE_SUFFIXES, ".npy")
     USUAL = {}
 
-    def __init__(self, data_dir, split: str, name: str, definition: Mapping, on_error: str = "raise",
-                 log: Callable[[str], object] = to_stderr):
+    def __init__(
+        self,
+        data_dir,
+        split: str,
+        name: str,
+        definition: Mapping,
+        on_error: str = "raise",
+        log: Callable[[str], object] = to_stderr,
+    ):
         self.NAME, self.TASKS, self.FOLDERS = name, (name,), (definition.get("folder", "."),)
         self._kind, self._definition = definition["kind"], definition
         super().__init__(data_dir, split, name, on_error, log)
@@ -45,9 +59,11 @@ class Folder(Source):
     def expected_layout(self) -> str:
         """What must lie below data_dir."""
         folder = "" if self.FOLDERS[0] == "." else f"{self.FOLDERS[0]}/"
-        return (f"Layout expected below data_dir for task '{self.NAME}':\n"
-                f"  {folder}{{train,val}}/images/<name>.jpg or .png\n"
-                f"  {folder}{{train,val}}/labels/<name>.png     {LABELS[self._kind]}")
+        return (
+            f"Layout expected below data_dir for task '{self.NAME}':\n"
+            f"  {folder}{{train,val}}/images/<name>.jpg or .png\n"
+            f"  {folder}{{train,val}}/labels/<name>.png     {LABELS[self._kind]}"
+        )
 
     def index(self) -> list[tuple[str, str, str]]:
         return self.pair(self.files(f"{self.split}/images"), self.files(f"{self.split}/labels"))
@@ -58,7 +74,11 @@ class Folder(Source):
         return read_image(label) if self._kind == "image" or self._coloured else _one_channel(label)
 
     def to_label(self, stored: np.ndarray, path: File) -> np.ndarray:
-        convert = {"classes": self._classes, "scalar": self._scalar, "instances": lambda stored, path: stored.astype(np.int32)}
+        convert = {
+            "classes": self._classes,
+            "scalar": self._scalar,
+            "instances": lambda stored, path: stored.astype(np.int32),
+        }
         return convert[self._kind](stored, path) if self._kind in convert else stored
 
     @property
@@ -66,7 +86,11 @@ class Folder(Source):
         return self._kind == "classes" and not isinstance(self._definition["classes"][0][1], int)
 
     def _classes(self, stored: np.ndarray, path: File) -> np.ndarray:
-        values, void, name = [value for _, value in self._definition["classes"]], self._definition.get("void", ()), str
+        values, void, name = (
+            [value for _, value in self._definition["classes"]],
+            self._definition.get("void", ()),
+            str,
+        )
         if self._coloured:
             values, void, name = list(map(_pack, values)), list(map(_pack, void)), _unpack
             stored = _pack(np.moveaxis(stored.astype(np.int32), -1, 0))
@@ -75,20 +99,33 @@ class Folder(Source):
             label = self._look_up(stored)
         if label.min() < -1:
             strange = label < -1
-            raise DataError(path, f"{'colour' if self._coloured else 'id'} {name(int(stored[strange][0]))} is no class "
-                            f"({strange.mean():.1%} of the pixels are none)",
-                            f"Allowed are {', '.join(map(name, values))}{_also(map(name, void), ' for void')}. Add it to `classes` or to `void`.")
+            raise DataError(
+                path,
+                f"{'colour' if self._coloured else 'id'} {name(int(stored[strange][0]))} is no class "
+                f"({strange.mean():.1%} of the pixels are none)",
+                f"Allowed are {', '.join(map(name, values))}{_also(map(name, void), ' for void')}. Add it to `classes` or to `void`.",
+            )
         return label
 
     def _scalar(self, stored: np.ndarray, path: File) -> np.ndarray:
-        values = self._look_up(stored) if stored.dtype in (np.uint8, np.uint16) else self._measure(stored)
+        values = (
+            self._look_up(stored)
+            if stored.dtype in (np.uint8, np.uint16)
+            else self._measure(stored)
+        )
         if np.isinf(values).any():
             wrong = stored[np.isinf(values)][0]
-            void, scale = self._definition.get("void", ()), float(self._definition.get("scale", 1.0))
+            void, scale = (
+                self._definition.get("void", ()),
+                float(self._definition.get("scale", 1.0)),
+            )
             low, high = self._definition["range"]
-            raise DataError(path, f"value {wrong * scale:g} (stored as {wrong:g})",
-                            f"Allowed are {low}..{high}, the `range` of task '{self.NAME}', and nan{_also(void, '')} for unknown. "
-                            "Is `scale` right?")
+            raise DataError(
+                path,
+                f"value {wrong * scale:g} (stored as {wrong:g})",
+                f"Allowed are {low}..{high}, the `range` of task '{self.NAME}', and nan{_also(void, '')} for unknown. "
+                "Is `scale` right?",
+            )
         return values
 
     def _measure(self, stored: np.ndarray) -> np.ndarray:
@@ -96,11 +133,17 @@ class Folder(Source):
         low, high = self._definition["range"]
         values = stored * float(self._definition.get("scale", 1.0))
         values = np.where((values >= low) & (values <= high) | np.isnan(values), values, np.inf)
-        return np.where(np.isin(stored, list(self._definition.get("void", ()))), np.nan, values).astype(np.float32)
+        return np.where(
+            np.isin(stored, list(self._definition.get("void", ()))), np.nan, values
+        ).astype(np.float32)
 
     def _look_up(self, stored: np.ndarray) -> np.ndarray:
         """What the numbers stand for; both ways are several times faster than indexing."""
-        return cv2.LUT(stored, self._table[:256]) if stored.dtype == np.uint8 else np.take(self._table, stored)
+        return (
+            cv2.LUT(stored, self._table[:256])
+            if stored.dtype == np.uint8
+            else np.take(self._table, stored)
+        )
 
     @functools.cached_property
     def _table(self) -> np.ndarray:
@@ -108,7 +151,11 @@ class Folder(Source):
         numbers = np.arange(2**16)
         if self._kind == "scalar":
             return self._measure(numbers)
-        return _position(numbers, [value for _, value in self._definition["classes"]], list(self._definition.get("void", ())))
+        return _position(
+            numbers,
+            [value for _, value in self._definition["classes"]],
+            list(self._definition.get("void", ())),
+        )
 
 
 def _one_channel(path: File) -> np.ndarray:
@@ -116,20 +163,31 @@ def _one_channel(path: File) -> np.ndarray:
     pixels = decode(path, cv2.IMREAD_UNCHANGED)
     if pixels.ndim != 2 or pixels.dtype not in (np.uint8, np.uint16):
         channels = 1 if pixels.ndim == 2 else pixels.shape[2]
-        raise DataError(path, f"{pixels.dtype} image with {channels} channel(s)",
-                        "It must be an 8- or 16-bit PNG with 1 channel. One with a palette counts as colours.")
+        raise DataError(
+            path,
+            f"{pixels.dtype} image with {channels} channel(s)",
+            "It must be an 8- or 16-bit PNG with 1 channel. One with a palette counts as colours.",
+        )
     return pixels
 
 
 def _load_array(path: File) -> np.ndarray:
     try:
-        array = np.lib.format.read_array(io.BytesIO(read_bytes(path)), allow_pickle=False)  # np.load would also take archives of arrays
+        array = np.lib.format.read_array(
+            io.BytesIO(read_bytes(path)), allow_pickle=False
+        )  # np.load would also take archives of arrays
     except (ValueError, tokenize.TokenError) as error:  # the second: of a header that is no Python
         if isinstance(error, DataError):
             raise
-        raise DataError(path, f"cannot be read ({error})", "It must be a .npy file of numbers.") from error
+        raise DataError(
+            path, f"cannot be read ({error})", "It must be a .npy file of numbers."
+        ) from error
     if array.ndim != 2 or array.dtype.kind not in "fiu":
-        raise DataError(path, f"{array.dtype} array of shape {array.shape}", "It must hold numbers of shape (height, width).")
+        raise DataError(
+            path,
+            f"{array.dtype} array of shape {array.shape}",
+            "It must hold numbers of shape (height, width).",
+        )
     return array
 
 

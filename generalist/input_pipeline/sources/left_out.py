@@ -25,8 +25,13 @@ class LeftOut:
             self._known.add(path)
             return False
         self._known.add(path)
-        with contextlib.suppress(FileNotFoundError), open(os.open(self._path, os.O_WRONLY | os.O_APPEND), "wb", buffering=0) as file:
-            file.write((json.dumps([path, problem]) + "\n").encode())  # a single write, so that lines of processes never mix
+        with (
+            contextlib.suppress(FileNotFoundError),
+            open(os.open(self._path, os.O_WRONLY | os.O_APPEND), "wb", buffering=0) as file,
+        ):
+            file.write(
+                (json.dumps([path, problem]) + "\n").encode()
+            )  # a single write, so that lines of processes never mix
         return True
 
     def read(self) -> dict[str, str]:

@@ -16,7 +16,9 @@ class LOL(Source):
     LAYOUT = """\
   light_enhance/our485/{low,high}/<n>.png           light_enhance may be called LOLdataset
   light_enhance/eval15/{low,high}/<n>.png"""
-    NEEDED = tuple((f"{split}/{half}",) for split in ("our485", "eval15") for half in ("low", "high"))
+    NEEDED = tuple(
+        (f"{split}/{half}",) for split in ("our485", "eval15") for half in ("low", "high")
+    )
     USUAL = {"train": 485, "test": 15}
 
     def index(self) -> list[tuple[str, str, str]]:

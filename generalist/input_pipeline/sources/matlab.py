@@ -36,4 +36,8 @@ def _open_hdf5(path: str, process: int):
     try:
         return h5py.File(epath.Path(path).open("rb") if "://" in path else path, "r")
     except OSError as error:
-        raise LayoutError(path, f"cannot be read ({error})", "It must be a whole version 7.3 .mat file: get it again.") from error
+        raise LayoutError(
+            path,
+            f"cannot be read ({error})",
+            "It must be a whole version 7.3 .mat file: get it again.",
+        ) from error

@@ -3,17 +3,27 @@
 from collections.abc import Iterable
 from typing import Any
 
-from etils import epath
 import numpy as np
+from etils import epath
 
 from generalist.input_pipeline.sources.base import Source
-from generalist.input_pipeline.sources.files import NO_FILE, DataError, File, LayoutError, png, read_map
+from generalist.input_pipeline.sources.files import (
+    NO_FILE,
+    DataError,
+    File,
+    LayoutError,
+    png,
+    read_map,
+)
 from generalist.input_pipeline.sources.matlab import open_hdf5, scipy_io
 
 EXTRACTED, LABELED, SPLITS_MAT = "official_splits/test", "nyu_depth_v2_labeled.mat", "splits.mat"
 TRAIN_LIST = "nyudepthv2_train_files_with_gt.txt"
 INDICES = {"test": "testNdxs", "labeled": "trainNdxs"}  # split -> its variable in splits.mat
-FRAME = (slice(7, 474), slice(7, 632))  # rows and columns inside the black frame of the extracted images
+FRAME = (
+    slice(7, 474),
+    slice(7, 632),
+)  # rows and columns inside the black frame of the extracted images
 
 
 class NYUV2(Source):
@@ -31,8 +41,10 @@ class NYUV2(Source):
     SPLITS = {"train": "sync", "test": EXTRACTED, "labeled": LABELED}
     EVAL_SPLIT = "test"
     FOLDERS = ("nyu_depth_v2", "nyu")
-    WHERE = ("cs.nyu.edu, NYU Depth Dataset V2: nyu_depth_v2_labeled.mat with the official splits.mat; train is the 'sync' "
-             "archive of the BTS project on github.com")
+    WHERE = (
+        "cs.nyu.edu, NYU Depth Dataset V2: nyu_depth_v2_labeled.mat with the official splits.mat; train is the 'sync' "
+        "archive of the BTS project on github.com"
+    )
     LICENCE = "none found, neither of NYU nor of the sync archive: taken as research use"
     LAYOUT = """\
   nyu_depth_v2/sync/<room>/rgb_<n>.jpg                         colour
@@ -43,7 +55,11 @@ class NYUV2(Source):
   nyu_depth_v2/official_splits/test/<scene>/sync_depth_<n>.png"""
     NEEDED = (("sync",), (EXTRACTED, LABELED))
     LABEL, CATALOGUE = "depth", "nyu_depth_v2"
-    USUAL = {"train": 24_231, "test": 654, "labeled": 795}  # IEBins and NeWCRFs count 36,253 in the archive of train
+    USUAL = {
+        "train": 24_231,
+        "test": 654,
+        "labeled": 795,
+    }  # IEBins and NeWCRFs count 36,253 in the archive of train
 
     def index(self) -> list[tuple]:
         if self.split == "train":
@@ -69,14 +85,22 @@ class NYUV2(Source):
         return [self._mat] if self.items and isinstance(self.items[0][1], int) else super().paths()
 
     def decode_label(self, label: File | np.ndarray) -> np.ndarray:
-        return label if isinstance(label, np.ndarray) else read_map(label, np.uint16, "NYU depth (millimetres)")
+        return (
+            label
+            if isinstance(label, np.ndarray)
+            else read_map(label, np.uint16, "NYU depth (millimetres)")
+        )
 
     def to_label(self, stored: np.ndarray, path: File) -> np.ndarray:
         metres = stored.astype(np.float32)
-        return metres if stored.dtype == np.float16 else metres / 1000  # the TFDS catalogue has float16 metres, the others millimetres
+        return (
+            metres if stored.dtype == np.float16 else metres / 1000
+        )  # the TFDS catalogue has float16 metres, the others millimetres
 
     def _folder(self, folder: str) -> tuple[dict[str, str], dict[str, str]]:
-        return self.files(folder, "*/rgb_*", strip="rgb_"), self.files(folder, "*/sync_depth_*", strip="sync_depth_")
+        return self.files(folder, "*/rgb_*", strip="rgb_"), self.files(
+            folder, "*/sync_depth_*", strip="sync_depth_"
+        )
 
     def _sync(self) -> list[tuple[str, str, str]]:
         images, depths = self._folder("sync")
@@ -86,9 +110,18 @@ class NYUV2(Source):
         else:
             keys = listed_keys(path)
             for key in sorted(set(keys) - (images.keys() & depths.keys())):
-                self._skip(DataError(f"{self.root}/sync/{key}", f"not a whole pair, although {path} names it",
-                                     "Image and depth must exist."))
-            pairs = [(key, images[key], depths[key]) for key in sorted(keys) if key in images and key in depths]
+                self._skip(
+                    DataError(
+                        f"{self.root}/sync/{key}",
+                        f"not a whole pair, although {path} names it",
+                        "Image and depth must exist.",
+                    )
+                )
+            pairs = [
+                (key, images[key], depths[key])
+                for key in sorted(keys)
+                if key in images and key in depths
+            ]
             which = f"the pairs of {TRAIN_LIST}"
         self.log(f"nyu/train: {len(pairs)} examples, {which}")
         return pairs
@@ -101,8 +134,12 @@ class NYUV2(Source):
         file = open_hdf5(self._mat)
         lacking = {"images", "rawDepths", "sceneTypes"} - set(file)
         if lacking:
-            raise LayoutError(self._mat, f"lacks {', '.join(sorted(lacking))}", "It must be NYU's labeled .mat.")
-        rows = np.sort(read_indices(f"{self.root}/{SPLITS_MAT}", INDICES[self.split], len(file["images"])))
+            raise LayoutError(
+                self._mat, f"lacks {', '.join(sorted(lacking))}", "It must be NYU's labeled .mat."
+            )
+        rows = np.sort(
+            read_indices(f"{self.root}/{SPLITS_MAT}", INDICES[self.split], len(file["images"]))
+        )
         scenes = file["sceneTypes"][0]
         names = ("".join(map(chr, file[scenes[row]][:].ravel())) for row in rows)
         return sorted((f"{name}/{row:05d}", int(row)) for name, row in zip(names, rows))
@@ -113,12 +150,18 @@ class NYUV2(Source):
         try:
             image, depth = file["images"][row].transpose(2, 1, 0), file["rawDepths"][row].T
         except OSError as error:
-            raise DataError(where, f"cannot be read ({error})", "The file is damaged: get it again.") from error
+            raise DataError(
+                where, f"cannot be read ({error})", "The file is damaged: get it again."
+            ) from error
         if not (depth.min() >= 0 and depth.max() < 65.536):
-            raise DataError(where, f"depth {depth.min()}..{depth.max()} m", "Allowed are 0 (none) to 65.535 m.")
+            raise DataError(
+                where, f"depth {depth.min()}..{depth.max()} m", "Allowed are 0 (none) to 65.535 m."
+            )
         framed = np.zeros_like(image)
         framed[FRAME] = image[FRAME]
-        return framed, (depth * 1000).astype(np.uint16)  # cut to whole millimetres, as the extracted files are
+        return framed, (depth * 1000).astype(
+            np.uint16
+        )  # cut to whole millimetres, as the extracted files are
 
 
 def listed_keys(path: epath.Path) -> list[str]:
@@ -129,8 +172,15 @@ def listed_keys(path: epath.Path) -> list[str]:
         if not words:
             continue
         key = words[0].lstrip("/").rsplit(".", 1)[0].replace("rgb_", "")
-        if len(words) < 2 or words[1].lstrip("/").rsplit(".", 1)[0].replace("sync_depth_", "") != key:
-            raise LayoutError(path, f"line {number} is {line!r}", "It must name rgb_<n>.jpg and sync_depth_<n>.png of one room.")
+        if (
+            len(words) < 2
+            or words[1].lstrip("/").rsplit(".", 1)[0].replace("sync_depth_", "") != key
+        ):
+            raise LayoutError(
+                path,
+                f"line {number} is {line!r}",
+                "It must name rgb_<n>.jpg and sync_depth_<n>.png of one room.",
+            )
         keys.append(key)
     return keys
 
@@ -145,7 +195,13 @@ def read_indices(path: str, variable: str, count: int) -> np.ndarray:
         raise LayoutError(path, NO_FILE, NYUV2.expected_layout()) from error
     except Exception as error:  # scipy raises many kinds
         allowed = f"It must be a version 5 .mat file with {variable}."
-        raise LayoutError(path, f"cannot be read ({type(error).__name__}: {error})", allowed) from error
+        raise LayoutError(
+            path, f"cannot be read ({type(error).__name__}: {error})", allowed
+        ) from error
     if not len(indices) or indices.min() < 1 or indices.max() > count:
-        raise LayoutError(path, f"{variable} names image {indices.max(initial=0)}", f"{LABELED} has the images 1..{count}.")
+        raise LayoutError(
+            path,
+            f"{variable} names image {indices.max(initial=0)}",
+            f"{LABELED} has the images 1..{count}.",
+        )
     return indices - 1

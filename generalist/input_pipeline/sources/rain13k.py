@@ -17,16 +17,26 @@ class Rain13K(Source):
 
     NAME = "rain13k"
     TASKS = ("derain",)
-    SPLITS = {"train": "train", "test": "test"} | {f"test/{name}": f"test/{name}" for name in TEST_SETS}
+    SPLITS = {"train": "train", "test": "test"} | {
+        f"test/{name}": f"test/{name}" for name in TEST_SETS
+    }
     EVAL_SPLIT = "test"
     FOLDERS = ("derain", "Rain13K")
     WHERE = "the MPRNet project on github.com, Deraining/Datasets: a mixture of five synthetic rain sets"
-    LICENCE = "none stated, neither for the mixture nor by the authors of its sets: taken as research use"
+    LICENCE = (
+        "none stated, neither for the mixture nor by the authors of its sets: taken as research use"
+    )
     LAYOUT = """\
   derain/train/{input,target}/<name>.jpg            rainy, clean; derain may be called Rain13K
   derain/test/<set>/{input,target}/<name>.png       <set>: Test100 Rain100H Rain100L Test2800 Test1200, or some of them"""
-    NEEDED = (("train/input",), ("train/target",), tuple(f"test/{name}" for name in TEST_SETS))  # one test set is enough
-    USUAL = {"train": 13_712, "test": sum(TEST_SETS.values())} | {f"test/{k}": n for k, n in TEST_SETS.items()}
+    NEEDED = (
+        ("train/input",),
+        ("train/target",),
+        tuple(f"test/{name}" for name in TEST_SETS),
+    )  # one test set is enough
+    USUAL = {"train": 13_712, "test": sum(TEST_SETS.values())} | {
+        f"test/{k}": n for k, n in TEST_SETS.items()
+    }
 
     def index(self) -> list[tuple[str, str, str]]:
         if self.split != "test":
@@ -42,9 +52,15 @@ class Rain13K(Source):
         folder = epath.Path(self.root) / "test"
         there = [name for name in TEST_SETS if (folder / name).exists()]
         if not there:
-            raise LayoutError(folder, f"holds none of the test sets {', '.join(TEST_SETS)}", self.expected_layout())
+            raise LayoutError(
+                folder,
+                f"holds none of the test sets {', '.join(TEST_SETS)}",
+                self.expected_layout(),
+            )
         if absent := [name for name in TEST_SETS if name not in there]:
-            self.log(f"rain13k/test: {folder} lacks {', '.join(absent)}: figures are means over {', '.join(there)}, not the official ones")
+            self.log(
+                f"rain13k/test: {folder} lacks {', '.join(absent)}: figures are means over {', '.join(there)}, not the official ones"
+            )
         return there
 
     def _pairs(self, folder: str) -> list[tuple[str, str, str]]:

@@ -5,23 +5,35 @@ import threading
 from collections.abc import Iterable
 from typing import Any
 
-from etils import epath
 import numpy as np
+from etils import epath
 
 from generalist.input_pipeline.sources.base import Source
-from generalist.input_pipeline.sources.files import NO_FILE, DataError, LayoutError, png, read_image, require_same_size
+from generalist.input_pipeline.sources.files import (
+    NO_FILE,
+    DataError,
+    LayoutError,
+    png,
+    read_image,
+    require_same_size,
+)
 from generalist.input_pipeline.sources.matlab import scipy_io
 
 PRE_CUT, FRAMES = "train/input", "SIDD_Medium_Srgb/Data"
 NOISY_BLOCKS, CLEAN_BLOCKS = "ValidationNoisyBlocksSrgb", "ValidationGtBlocksSrgb"
 CROP_SIDE = 256  # of a training crop, pixels: Painter's, and that of the blocks it is evaluated on
 _loading = threading.Lock()
-_decoding = tuple(threading.Lock() for _ in range(64))  # a pair is decoded once for all threads that want it, others beside it
+_decoding = tuple(
+    threading.Lock() for _ in range(64)
+)  # a pair is decoded once for all threads that want it, others beside it
 
 
 def block_shape(path: str, variable: str) -> tuple[int, ...]:
     """Shape (scenes, blocks, h, w, 3) of the uint8 array `variable`, from the header of a v5 .mat file."""
-    io, allowed = scipy_io(), f"It must be a version 5 .mat file with {variable}, uint8 (40, 32, 256, 256, 3)."
+    io, allowed = (
+        scipy_io(),
+        f"It must be a version 5 .mat file with {variable}, uint8 (40, 32, 256, 256, 3).",
+    )
     try:
         with epath.Path(path).open("rb") as file:
             variables = {name: (shape, dtype) for name, shape, dtype in io.whosmat(file)}
@@ -40,7 +52,9 @@ def _load_blocks(path: str, variable: str) -> np.ndarray:
         with epath.Path(path).open("rb") as file:
             return io.loadmat(file, variable_names=[variable])[variable]
     except Exception as error:
-        raise LayoutError(path, f"cannot be read ({error})", "The file is damaged: get it again.") from error
+        raise LayoutError(
+            path, f"cannot be read ({error})", "The file is damaged: get it again."
+        ) from error
 
 
 def load_blocks(path: str, variable: str) -> np.ndarray:
@@ -57,7 +71,9 @@ def _decode_frames(noisy: str, clean: str) -> tuple[np.ndarray, np.ndarray] | Da
         frames = read_image(noisy), read_image(clean)
         require_same_size(frames[0].shape[:2], noisy, frames[1].shape[:2], clean)
         return frames
-    except DataError as error:  # kept as well: each of its crops fails, and none decodes the pair again
+    except (
+        DataError
+    ) as error:  # kept as well: each of its crops fails, and none decodes the pair again
         return DataError(*error.args)  # without the traceback, which holds what was read
 
 
@@ -93,11 +109,22 @@ class SIDD(Source):
   sidd/SIDD_Medium_Srgb/Data/<scene>/<n>_GT_SRGB_<m>.PNG        each with its clean twin
   sidd/ValidationNoisyBlocksSrgb.mat                            also below sidd/val/
   sidd/ValidationGtBlocksSrgb.mat"""
-    NEEDED = ((PRE_CUT, FRAMES), *((f"{name}.mat", f"val/{name}.mat") for name in (NOISY_BLOCKS, CLEAN_BLOCKS)))
+    NEEDED = (
+        (PRE_CUT, FRAMES),
+        *((f"{name}.mat", f"val/{name}.mat") for name in (NOISY_BLOCKS, CLEAN_BLOCKS)),
+    )
     USUAL = {"train": 96_000, "val": 1_280}  # 320 pairs of frames with 300 patches each
 
-    def __init__(self, data_dir, split: str = "train", task: str | None = None, on_error: str = "raise", *,
-                 crops_per_frame: int = 300, **kwargs):
+    def __init__(
+        self,
+        data_dir,
+        split: str = "train",
+        task: str | None = None,
+        on_error: str = "raise",
+        *,
+        crops_per_frame: int = 300,
+        **kwargs,
+    ):
         self._crops_per_frame = crops_per_frame
         self._crops: int | None = None  # examples cut from one item; None: items are read whole
         super().__init__(data_dir, split, task, on_error, **kwargs)
@@ -108,8 +135,10 @@ class SIDD(Source):
         if (epath.Path(self.root) / PRE_CUT).exists():
             return self.pair(self.files(PRE_CUT), self.files("train/groundtruth"))
         self._crops = self._crops_per_frame
-        return self.pair(self.files(FRAMES, "*/*NOISY_SRGB_*", strip="NOISY_"),
-                         self.files(FRAMES, "*/*GT_SRGB_*", strip="GT_"))
+        return self.pair(
+            self.files(FRAMES, "*/*NOISY_SRGB_*", strip="NOISY_"),
+            self.files(FRAMES, "*/*GT_SRGB_*", strip="GT_"),
+        )
 
     def paths(self) -> Iterable[str]:
         return [path for path, _ in self._mat] if self.split == "val" else super().paths()
@@ -126,14 +155,20 @@ class SIDD(Source):
     def locate(self, index: int) -> tuple:
         if self.split == "val":
             key, scene, block = self.items[index]
-            return key, *(np.ascontiguousarray(load_blocks(*mat)[scene, block]) for mat in self._mat)
+            return key, *(
+                np.ascontiguousarray(load_blocks(*mat)[scene, block]) for mat in self._mat
+            )
         if self._crops is None:
             return super().locate(index)
-        item, crop = divmod(index, self._crops)  # neighbours share their frame, which is decoded once for them
+        item, crop = divmod(
+            index, self._crops
+        )  # neighbours share their frame, which is decoded once for them
         key, noisy, clean = super().locate(item)
         frames = load_frames(noisy, clean)
         window = crop_window(frames[0].shape[:2], index)
-        return f"{key}_{crop}", *(frame[window].copy() for frame in frames)  # copies, so that the full frames are freed
+        return f"{key}_{crop}", *(
+            frame[window].copy() for frame in frames
+        )  # copies, so that the full frames are freed
 
     def _blocks(self) -> list[tuple[str, int, int]]:
         self._mat = tuple((self._mat_path(name), name) for name in (NOISY_BLOCKS, CLEAN_BLOCKS))
@@ -141,7 +176,11 @@ class SIDD(Source):
         if noisy != clean:
             problem = f"has the shape {clean}, the noisy blocks {noisy}"
             raise LayoutError(self._mat[1][0], problem, "Both must be equal.")
-        return [(f"{scene:04d}_{block:02d}", scene, block) for scene in range(noisy[0]) for block in range(noisy[1])]
+        return [
+            (f"{scene:04d}_{block:02d}", scene, block)
+            for scene in range(noisy[0])
+            for block in range(noisy[1])
+        ]
 
     def _mat_path(self, name: str) -> str:
         candidates = [epath.Path(self.root) / folder / f"{name}.mat" for folder in ("", "val")]

@@ -1,7 +1,7 @@
 """Prepared data sets: ArrayRecord shards in the folders of TensorFlow Datasets, written by us or by the TFDS catalogue.
 
-    <data_dir>/<name>/1.0.0/                        by `generalist data prepare`
-    <data_dir>/{nyu_depth_v2,scene_parse150,coco/2017_panoptic}/<version>/     by TFDS, file_format="array_record"
+<data_dir>/<name>/1.0.0/                        by `generalist data prepare`
+<data_dir>/{nyu_depth_v2,scene_parse150,coco/2017_panoptic}/<version>/     by TFDS, file_format="array_record"
 """
 
 import functools
@@ -47,9 +47,18 @@ class Prepared:
             return open_records(self.folder, self.split, os.getpid())[row]
         except LayoutError:
             raise
-        except (RuntimeError, ValueError, OSError, IndexError) as error:  # ArrayRecord raises RuntimeError or ValueError for damage
+        except (
+            RuntimeError,
+            ValueError,
+            OSError,
+            IndexError,
+        ) as error:  # ArrayRecord raises RuntimeError or ValueError for damage
             where = f"{self.folder} ({self.split}, row {row})"
-            raise DataError(where, f"cannot be read ({error})", "A shard is damaged: delete it and prepare again.") from error
+            raise DataError(
+                where,
+                f"cannot be read ({error})",
+                "A shard is damaged: delete it and prepare again.",
+            ) from error
 
     def rows(self, task: str) -> list[int]:
         """The rows that `task` uses: all, unless the data set was prepared with a choice."""
@@ -67,16 +76,32 @@ def open_records(folder: str, split: str, process: int):
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
-        raise ImportError("prepared data sets are read by TFDS: pip install tensorflow-datasets") from error
+        raise ImportError(
+            "prepared data sets are read by TFDS: pip install tensorflow-datasets"
+        ) from error
     if "://" in folder and not folder.startswith("gs://"):
-        raise LayoutError(folder, "is no folder that ArrayRecord reads", "Give one of this machine or gs://, mount it, or copy it.")
+        raise LayoutError(
+            folder,
+            "is no folder that ArrayRecord reads",
+            "Give one of this machine or gs://, mount it, or copy it.",
+        )
     try:
         builder = tfds.builder_from_directory(folder)
-        images = [name for name, feature in builder.info.features.items() if isinstance(feature, tfds.features.Image)]
-        return builder.as_data_source(split, decoders={name: tfds.decode.SkipDecoding() for name in images})
+        images = [
+            name
+            for name, feature in builder.info.features.items()
+            if isinstance(feature, tfds.features.Image)
+        ]
+        return builder.as_data_source(
+            split, decoders={name: tfds.decode.SkipDecoding() for name in images}
+        )
     except Exception as error:  # TFDS raises many kinds: NotImplementedError for tfrecord, KeyError, ValueError, JSONDecodeError, ...
         allowed = "It must be a TFDS folder of ArrayRecord shards (file_format='array_record')."
-        raise LayoutError(folder, f"cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:300]})", allowed) from error
+        raise LayoutError(
+            folder,
+            f"cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:300]})",
+            allowed,
+        ) from error
 
 
 def find_prepared(source: type[Source], data_dir, split: str) -> Prepared | None:
@@ -94,7 +119,9 @@ def find_prepared(source: type[Source], data_dir, split: str) -> Prepared | None
     if not source.CATALOGUE or not (base / source.CATALOGUE).exists():
         return None
     names = EVALUATION_NAMES if split == source.EVAL_SPLIT else (split,)
-    for folder in sorted((base / source.CATALOGUE).iterdir(), key=version, reverse=True):  # the newest first
+    for folder in sorted(
+        (base / source.CATALOGUE).iterdir(), key=version, reverse=True
+    ):  # the newest first
         counts = split_counts(folder)
         name = next((name for name in names if name in counts), None)
         if name:
@@ -116,4 +143,6 @@ def split_counts(folder: epath.Path) -> dict[str, int]:
         splits = json.loads(path.read_text())["splits"]
         return {split["name"]: sum(map(int, split["shardLengths"])) for split in splits}
     except (ValueError, KeyError, TypeError) as error:
-        raise LayoutError(path, f"cannot be read ({type(error).__name__}: {error})", DAMAGED_INFO) from error
+        raise LayoutError(
+            path, f"cannot be read ({type(error).__name__}: {error})", DAMAGED_INFO
+        ) from error

@@ -22,7 +22,10 @@ import numpy as np
 
 STORED = 40
 VALUES = pathlib.Path(__file__).with_name("panoptic_values.json")
-CATEGORIES = [{"id": number, "name": f"c{number}", "isthing": int(number < 90)} for number in (1, 2, 44, 90, 118, 200)]
+CATEGORIES = [
+    {"id": number, "name": f"c{number}", "isthing": int(number < 90)}
+    for number in (1, 2, 44, 90, 118, 200)
+]
 
 
 def make_case(seed):
@@ -33,7 +36,9 @@ def make_case(seed):
     """
     rng = np.random.default_rng(seed)
     height, width = rng.integers(1, 25, 2)
-    used = rng.choice([c["id"] for c in CATEGORIES], rng.integers(1, len(CATEGORIES) + 1), replace=False)
+    used = rng.choice(
+        [c["id"] for c in CATEGORIES], rng.integers(1, len(CATEGORIES) + 1), replace=False
+    )
     label = blobs(rng, height, width, rng.integers(0, 9))
     label[rng.random(label.shape) < rng.choice([0, 0, 0.05, 0.3])] = 0
     if label.any() and rng.random() < 0.5:
@@ -57,8 +62,15 @@ def describe(rng, ids, used, crowd=0.0):
     renamed = np.zeros(ids.shape, np.int32)
     for before, after in zip(old, new):
         renamed[ids == before] = after
-    segments = [{"id": int(number), "category_id": int(rng.choice(used)), "area": int((renamed == number).sum()),
-                 "iscrowd": int(rng.random() < crowd)} for number in new]
+    segments = [
+        {
+            "id": int(number),
+            "category_id": int(rng.choice(used)),
+            "area": int((renamed == number).sum()),
+            "iscrowd": int(rng.random() < crowd),
+        }
+        for number in new
+    ]
     return renamed, segments
 
 
@@ -66,12 +78,18 @@ def guess(rng, kind, label, label_segments, used):
     if kind == "empty":
         return np.zeros_like(label), []
     if kind == "unrelated":
-        return describe(rng, blobs(rng, *label.shape, rng.integers(0, 9)), [c["id"] for c in CATEGORIES])
+        return describe(
+            rng, blobs(rng, *label.shape, rng.integers(0, 9)), [c["id"] for c in CATEGORIES]
+        )
     ids, names = np.unique(label, return_inverse=True)
     disturbed = names.reshape(label.shape)
     if kind == "disturbed":
         disturbed = np.roll(disturbed, rng.integers(0, 3, 2), (0, 1))
-        disturbed = np.where(rng.random(label.shape) < rng.choice([0, 0.1, 0.4]), rng.integers(0, len(ids) + 1, label.shape), disturbed)
+        disturbed = np.where(
+            rng.random(label.shape) < rng.choice([0, 0.1, 0.4]),
+            rng.integers(0, len(ids) + 1, label.shape),
+            disturbed,
+        )
     renamed, segments = describe(rng, disturbed, used)
     category = {segment["id"]: segment["category_id"] for segment in label_segments}
     for segment in segments:  # mostly the category of the label
@@ -90,7 +108,13 @@ def real_case(folder):
 
     data = json.loads((folder / "panoptic_val2017.json").read_text())
     (annotation,) = data["annotations"]
-    red, green, blue = np.moveaxis(np.asarray(Image.open(folder / "panoptic_val2017" / annotation["file_name"])).astype(np.int32), -1, 0)
+    red, green, blue = np.moveaxis(
+        np.asarray(Image.open(folder / "panoptic_val2017" / annotation["file_name"])).astype(
+            np.int32
+        ),
+        -1,
+        0,
+    )
     label, segments = red + 256 * green + 65536 * blue, annotation["segments_info"]
     prediction, kept = np.roll(label, (3, 5), (0, 1)), []
     for number, segment in enumerate(segments):
@@ -98,37 +122,63 @@ def real_case(folder):
             prediction[prediction == segment["id"]] = 0
         else:
             other = data["categories"][number]["id"]
-            kept.append({"id": segment["id"], "category_id": other if number % 5 == 4 else segment["category_id"]})
+            kept.append(
+                {
+                    "id": segment["id"],
+                    "category_id": other if number % 5 == 4 else segment["category_id"],
+                }
+            )
     return (prediction, kept), (label, segments), data["categories"]
 
 
 def real_folders():
     """{name: folder of annotations} of the real samples; {} without them."""
     root = os.environ.get("GENERALIST_REAL_SAMPLES")
-    return {name: pathlib.Path(root) / name / "annotations" for name in ("coco", "coco_annotation_only")} if root else {}
+    return (
+        {
+            name: pathlib.Path(root) / name / "annotations"
+            for name in ("coco", "coco_annotation_only")
+        }
+        if root
+        else {}
+    )
 
 
 def count(metric):
     """{category id: [IoUs of the matches in ascending order, false positives, false negatives]} of what a PanopticQuality has seen."""
     tally = metric._tally
-    rows = {c: [sorted(tally.ious.get(c, [])), tally.false_positives[c], tally.false_negatives[c]] for c in metric.per_class()}
+    rows = {
+        c: [sorted(tally.ious.get(c, [])), tally.false_positives[c], tally.false_negatives[c]]
+        for c in metric.per_class()
+    }
     return {str(category): row for category, row in rows.items() if row != [[], 0, 0]}
 
 
 def peer_count(panoptic, cases, categories):
     """The same, counted by panopticapi for all `cases` together; and the results that it prints."""
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        annotations = [write(pathlib.Path(folder), number, case, panoptic.id2rgb) for number, case in enumerate(cases)]
+        annotations = [
+            write(pathlib.Path(folder), number, case, panoptic.id2rgb)
+            for number, case in enumerate(cases)
+        ]
         by_id = {category["id"]: category for category in categories}
-        stat = panoptic.pq_compute_single_core(0, annotations, f"{folder}/label", f"{folder}/prediction", by_id)
-    counted = {str(c): [sorted(s.iou), s.fp, s.fn] for c, s in stat.pq_per_cat.items() if s.iou or s.fp or s.fn}
+        stat = panoptic.pq_compute_single_core(
+            0, annotations, f"{folder}/label", f"{folder}/prediction", by_id
+        )
+    counted = {
+        str(c): [sorted(s.iou), s.fp, s.fn]
+        for c, s in stat.pq_per_cat.items()
+        if s.iou or s.fp or s.fn
+    }
     assert all(s.tp == len(s.iou) for s in stat.pq_per_cat.values())
     for s in stat.pq_per_cat.values():
         s.iou = math.fsum(s.iou)
     printed = {}
     for suffix, kind in (("", None), ("_things", True), ("_stuff", False)):
         with contextlib.suppress(ZeroDivisionError):  # it cannot average over nothing
-            printed |= {key + suffix: value for key, value in stat.pq_average(by_id, kind)[0].items()}
+            printed |= {
+                key + suffix: value for key, value in stat.pq_average(by_id, kind)[0].items()
+            }
     return counted, printed
 
 
@@ -138,8 +188,16 @@ def write(folder, number, case, id2rgb):
     annotations = []
     for name, (id_map, segments) in zip(("prediction", "label"), case):
         (folder / name).mkdir(exist_ok=True)
-        Image.fromarray(id2rgb(np.asarray(id_map).astype(np.int64))).save(folder / name / f"{number}.png")
-        annotations.append({"image_id": number, "file_name": f"{number}.png", "segments_info": [dict(s) for s in segments]})
+        Image.fromarray(id2rgb(np.asarray(id_map).astype(np.int64))).save(
+            folder / name / f"{number}.png"
+        )
+        annotations.append(
+            {
+                "image_id": number,
+                "file_name": f"{number}.png",
+                "segments_info": [dict(s) for s in segments],
+            }
+        )
     return annotations[1], annotations[0]
 
 
@@ -173,9 +231,19 @@ def main(folder, cases=STORED):
         *case, categories = real_case(samples)
         expected["real"][name] = peer_count(panoptic, [case], categories)
     if cases == STORED:
-        VALUES.write_text("{" + ",\n".join(
-            [f'"images": [\n{",".join(chr(10) + json.dumps(image) for image in expected["images"])[1:]}]',
-             *(f'"{key}": {json.dumps(expected[key])}' for key in ("counted", "printed", "real"))]) + "}\n")
+        VALUES.write_text(
+            "{"
+            + ",\n".join(
+                [
+                    f'"images": [\n{",".join(chr(10) + json.dumps(image) for image in expected["images"])[1:]}]',
+                    *(
+                        f'"{key}": {json.dumps(expected[key])}'
+                        for key in ("counted", "printed", "real")
+                    ),
+                ]
+            )
+            + "}\n"
+        )
         return
     from generalist.metrics import PanopticQuality
 
@@ -188,9 +256,11 @@ def main(folder, cases=STORED):
     assert count(whole) == expected["counted"]
     ours = whole.compute()
     rows = expected["counted"].values()
-    print(f"{cases} cases: {sum(len(row[0]) for row in rows)} matches, {sum(row[1] for row in rows)} false positives, "
-          f"{sum(row[2] for row in rows)} false negatives: all counts and IoUs equal bit for bit; largest difference of the printed "
-          f"figures {max(abs(ours[key] - value) for key, value in expected['printed'].items()):.1e}")
+    print(
+        f"{cases} cases: {sum(len(row[0]) for row in rows)} matches, {sum(row[1] for row in rows)} false positives, "
+        f"{sum(row[2] for row in rows)} false negatives: all counts and IoUs equal bit for bit; largest difference of the printed "
+        f"figures {max(abs(ours[key] - value) for key, value in expected['printed'].items()):.1e}"
+    )
 
 
 if __name__ == "__main__":
