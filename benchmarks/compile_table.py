@@ -8,8 +8,8 @@ Each argument is a topology and the value of sharding.fsdp. Compiling takes tens
 import sys
 
 from generalist.configs import multitask
+from generalist.devices.memory import GIB
 from generalist.training import compile
-from generalist.training.memory import GIB
 
 HEADER = """| topology | fsdp | images a chip | program | GiB a chip, of | state + temporaries | TFLOP a chip | collectives (count, GiB received a chip) | compiled in |
 |---|---|---|---|---|---|---|---|---|"""

@@ -24,7 +24,8 @@ def start(args) -> dict[str, float]:
     import jax
 
     from generalist.configs import multitask
-    from generalist.training import setup, sharding
+    from generalist.devices import mesh as sharding
+    from generalist.training import setup
 
     marks.append(("imports", time.monotonic()))
     quiet = lambda line: None

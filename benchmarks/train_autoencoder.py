@@ -64,9 +64,9 @@ def train(minutes: float, lr: float, batch_size: int, init: str = ""):
     """Trains for `minutes`, from scratch or from the folder `init`; returns (graphdef, parameters, number of steps)."""
     import jax
 
+    from generalist.devices import mesh as sharding
     from generalist.models import parameters as parameters_lib
     from generalist.pretrained.huggingface import read_autoencoder
-    from generalist.training import sharding
 
     mesh, config = sharding.make_mesh(), common.scenes()
     sources = open_sources(config, ["depth"], "train")  # its images; the depth maps are not used

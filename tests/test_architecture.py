@@ -14,7 +14,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text()) for path in FILES}
 NAMES = [path.relative_to(ROOT).as_posix() for path in FILES]
 
-# Arrows go down only. A room may use itself and these; what a whole file may, is said by its name.
+# Arrows go down only. A room may use itself, EVERYWHERE, and these rooms.
 ARROWS = {
     "__init__": {"inference", "tasks"},
     "cli": {"training", "evaluation", "inference", "input_pipeline", "pretrained", "cli_data"},
@@ -27,19 +27,25 @@ ARROWS = {
         "diffusion",
         "pretrained",
         "tasks",
+        "devices",
     },
-    "evaluation": {"inference", "metrics", "tasks", "input_pipeline"},
-    "inference": {"models", "diffusion", "tasks", "pretrained"},
+    "evaluation": {"inference", "input_pipeline", "pretrained", "tasks", "metrics", "devices"},
+    "inference": {"models", "diffusion", "pretrained", "tasks", "devices"},
     "input_pipeline": {"tasks"},
     "pretrained": {"models"},
     "models": set(),
     "diffusion": set(),
     "tasks": set(),
     "metrics": set(),
+    "devices": set(),
     "configs": set(),
     "files": set(),
+    "names": set(),
+    "console": set(),
+    "pictures": set(),
 }
-EVERYWHERE = {None, "__version__", "files"}  # what every room may use
+# What every room may use.
+EVERYWHERE = {None, "__version__", "files", "names", "console", "pictures"}
 # Inside a function only, so that importing the room does not load the other: a task knows its official metric.
 LAZY_ARROWS = {"tasks": {"metrics"}}
 
@@ -47,10 +53,10 @@ LAZY_ARROWS = {"tasks": {"metrics"}}
 LIBRARIES = {
     "__init__": set(),
     "configs": {"ml_collections"},
-    "models": {"jax", "flax", "numpy"},
-    "diffusion": {"jax", "numpy"},
-    "tasks": {"numpy", "cv2"},
-    "metrics": {"numpy", "cv2"},
+    "models": {"jax", "flax", "numpy", "jaxtyping"},
+    "diffusion": {"jax", "numpy", "jaxtyping"},
+    "tasks": {"numpy", "cv2", "jaxtyping"},
+    "metrics": {"numpy", "cv2", "jaxtyping"},
     "pretrained": {
         "jax",
         "flax",

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from generalist.devices import processes as distributed
 from generalist.files import write_atomically
-from generalist.training import distributed
 from generalist.training.step import State
 
 SEAL = "files.json"  # in a checkpoint: size and CRC-32 of all its other files

@@ -15,10 +15,11 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 from ml_collections import ConfigDict
 
+from generalist.devices import mesh as sharding
+from generalist.devices.memory import GIB, GPU_SHARE, advice
 from generalist.inference.generalist import SETTINGS, make_sampler
 from generalist.models import attention
-from generalist.training import setup, sharding
-from generalist.training.memory import GIB, GPU_SHARE, advice
+from generalist.training import setup
 from generalist.training.workdir import to_plain
 
 HBM = {

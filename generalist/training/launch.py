@@ -15,7 +15,7 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 import generalist
-from generalist.training.memory import GPU_SHARE
+from generalist.devices.memory import GPU_SHARE
 
 PACKAGE = pathlib.Path(generalist.__file__).parent
 FLAGS = ("config", "workdir", "mode", "topology", "coordinator", "process_id", "process_count")
@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
     logging.set_verbosity(logging.WARNING)
     from jax.errors import JaxRuntimeError
 
-    from generalist.training import distributed
+    from generalist.devices import processes as distributed
     from generalist.training.checkpoint import CheckpointError
 
     try:
@@ -194,8 +194,9 @@ def _check_fields(argv: list[str], config: ConfigDict) -> None:
 
 def run(values: flags.FlagValues, workdir: str) -> None:
     """Starts the processes and sets up the devices, then trains, evaluates or compiles."""
-    from generalist.training import compile, distributed, loop, setup
-    from generalist.training.interruption import Interruption
+    from generalist.devices import processes as distributed
+    from generalist.devices.signals import Interruption
+    from generalist.training import compile, loop, setup
 
     if "XLA_CLIENT_MEM_FRACTION" not in os.environ:  # its newer name; both are an error
         os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", str(GPU_SHARE))

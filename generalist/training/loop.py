@@ -9,9 +9,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from generalist.training import distributed, setup, sharding
+from generalist.devices import mesh as sharding
+from generalist.devices import processes as distributed
+from generalist.devices.signals import EXIT_PREEMPTED, Interruption
+from generalist.training import setup
 from generalist.training.checkpoint import Checkpointer, shapes_of
-from generalist.training.interruption import EXIT_PREEMPTED, Interruption
 from generalist.training.meters import Meters
 from generalist.training.workdir import check_workdir, export, write_facts, write_parameters
 from generalist.training.writer import Writer

@@ -17,6 +17,9 @@ import optax
 from ml_collections import ConfigDict
 
 from generalist import diffusion, models
+from generalist.devices import mesh as sharding
+from generalist.devices import processes as distributed
+from generalist.devices.memory import advice
 from generalist.diffusion.schedules import one_of
 from generalist.inference.generalist import load, make_schedule, model_settings, prompt_ids
 from generalist.input_pipeline import loader, open_sources
@@ -24,9 +27,7 @@ from generalist.models import flops
 from generalist.models import parameters as parameters_lib
 from generalist.pretrained import parts, weights
 from generalist.tasks import Task, get_tasks
-from generalist.training import distributed, sharding
 from generalist.training import optimizer as optimizer_lib
-from generalist.training.memory import advice
 from generalist.training.step import Objective, State, make_step
 from generalist.training.workdir import to_plain
 

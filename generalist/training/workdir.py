@@ -12,10 +12,11 @@ from clu import parameter_overview
 from ml_collections import ConfigDict
 
 from generalist import __version__
+from generalist.devices import mesh as sharding
+from generalist.devices import processes as distributed
 from generalist.files import write_atomically
 from generalist.pretrained import weights
 from generalist.tasks import get_tasks
-from generalist.training import distributed, sharding
 from generalist.training.checkpoint import read_json
 
 # Groups and fields that do not change what a run computes: a resumed run may change them.

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import tensorboardX
 
+from generalist.devices import processes as distributed
 from generalist.files import write_atomically
-from generalist.training import distributed
 
 
 class Writer:

@@ -126,7 +126,8 @@ def test_a_process_says_which_it_is_and_where_it_goes_on(runs):
 
 WAITING = """
 import sys, jax
-from generalist.training import distributed, interruption, launch, sharding
+from generalist.devices import processes as distributed, signals as interruption, mesh as sharding
+from generalist.training import launch
 def run(values, workdir):
     distributed.start(distributed.find({}, values.coordinator, values.process_id, values.process_count))
     mesh, stop = sharding.make_mesh(), interruption.Interruption()

@@ -11,7 +11,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from generalist.training import compile, memory, setup, sharding
+from generalist.devices import memory
+from generalist.devices import mesh as sharding
+from generalist.training import compile, setup
 
 ROOT = pathlib.Path(__file__).parents[2]
 HLO = """

@@ -206,7 +206,7 @@ sys.path.insert(0, {folder!r})
 from test_step import OBJECTIVE, OPTIMIZER, Pointwise
 from flax import nnx
 from generalist.models import parameters as parameters_lib
-from generalist.training import sharding
+from generalist.devices import mesh as sharding
 from generalist.training.step import State, make_step
 
 mesh = sharding.make_mesh()

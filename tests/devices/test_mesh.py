@@ -8,7 +8,7 @@ import optax
 import pytest
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
-from generalist.training import sharding
+from generalist.devices import mesh as sharding
 
 MESH = AbstractMesh((2, 4), ("data", "fsdp"))  # eight devices, without having them
 

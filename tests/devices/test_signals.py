@@ -8,8 +8,8 @@ import sys
 import jax
 import pytest
 
-from generalist.training import sharding
-from generalist.training.interruption import Interruption
+from generalist.devices import mesh as sharding
+from generalist.devices.signals import Interruption
 
 
 def test_held_it_is_a_flag_and_the_old_handler_comes_back():
@@ -26,7 +26,7 @@ def test_held_it_is_a_flag_and_the_old_handler_comes_back():
 
 PROGRAM = """
 import os, signal, sys, time
-from generalist.training.interruption import Interruption
+from generalist.devices.signals import Interruption
 with Interruption() as stop:
     {before}
     os.kill(os.getpid(), signal.SIGTERM)

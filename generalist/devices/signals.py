@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from generalist.training import sharding
+from generalist.devices import mesh as sharding
 
 EXIT_PREEMPTED = 143  # 128 + SIGTERM: what schedulers restart on
 

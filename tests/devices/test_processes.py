@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from generalist.training import distributed
-from generalist.training.distributed import Launch, find
+from generalist.devices import processes as distributed
+from generalist.devices.processes import Launch, find
 
 SLURM = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3"}
 OPEN_MPI = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1"}
@@ -122,7 +122,7 @@ def test_one_process_agrees_with_itself():
 
 TOGETHER = """
 import os, pathlib, tempfile
-from generalist.training import distributed
+from generalist.devices import processes as distributed
 launch = distributed.find(os.environ)
 distributed.start(launch)
 print(distributed.describe(launch), distributed.agree(distributed.is_first()), distributed.agree(False))
@@ -183,7 +183,7 @@ def test_what_a_launcher_sets_is_all_that_two_processes_need(launcher, why):
 @pytest.mark.parametrize("index", [0, 1])
 def test_a_process_that_never_appears_ends_the_others_with_a_message(index):
     program = (
-        "from generalist.training import distributed; distributed.START_SECONDS = 1; "
+        "from generalist.devices import processes as distributed; distributed.START_SECONDS = 1; "
         f"distributed.start(distributed.find({{}}, 'localhost:{random.randrange(20_000, 30_000)}', {index}, 2))"
     )
     result = subprocess.run(

@@ -1,0 +1,1 @@
+"""What training, evaluation and inference stand on: the mesh, processes, signals and memory."""
