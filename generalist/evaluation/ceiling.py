@@ -27,7 +27,7 @@ from generalist.evaluation.scores import (
     native_size,
 )
 from generalist.files import write_atomically
-from generalist.input_pipeline.check import spread
+from generalist.input_pipeline.reading import evenly_spaced
 from generalist.tasks import Depth, Instance, Restoration, Scalar, Semantic, Task
 from generalist.tasks.base import to_levels
 
@@ -205,7 +205,7 @@ def measure(
     """Runs every task over `limit` examples of its source, evenly spread (0: all), encoded at `size` x `size` pixels."""
     ways = {"pixel": lambda rgb: rgb} | ({"latent": autoencoder} if autoencoder else {})
     runs = {name: Run(task, ways) for name, task in tasks.items()}
-    chosen = {name: spread(len(sources[name]), limit) for name in tasks}
+    chosen = {name: evenly_spaced(len(sources[name]), limit) for name in tasks}
     done, total, began, said = 0, sum(map(len, chosen.values())), time.monotonic(), time.monotonic()
     for name, run in runs.items():
         for start in range(0, len(chosen[name]), BATCH):

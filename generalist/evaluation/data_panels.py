@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from PIL import Image
 
 from generalist.evaluation.panels import SIDE, compose, enlarge, value_bars
-from generalist.input_pipeline.check import spread
+from generalist.input_pipeline.reading import evenly_spaced
 from generalist.input_pipeline.sources import SOURCES, open_source
 from generalist.input_pipeline.sources.folder import Folder
 from generalist.tasks import TASKS, Scalar, Semantic, get_tasks
@@ -30,7 +30,7 @@ def dataset_panel(
         for task in tasks
     ]
     pictures, captions = [], []
-    for index in spread(min(map(len, sources)), rows):
+    for index in evenly_spaced(min(map(len, sources)), rows):
         examples = [source[index] for source in sources]
         labels = [task.render(example["label"]) for task, example in zip(tasks.values(), examples)]
         pictures.append([enlarge(picture, SIDE) for picture in (examples[0]["image"], *labels)])

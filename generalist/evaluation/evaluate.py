@@ -15,7 +15,7 @@ from generalist.evaluation.partial import Partial
 from generalist.evaluation.predictors import Model, PredictRGB, Tiles
 from generalist.evaluation.scores import Example, Predictor, Scores, decoders, finite_or_none
 from generalist.evaluation.submission import Submission
-from generalist.input_pipeline.check import spread
+from generalist.input_pipeline.reading import evenly_spaced
 from generalist.tasks import Restoration, Task
 
 BASELINES, PARTIAL, SUBMISSION = "baselines.json", "partial.pkl", "submission"
@@ -75,7 +75,7 @@ def evaluate(
     """
     out_dir = pathlib.Path(out_dir)
     _check(tasks, sources, train_sources or {})
-    chosen = {name: spread(len(sources[name]), limit) for name in tasks}
+    chosen = {name: evenly_spaced(len(sources[name]), limit) for name in tasks}
     model, trivial, cache = (
         Model(predict_rgb, target_size),
         Trivial(train_sources, target_size),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 import cv2
 import numpy as np
 
-from generalist.input_pipeline.reading import in_threads
+from generalist.input_pipeline.reading import evenly_spaced, in_threads
 from generalist.input_pipeline.sources import (
     SOURCES,
     WHOLE_TASK,
@@ -248,7 +248,7 @@ def check_split(
         for part, count in source.counts.items()
         if count < source.USUAL.get(part, 0)
     ]
-    rows = spread(len(source), limit)
+    rows = evenly_spaced(len(source), limit)
     measured = list(
         in_threads(
             lambda row: look(source, row, own),
@@ -261,13 +261,6 @@ def check_split(
     report.problems += dict.fromkeys(line for _, one in measured for line in one.problems)
     summarise(report, [(key, one) for key, one in measured if one.size != (0, 0)], own)
     return report
-
-
-def spread(count: int, limit: int) -> list[int]:
-    """`limit` of 0..count - 1, evenly spread; all for 0."""
-    return sorted(
-        set(np.linspace(0, count - 1, min(limit or count, count)).round().astype(int).tolist())
-    )
 
 
 def look(source: Source, row: int, own: Mapping | None) -> tuple[str, Measured]:

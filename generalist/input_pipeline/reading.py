@@ -6,8 +6,16 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
+
 SAY_EVERY = 5.0  # seconds
 AHEAD = 4  # results waiting for each thread, which bounds the memory
+
+
+def evenly_spaced(count: int, limit: int) -> list[int]:
+    """Returns `limit` of the indices 0..count - 1, evenly spaced and ascending; 0 returns them all."""
+    chosen = np.linspace(0, count - 1, min(limit or count, count)).round().astype(int)
+    return sorted(set(chosen.tolist()))
 
 
 def in_threads(

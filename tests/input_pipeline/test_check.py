@@ -12,6 +12,7 @@ from PIL import Image
 from generalist import cli
 from generalist.input_pipeline import check as checks
 from generalist.input_pipeline.check import check, format_report
+from generalist.input_pipeline.reading import evenly_spaced
 from generalist.input_pipeline.sources import matlab
 
 RNG = np.random.default_rng(0)
@@ -446,8 +447,5 @@ def test_limit_reads_evenly_spread_examples_and_progress_has_an_eta(lol, monkeyp
     report = check(lol, ["lol"], limit=3, threads=2, log=lines.append)
     assert [split.read for split in report.splits] == [3, 3]
     assert lines[1].startswith("lol/train: 2 of 3 | ") and "ETA" in lines[1]
-    assert checks.spread(10, 4) == [0, 3, 6, 9] and checks.spread(3, 0) == checks.spread(3, 9) == [
-        0,
-        1,
-        2,
-    ]
+    assert evenly_spaced(10, 4) == [0, 3, 6, 9]
+    assert evenly_spaced(3, 0) == evenly_spaced(3, 9) == [0, 1, 2]

@@ -619,6 +619,7 @@ def test_rain13k_test_is_the_five_sets_one_after_another(tmp_path, capsys):
     printed = capsys.readouterr().err
     assert "rain13k/test/Test2800: 2 examples" in printed and "(usually 2800)" in printed
     check_pairs(open_source("rain13k", "derain", "test/Rain100L", tmp_path), pairs["Rain100L"])
+    assert {source[row]["key"].split("/")[0] for row in range(len(source))} == set(source.groups)
 
 
 @pytest.fixture

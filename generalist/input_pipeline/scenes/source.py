@@ -32,6 +32,8 @@ class ScenesSource:
       IndexError: on `source[index]` outside 0 .. length - 1.
     """
 
+    groups: tuple[str, ...] = ()  # see `sources.base.Source`
+
     def __init__(
         self,
         task: str,

@@ -92,6 +92,8 @@ class Source:
     LABEL = "label"  # the feature of the label in the prepared form, named as in the TFDS catalogue where that has the data set
     SUFFIXES = IMAGE_SUFFIXES  # of the files it reads
     CATALOGUE = ""  # the data set's folder in the TFDS catalogue
+    # Figures are means over these groups of examples; a group is the first part of an example's key.
+    groups: tuple[str, ...] = ()
     USUAL: dict[str, int]  # split -> usual number of examples: printed when another, never required
 
     def __init__(

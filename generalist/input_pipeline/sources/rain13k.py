@@ -34,6 +34,7 @@ class Rain13K(Source):
         ("train/target",),
         tuple(f"test/{name}" for name in TEST_SETS),
     )  # one test set is enough
+    groups = tuple(TEST_SETS)
     USUAL = {"train": 13_712, "test": sum(TEST_SETS.values())} | {
         f"test/{k}": n for k, n in TEST_SETS.items()
     }
