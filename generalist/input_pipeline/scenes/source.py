@@ -1,6 +1,8 @@
 """The built-in scenes as a data source of every task."""
 
 import zlib
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 
@@ -33,6 +35,7 @@ class ScenesSource:
     """
 
     groups: tuple[str, ...] = ()  # see `sources.base.Source`
+    damaged: Mapping[str, str] = MappingProxyType({})  # there are no files
 
     def __init__(
         self,
@@ -74,6 +77,14 @@ class ScenesSource:
             "label": _label(self.task, scene),
             "key": f"scenes/{self.seed}/{self.split}/{index:08d}",
         }
+
+    def intact(self, index: int) -> dict:
+        """Returns `source[index]`; no scene is damaged."""
+        return self[index]
+
+    def stamp(self) -> str:
+        """Returns "": there are no files that could change."""
+        return ""
 
     def _degraded(self, image: np.ndarray, index: int) -> np.ndarray:
         split = position("split", self.split, SPLITS)

@@ -94,6 +94,7 @@ class Source:
     CATALOGUE = ""  # the data set's folder in the TFDS catalogue
     # Figures are means over these groups of examples; a group is the first part of an example's key.
     groups: tuple[str, ...] = ()
+    seed: int | None = None  # only a source that makes its examples has one
     USUAL: dict[str, int]  # split -> usual number of examples: printed when another, never required
 
     def __init__(
