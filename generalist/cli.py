@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import generalist
 from generalist import cli_data
+from generalist.console import show_log
 
 DEFAULT_WORKDIR = "runs/multitask"  # where `python main.py --config=configs/multitask.py` trains
 SCENES_AUTOENCODER = "scenes_autoencoder"  # the package's own, by the name `load_autoencoder` takes
@@ -46,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line and returns the exit code; what the user can mend is one line on stderr, without a traceback."""
     args = make_parser().parse_args(argv)
     sys.stdout.reconfigure(line_buffering=True)
+    show_log()
     try:
         return args.run(args)
     except (
@@ -356,7 +358,7 @@ def evaluate(args: argparse.Namespace) -> int:
         )
     from ml_collections import ConfigDict
 
-    from generalist.training import setup
+    from generalist.evaluation.workdir import evaluate_workdir
 
     config = ConfigDict(load_weights(source)[0])
     config.data_dir = args.data_dir or os.environ.get("GENERALIST_DATA_DIR", config.data_dir)
@@ -369,11 +371,10 @@ def evaluate(args: argparse.Namespace) -> int:
         if args.out
         else folder / "eval" / _eval_name(args, read_metadata(source).get("step", "0"))
     )
-    setup.evaluate(
+    evaluate_workdir(
         config,
         folder,
         args.limit,
-        print,
         names=names,
         out_dir=out,
         steps=args.steps,

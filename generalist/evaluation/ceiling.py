@@ -4,16 +4,16 @@ The paper diffuses in pixel space because a latent autoencoder, made for photogr
 and instances. What this costs is measured here: a latent model is trained to paint the truth as its autoencoder hands it back.
 """
 
-import io
 import json
+import logging
 import pathlib
-import time
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from PIL import Image
 
 from generalist import __version__
+from generalist.console import Progress
 from generalist.evaluation import panels, tables
 from generalist.evaluation.baselines import Ceiling
 from generalist.evaluation.data import open_data, read
@@ -28,8 +28,11 @@ from generalist.evaluation.scores import (
 )
 from generalist.files import write_atomically
 from generalist.input_pipeline.reading import evenly_spaced
+from generalist.pictures import encode_png
 from generalist.tasks import Depth, Instance, Restoration, Scalar, Semantic, Task
 from generalist.tasks.base import to_levels
+
+logger = logging.getLogger("generalist")
 
 FIGURES = (
     "rmse",
@@ -46,7 +49,6 @@ FIGURES = (
 )  # of tables.QUANTITIES
 BATCH = 8  # maps a call of the autoencoder
 RIGHT, WRONG = (226, 228, 232), (208, 32, 48)  # pixels of an error map of classes or instances
-_LOG_EVERY = 5.0  # seconds
 
 # float32 (b, s, s, 3) in [-1, 1] -> what an autoencoder makes of it, the same shape
 Autoencoder = Callable[[np.ndarray], np.ndarray]
@@ -61,7 +63,6 @@ def ceiling(
     autoencoder: Autoencoder | None = None,
     limit: int = 0,
     facts: Mapping | None = None,
-    log: Callable[[str], None] = print,
 ) -> dict:
     """Measures the ceilings of tasks on held-out data; writes ceiling.json and, for each size, ceiling_<size>.png.
 
@@ -73,7 +74,6 @@ def ceiling(
       autoencoder: what a latent model would see the colours through; None leaves the latent figures out.
       limit: examples a task; 0 takes all (200 scenes).
       facts: more for the settings in ceiling.json, such as {"autoencoder": "its folder"}.
-      log: takes progress lines and the table.
 
     Returns:
       {"settings": {...}, "tasks": {task: {"protocol", "source", "split", "examples", "sizes": {"64": {"pixel": figures, "latent": figures}}}}},
@@ -85,7 +85,7 @@ def ceiling(
       ValueError: no data, an unknown task, or the autoencoder returns another shape or nan.
     """
     out_dir, sizes = pathlib.Path(out_dir), list(sizes) or [config.model.target_size]
-    data = open_data(config, names, limit, log, trivial=False)
+    data = open_data(config, names, limit, trivial=False)
     results = {
         "settings": {
             "sizes": sizes,
@@ -104,18 +104,17 @@ def ceiling(
         },
     }
     for size in sizes:
-        runs = measure(data.tasks, data.sources, size, autoencoder, limit, log)
+        runs = measure(data.tasks, data.sources, size, autoencoder, limit)
         for name, run in runs.items():
             results["tasks"][name]["sizes"][str(size)] = run.figures()
             results["tasks"][name]["examples"] = len(run.scores["pixel"].rows)
         if any(run.first for run in runs.values()):
-            picture = io.BytesIO()
-            draw(runs).save(picture, "png", optimize=True)
-            write_atomically(out_dir / f"ceiling_{size}.png", picture.getvalue())
+            picture = encode_png(np.asarray(draw(runs)), optimize=True)
+            write_atomically(out_dir / f"ceiling_{size}.png", picture)
     write_atomically(
         out_dir / "ceiling.json", json.dumps(results, indent=1, allow_nan=False).encode()
     )
-    log(format_table(results["tasks"]))
+    logger.info(format_table(results["tasks"]))
     return results
 
 
@@ -200,24 +199,18 @@ def measure(
     size: int,
     autoencoder: Autoencoder | None,
     limit: int = 0,
-    log: Callable[[str], None] = print,
 ) -> dict[str, Run]:
     """Runs every task over `limit` examples of its source, evenly spread (0: all), encoded at `size` x `size` pixels."""
     ways = {"pixel": lambda rgb: rgb} | ({"latent": autoencoder} if autoencoder else {})
     runs = {name: Run(task, ways) for name, task in tasks.items()}
     chosen = {name: evenly_spaced(len(sources[name]), limit) for name in tasks}
-    done, total, began, said = 0, sum(map(len, chosen.values())), time.monotonic(), time.monotonic()
+    progress = Progress(f"ceiling at {size} pixels:", sum(map(len, chosen.values())))
     for name, run in runs.items():
         for start in range(0, len(chosen[name]), BATCH):
             part = chosen[name][start : start + BATCH]
             if examples := read(sources[name], part):
                 run.update(examples, size)
-            done, now = done + len(part), time.monotonic()
-            if now - said >= _LOG_EVERY:
-                rate, said = done / (now - began), now
-                log(
-                    f"ceiling at {size} pixels: {done}/{total} examples ({name}) | {rate:.1f}/s | ETA {(total - done) / rate:.0f} s"
-                )
+            progress.add(len(part), name)
     return runs
 
 

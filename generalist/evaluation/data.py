@@ -1,11 +1,15 @@
 """What a model is measured on: tasks, codecs and sources of its own config, or of official data that it was not trained on."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from generalist.input_pipeline import open_sources
+from generalist.names import first_line
 from generalist.tasks import Instance, Panoptic, Restoration, Semantic, Task, get_tasks
+
+logger = logging.getLogger("generalist")
 
 
 class Data(NamedTuple):
@@ -26,7 +30,6 @@ def open_data(
     config,
     names: Sequence[str] = (),
     limit: int = 0,
-    log: Callable[[str], None] = print,
     trivial: bool = True,
 ) -> Data:
     """Opens the evaluation split `config.eval.split` of the tasks.
@@ -35,7 +38,6 @@ def open_data(
       config: of the model; its `data` and `data_dir` say where the data are now.
       names: tasks that must be there. None given: those of `config.eval.tasks` that can be measured there, the others are named in the log.
       limit: scenes to render; 0 takes all.
-      log: takes a line for each task that is left out, or has no trivial figures.
       trivial: open the training split too, from which the trivial predictor learns.
 
     Raises:
@@ -50,7 +52,7 @@ def open_data(
         except ValueError as error:
             if names:
                 raise
-            log(f"{name} is left out: {_first_line(error)}")
+            logger.info(f"{name} is left out: {first_line(error)}")
             continue
         data.tasks[name], data.sources[name] = task, source
         if not trivial or isinstance(
@@ -60,8 +62,8 @@ def open_data(
         try:
             data.train_sources[name] = _open(config, name, "train", None)
         except ValueError as error:
-            log(
-                f"{name} has no trivial predictor, which needs the training split: {_first_line(error)}"
+            logger.info(
+                f"{name} has no trivial predictor, which needs the training split: {first_line(error)}"
             )
     if not data.tasks:
         raise ValueError(
@@ -93,10 +95,6 @@ def with_official_protocol(task: Task) -> Task:
 
 def _classes(task: Semantic | Panoptic) -> tuple[str, ...]:
     return (task.semantic if isinstance(task, Panoptic) else task).classes
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
 
 
 def _open(config, name: str, split: str, length: int | None):

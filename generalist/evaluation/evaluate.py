@@ -1,13 +1,14 @@
 """Sample, decode, measure: a model's official numbers on a data set, its pictures, and the files that keep them."""
 
 import itertools
+import logging
 import pathlib
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from generalist.console import Progress
 from generalist.evaluation import data, record, tables
 from generalist.evaluation import panels as panels_lib
 from generalist.evaluation.baselines import Cache, Ceiling, Trivial, cache_key
@@ -18,8 +19,9 @@ from generalist.evaluation.submission import Submission
 from generalist.input_pipeline.reading import evenly_spaced
 from generalist.tasks import Restoration, Task
 
+logger = logging.getLogger("generalist")
+
 BASELINES, PARTIAL, SUBMISSION = "baselines.json", "partial.pkl", "submission"
-_LOG_EVERY = 5.0  # seconds
 
 
 def evaluate(
@@ -37,7 +39,6 @@ def evaluate(
     native: bool = False,
     submission: bool = False,
     facts: Mapping | None = None,
-    log: Callable[[str], None] = print,
 ) -> dict[str, float | None]:
     """Measures a model by the official metric of each task, at the labels' own resolution.
 
@@ -62,7 +63,6 @@ def evaluate(
       native: measure restoration also in tiles at native resolution, under `<task>/psnr_tiles` and so on.
       submission: write the predictions as files into out_dir/submission, see `Submission`.
       facts: anything else for the card, such as {"seed": 0, "weights": "runs/a"}.
-      log: takes progress lines and the final table.
 
     Returns:
       The content of metrics.json: `<task>/<metric>`, `<task>/iou/<class>`, `<task>/pq/<class>`, the same under
@@ -121,8 +121,8 @@ def evaluate(
         submission,
         {name: list(run.ways) for name, run in runs.items()},
     ]
-    partial = Partial(out_dir / PARTIAL, identity, log)
-    _walk(runs, sources, chosen, batch_size, model.seconds, partial, log)
+    partial = Partial(out_dir / PARTIAL, identity)
+    _walk(runs, sources, chosen, batch_size, model.seconds, partial)
     _check_measured(runs)
     computed = {keys[name]: run.baselines() for name, run in runs.items()}
     cache.put({key: baselines for key, baselines in computed.items() if baselines})
@@ -147,7 +147,7 @@ def evaluate(
         {name: (run.task, rows[name], run.samples) for name, run in runs.items()},
     )
     partial.remove()
-    log(tables.format_table(metrics))
+    logger.info(tables.format_table(metrics))
     return metrics
 
 
@@ -223,27 +223,6 @@ class _Run:
         }
 
 
-class _Progress:
-    """Says every few seconds how far an evaluation is and when it ends."""
-
-    def __init__(self, total: int, done: int, log: Callable[[str], None]):
-        self._total, self._log, self._first, self._done = total, log, done, done
-        if done:
-            log(f"eval goes on after {done} of {total} examples")
-        self._began = self._said = time.monotonic()
-
-    def add(self, count: int, task: str) -> None:
-        self._done += count
-        now = time.monotonic()
-        if now - self._said >= _LOG_EVERY:
-            rate = (self._done - self._first) / (now - self._began)
-            left = (self._total - self._done) / rate
-            self._log(
-                f"eval {self._done}/{self._total} examples ({task}) | {rate:.1f}/s | ETA {left:.0f} s"
-            )
-            self._said = now
-
-
 def _walk(
     runs: Mapping[str, _Run],
     sources: Mapping,
@@ -251,7 +230,6 @@ def _walk(
     batch_size: int,
     seconds: dict,
     partial: Partial,
-    log: Callable[[str], None],
 ) -> None:
     """Feeds every run its examples, from where `partial` says. A composed task walks beside its components, whose painting it shares.
 
@@ -268,7 +246,10 @@ def _walk(
         runs[name].state = state
     seconds.update(saved.get("seconds", {}))
     done = dict.fromkeys(runs, 0) | saved.get("done", {})
-    progress = _Progress(sum(map(len, chosen.values())), sum(done.values()), log)
+    total = sum(map(len, chosen.values()))
+    if any(done.values()):
+        logger.info(f"eval resumes after {sum(done.values())} of {total} examples")
+    progress = Progress("eval", total, done=sum(done.values()))
     for group in alone + composed:
         readers = [
             _batches(sources[name], chosen[name][done[name] :], batch_size) for name in group

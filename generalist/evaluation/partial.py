@@ -2,13 +2,16 @@
 
 import hashlib
 import json
+import logging
 import pathlib
 import pickle
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from generalist.files import write_atomically
+
+logger = logging.getLogger("generalist")
 
 _SAVE_EVERY = 30.0  # seconds; what a kill costs at most
 
@@ -21,11 +24,10 @@ class Partial:
     Args:
       path: the file. It is a pickle: an evaluation reads only the one it wrote itself.
       settings: all that the figures depend on, as JSON takes it.
-      log: takes a line where an evaluation goes on.
     """
 
-    def __init__(self, path: pathlib.Path, settings: Any, log: Callable[[str], None]):
-        self._path, self._log, self._saved = path, log, time.monotonic()
+    def __init__(self, path: pathlib.Path, settings: Any):
+        self._path, self._saved = path, time.monotonic()
         self._identity = hashlib.sha256(
             json.dumps(settings, sort_keys=True, default=str).encode()
         ).hexdigest()
@@ -46,7 +48,7 @@ class Partial:
         ):
             return {}
         if identity != self._identity:
-            self._log(
+            logger.info(
                 f"{self._path} is of other weights, data or settings: the evaluation starts from the beginning"
             )
             return {}

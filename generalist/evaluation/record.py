@@ -19,6 +19,7 @@ from generalist.evaluation import panels, tables
 from generalist.evaluation.scores import WAYS, further_metrics
 from generalist.files import write_atomically
 from generalist.metrics import PROTOCOLS
+from generalist.pictures import encode_png
 from generalist.tasks import Task
 
 METRICS, CARD, CARD_TEXT, PER_IMAGE, PANELS = (
@@ -213,9 +214,7 @@ def write(
     if shown:
         pictures["overview"] = panels.overview(shown)
     for name, picture in pictures.items():
-        buffer = io.BytesIO()
-        picture.save(buffer, "png")
-        write_atomically(out_dir / PANELS / f"{name}.png", buffer.getvalue())
+        write_atomically(out_dir / PANELS / f"{name}.png", encode_png(np.asarray(picture)))
     write_atomically(out_dir / METRICS, json.dumps(metrics, indent=1, allow_nan=False).encode())
 
 

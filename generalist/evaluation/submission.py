@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from generalist.files import write_atomically
-from generalist.inference.prediction import png
+from generalist.pictures import encode_png
 from generalist.tasks import Depth, Instance, Panoptic, Restoration, Scalar, Semantic, Task
 
 
@@ -30,7 +30,9 @@ class Submission:
     def add(self, keys: Sequence[str], predictions: Sequence) -> None:
         """Writes the files of a batch."""
         for key, prediction in zip(keys, predictions, strict=True):
-            write_atomically(self._folder / f"{key}.png", png(to_pixels(self._task, prediction)))
+            write_atomically(
+                self._folder / f"{key}.png", encode_png(to_pixels(self._task, prediction))
+            )
             if isinstance(self._task, Panoptic):
                 segments = [
                     {name: segment[name] for name in ("id", "category_id", "area", "iscrowd")}

@@ -15,6 +15,7 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 import generalist
+from generalist.console import show_log
 from generalist.devices.memory import GPU_SHARE
 
 PACKAGE = pathlib.Path(generalist.__file__).parent
@@ -34,6 +35,7 @@ class UsageError(Exception):
 def main(argv: Sequence[str]) -> int:
     """Runs the command line and returns the exit code; what the user can mend is one message, without a traceback."""
     sys.stdout.reconfigure(line_buffering=True)
+    show_log()
     logging.set_verbosity(logging.WARNING)
     from jax.errors import JaxRuntimeError
 

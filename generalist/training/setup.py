@@ -1,10 +1,8 @@
 """From a config to the things the loop works with."""
 
 import functools
-import hashlib
 import pathlib
 import re
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -18,10 +16,9 @@ from ml_collections import ConfigDict
 
 from generalist import diffusion, models
 from generalist.devices import mesh as sharding
-from generalist.devices import processes as distributed
 from generalist.devices.memory import advice
 from generalist.diffusion.schedules import one_of
-from generalist.inference.generalist import load, make_schedule, model_settings, prompt_ids
+from generalist.inference.generalist import make_schedule, model_settings, prompt_ids
 from generalist.input_pipeline import loader, open_sources
 from generalist.models import flops
 from generalist.models import parameters as parameters_lib
@@ -422,70 +419,19 @@ def evaluate(
     native: bool = False,
     submission: bool = False,
 ) -> dict[str, float]:
-    """Official metrics of the averaged weights in `workdir` on held-out data.
+    """See `generalist.evaluation.workdir.evaluate_workdir`."""
+    from generalist.evaluation.workdir import evaluate_workdir
 
-    Args:
-      config: the model's, with the data and split to evaluate on.
-      workdir: a workdir or model folder.
-      examples: how many a task; 0 takes all.
-      log: takes progress lines and the table.
-      names: tasks; None takes all of `config.eval.tasks`, empty those of them that the data have.
-      out_dir: folder of the results; None takes `eval/<step>/` of the workdir.
-      steps: denoising steps; None takes the config's.
-      native, submission: see `generalist.evaluation.evaluate`.
-
-    Returns:
-      The content of metrics.json.
-    """
-    from generalist.evaluation import evaluate as run_evaluation
-    from generalist.evaluation.data import open_data
-    from generalist.evaluation.evaluate import BASELINES, PARTIAL
-
-    generalist = load(workdir)
-    if jax.device_count() > 1:
-        generalist.spread(sharding.make_mesh())
-    folder, step = weights.folder_of(workdir), weights.read_metadata(workdir).get("step", "0")
-    data = open_data(config, config.eval.tasks if names is None else names, examples, log)
-    generalist.components(data.tasks)  # a task that the model was not trained on fails here
-    steps = config.diffusion.steps if steps is None else steps
-    with open(folder / weights.WEIGHTS, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    began = time.monotonic()
-    with (
-        tempfile.TemporaryDirectory() as unused
-    ):  # every process paints its part of each batch and has all figures; the first one writes
-        shown = out_dir or workdir / "eval" / step
-        out_dir = pathlib.Path(unused) / "eval" / step if jax.process_index() else shown
-        distributed.share(
-            shown / PARTIAL, out_dir / PARTIAL
-        )  # all go on where the first one does, with what it need not compute again
-        distributed.share(shown.parent / BASELINES, out_dir.parent / BASELINES)
-        results = run_evaluation(
-            functools.partial(generalist.predict_rgb, steps=steps),
-            data.tasks,
-            data.sources,
-            train_sources=data.train_sources,
-            limit=examples,
-            batch_size=config.eval.batch_size,
-            panels=config.eval.panels,
-            out_dir=out_dir,
-            target_size=config.model.target_size,
-            steps=steps,
-            native=native,
-            submission=submission,
-            facts={
-                "step": int(step),
-                "seed": config.seed,
-                "split": config.eval.split,
-                "sampler": config.diffusion.sampler,
-                "start": config.diffusion.start,
-                "weights": str(workdir),
-                "weights_sha256": digest,
-            },
-            log=log,
-        )
-    log(f"evaluated step {step} in {time.monotonic() - began:.0f} s")
-    return results
+    return evaluate_workdir(
+        config,
+        workdir,
+        examples,
+        names=names,
+        out_dir=out_dir,
+        steps=steps,
+        native=native,
+        submission=submission,
+    )
 
 
 def report(workdir: pathlib.Path, log: Callable[[str], None]) -> None:

@@ -1,5 +1,7 @@
 """A tiny data set and predictors that know the truth of it."""
 
+import contextlib
+import logging
 import types
 
 import numpy as np
@@ -32,6 +34,30 @@ class Oracle:
         return np.stack([self.truth[name, image.tobytes()] for image in images])
 
 
+@contextlib.contextmanager
+def logged():
+    """Collects what the package logs; `caplog` cannot be used by a fixture of the session."""
+    lines = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    logger = logging.getLogger("generalist")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield lines
+    logger.removeHandler(handler)
+    logger.setLevel(level)
+
+
+@pytest.fixture
+def log(caplog):
+    """Returns a function: the lines that the package has logged so far in this test."""
+    with caplog.at_level(logging.INFO, logger="generalist"):
+        yield lambda: [
+            record.getMessage() for record in caplog.records if record.name == "generalist"
+        ]
+
+
 @pytest.fixture(scope="session")
 def make_oracle():
     """(sources, noise=0.0) -> predict_rgb that paints their truth."""
@@ -52,20 +78,20 @@ def train_sources():
 def finished(sources, train_sources, tmp_path_factory):
     """A noisy oracle evaluated on all tasks: metrics, workdir, folder, log, oracle. Read only."""
     workdir = tmp_path_factory.mktemp("run")
-    oracle, lines = Oracle(sources, noise=0.1), []
-    metrics = evaluate(
-        oracle,
-        SCENES_TASKS,
-        sources,
-        train_sources=train_sources,
-        target_size=SIZE,
-        batch_size=2,
-        panels=2,
-        out_dir=workdir / "eval" / "20",
-        steps=1,
-        facts={"weights": "an <oracle>"},
-        log=lines.append,
-    )
+    oracle = Oracle(sources, noise=0.1)
+    with logged() as lines:
+        metrics = evaluate(
+            oracle,
+            SCENES_TASKS,
+            sources,
+            train_sources=train_sources,
+            target_size=SIZE,
+            batch_size=2,
+            panels=2,
+            out_dir=workdir / "eval" / "20",
+            steps=1,
+            facts={"weights": "an <oracle>"},
+        )
     return types.SimpleNamespace(
         metrics=metrics, workdir=workdir, folder=workdir / "eval" / "20", log=lines, oracle=oracle
     )

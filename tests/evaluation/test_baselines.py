@@ -91,14 +91,13 @@ def test_without_training_sources_only_what_needs_none_has_trivial_figures(
         target_size=SIZE,
         panels=0,
         out_dir=tmp_path / "0",
-        log=len,
     )
     found = {name.split("/")[1] for name in metrics if name.startswith("trivial/")}
     assert found == {"instance", "denoise", "derain", "light"}
 
 
 def test_baselines_are_computed_once(make_oracle, sources, train_sources, tmp_path, monkeypatch):
-    settings = {"train_sources": train_sources, "target_size": SIZE, "panels": 0, "log": len}
+    settings = {"train_sources": train_sources, "target_size": SIZE, "panels": 0}
     first = evaluate(
         make_oracle(sources), SCENES_TASKS, sources, out_dir=tmp_path / "1", **settings
     )

@@ -20,7 +20,7 @@ FLOOR = 23.0  # dB; 23.16 measured on these 8 images (24.09 on 200), the rest is
 
 
 def test_an_autoencoder_that_changes_nothing_leaves_the_ceiling_of_an_evaluation(finished, sources):
-    for name, run in measure(SCENES_TASKS, sources, SIZE, lambda rgb: rgb, log=len).items():
+    for name, run in measure(SCENES_TASKS, sources, SIZE, lambda rgb: rgb).items():
         figures = run.figures()
         assert figures["latent"] == figures["pixel"]
         expected = {
@@ -36,7 +36,7 @@ def test_two_depths_that_become_one_colour_worked_out_by_hand():
     label = np.full((8, 8), 4.5, np.float32)
     label[:, 4:] = 7.0
     source = [{"image": np.zeros((8, 8, 3), np.uint8), "label": label, "key": "a"}]
-    figures = measure({"depth": Depth(protocol="native")}, {"depth": source}, 8, np.round, log=len)[
+    figures = measure({"depth": Depth(protocol="native")}, {"depth": source}, 8, np.round)[
         "depth"
     ].figures()
     assert (figures["pixel"]["colours"], figures["latent"]["colours"]) == (2, 1)
@@ -56,7 +56,7 @@ def test_own_maps_of_a_quantity():
     label[0, 0] = np.nan
     task = Scalar(name="heat", prompt="heat", low=10.0, high=30.0, unit="C")
     source = [{"image": np.zeros((8, 8, 3), np.uint8), "label": label, "key": "a"}]
-    run = measure({"heat": task}, {"heat": source}, 8, np.round, log=len)["heat"]
+    run = measure({"heat": task}, {"heat": source}, 8, np.round)["heat"]
     figures = run.figures()
     assert figures["pixel"]["mae"] == pytest.approx(0.0, abs=1e-5)
     assert figures["latent"]["mae"] == pytest.approx(5.0 * 31 / 63, rel=1e-5)
@@ -79,7 +79,6 @@ def test_files_and_settings(sources, tmp_path):
         limit=2,
         autoencoder=lambda rgb: 0.5 * rgb,
         facts={"autoencoder": "halves"},
-        log=len,
     )
     assert json.loads((tmp_path / "ceiling.json").read_text()) == results
     assert results["settings"]["autoencoder"] == "halves" and results["settings"]["sizes"] == [SIZE]
@@ -90,8 +89,8 @@ def test_files_and_settings(sources, tmp_path):
         assert picture.width > 7 * SIZE
 
 
-def test_several_sizes_in_one_table(tmp_path):
-    config, lines = common.scenes(), []
+def test_several_sizes_in_one_table(tmp_path, log):
+    config = common.scenes()
     config.data.scenes_size = SIZE
     results = ceiling(
         config,
@@ -99,11 +98,10 @@ def test_several_sizes_in_one_table(tmp_path):
         names=["semantic", "panoptic", "light"],
         sizes=[8, 16, SIZE],
         limit=2,
-        log=lines.append,
     )
     miou = [ways["pixel"]["miou"] for ways in results["tasks"]["semantic"]["sizes"].values()]
     assert miou[0] < miou[1] < miou[2] == 1.0
-    table = lines[-1].splitlines()
+    table = log()[-1].splitlines()
     assert table[0].split() == ["|", "task", "|", "figure", "|", "8", "|", "16", "|", "32", "|"]
     assert [cell.strip() for cell in table[2].strip("|").split("|")] == [
         "semantic",
@@ -121,24 +119,24 @@ def test_several_sizes_in_one_table(tmp_path):
     }
 
 
-def test_data_sets_that_are_not_there_are_left_out_by_name(tmp_path):
-    config, lines = common.paper(), []
+def test_data_sets_that_are_not_there_are_left_out_by_name(tmp_path, log):
+    config = common.paper()
     config.data_dir = str(tmp_path)
     with pytest.raises(ValueError, match="nothing to measure"):
-        ceiling(config, tmp_path, log=lines.append)
-    assert [line.split(" is left out: ")[0] for line in lines] == list(config.eval.tasks)
-    assert "holds no folder nyu_depth_v2 or nyu" in lines[0]
+        ceiling(config, tmp_path)
+    assert [line.split(" is left out: ")[0] for line in log()] == list(config.eval.tasks)
+    assert "holds no folder nyu_depth_v2 or nyu" in log()[0]
 
 
 def test_pixels_alone(sources):
-    run = measure({"depth": SCENES_TASKS["depth"]}, sources, SIZE, None, limit=1, log=len)["depth"]
+    run = measure({"depth": SCENES_TASKS["depth"]}, sources, SIZE, None, limit=1)["depth"]
     assert list(run.figures()) == ["pixel"]
 
 
 @pytest.mark.parametrize("broken", [lambda rgb: rgb[:, ::2], lambda rgb: np.full_like(rgb, np.nan)])
 def test_a_broken_autoencoder_is_refused(sources, broken):
     with pytest.raises(ValueError, match="must return finite values of the same shape"):
-        measure({"depth": SCENES_TASKS["depth"]}, sources, SIZE, broken, limit=1, log=len)
+        measure({"depth": SCENES_TASKS["depth"]}, sources, SIZE, broken, limit=1)
 
 
 def test_instances_are_right_where_one_segment_stands_for_one():

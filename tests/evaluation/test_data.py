@@ -14,9 +14,9 @@ from PIL import Image
 
 import generalist
 from generalist.evaluation.data import open_data, with_official_protocol
+from generalist.evaluation.workdir import evaluate_workdir
 from generalist.pretrained.weights import load_weights
 from generalist.tasks import SCENES_TASKS
-from generalist.training import setup
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +51,10 @@ def rain(tiny_workdir, rain_folder):
 def measured(tiny_workdir, rain_folder, tmp_path_factory):
     """(metrics, folder) of that model on one device."""
     out = tmp_path_factory.mktemp("eval") / "1"
-    return setup.evaluate(
+    return evaluate_workdir(
         config_of(tiny_workdir, rain_folder),
         tiny_workdir,
         0,
-        len,
         names=["derain"],
         out_dir=out,
         native=True,
@@ -78,9 +77,9 @@ def test_the_models_codec_is_measured_by_the_official_protocol():
             with_official_protocol(SCENES_TASKS[name])
 
 
-def test_tasks_without_data_are_left_out_by_name(rain):
-    lines = []
-    data = open_data(rain, log=lines.append)
+def test_tasks_without_data_are_left_out_by_name(rain, log):
+    data = open_data(rain)
+    lines = log()
     assert list(data.tasks) == list(data.sources) == ["derain"] and data.train_sources == {}
     assert data.tasks["derain"].protocol == "derain-y-matlab" and len(data.sources["derain"]) == 2
     assert [line.split()[0] for line in lines] == [
@@ -94,7 +93,7 @@ def test_a_task_that_was_asked_for_must_be_there(rain, tmp_path):
         open_data(rain, ["derain", "light"])
     rain.data_dir = str(tmp_path)
     with pytest.raises(ValueError, match=f"nothing to measure in {tmp_path}"):
-        open_data(rain, log=len)
+        open_data(rain)
 
 
 def test_a_model_of_the_scenes_on_rain_images(measured):
@@ -117,9 +116,9 @@ def test_several_devices_reach_the_figures_of_one(measured, rain, tiny_workdir, 
     """4 devices, 2 images: the batch is filled up, and what fills it is not counted."""
     (tmp_path / "config.json").write_text(json.dumps(rain.to_dict()))
     code = (
-        f"import json, pathlib, ml_collections; from generalist.training import setup; p = pathlib.Path({str(tmp_path)!r}); "
+        f"import json, pathlib, ml_collections; from generalist.evaluation.workdir import evaluate_workdir; p = pathlib.Path({str(tmp_path)!r}); "
         "config = ml_collections.ConfigDict(json.loads((p / 'config.json').read_text())); "
-        f"setup.evaluate(config, pathlib.Path({str(tiny_workdir)!r}), 0, print, names=['derain'], out_dir=p / 'eval' / '1')"
+        f"evaluate_workdir(config, pathlib.Path({str(tiny_workdir)!r}), 0, names=['derain'], out_dir=p / 'eval' / '1')"
     )
     environment = {
         **os.environ,

@@ -1,6 +1,5 @@
 import csv
 import hashlib
-import importlib
 import json
 import math
 import re
@@ -10,6 +9,7 @@ import pytest
 from PIL import Image
 
 from generalist.configs import common
+from generalist.console import Progress
 from generalist.evaluation import evaluate
 from generalist.evaluation.ceiling import ceiling
 from generalist.input_pipeline.scenes import ScenesSource
@@ -50,7 +50,6 @@ def test_an_oracle_reaches_the_ceiling_exactly(make_oracle, sources, tmp_path):
         target_size=SIZE,
         panels=0,
         out_dir=tmp_path / "0",
-        log=len,
     )
     ceiling = {
         name.removeprefix("ceiling/"): value
@@ -135,7 +134,7 @@ def test_panoptic_shares_what_its_components_painted(finished):
 def test_panoptic_alone_paints_its_components(make_oracle, sources, finished, tmp_path):
     oracle = make_oracle(sources, noise=0.1)
     metrics = evaluate(
-        oracle, of("panoptic"), sources, target_size=SIZE, panels=0, out_dir=tmp_path / "0", log=len
+        oracle, of("panoptic"), sources, target_size=SIZE, panels=0, out_dir=tmp_path / "0"
     )
     assert oracle.calls == ["semantic", "instance"]
     assert metrics["panoptic/pq"] == finished.metrics["panoptic/pq"]
@@ -156,7 +155,6 @@ def test_a_limit_takes_examples_evenly_spread(make_oracle, sources, tmp_path):
         limit=2,
         panels=0,
         out_dir=tmp_path / "0",
-        log=len,
     )
     assert metrics["derain/examples"] == 2
     assert keys_measured(tmp_path / "0") == ["scenes/0/val/00000000", "scenes/0/val/00000002"]
@@ -189,7 +187,6 @@ def evaluate_lol(lol, out, on_error="raise", batch_size=2, limit=0):
         out_dir=out,
         batch_size=batch_size,
         limit=limit,
-        log=len,
     )
 
 
@@ -216,9 +213,7 @@ def test_a_damaged_example_that_is_skipped_is_not_replaced_by_another(
         "Left out: the figures are not those of the whole set"
         in (tmp_path / "eval/1/card.md").read_text()
     )
-    ceilings = ceiling(
-        lol_config(lol), tmp_path / "ceiling", names=["light"], sizes=[SIZE], log=len
-    )
+    ceilings = ceiling(lol_config(lol), tmp_path / "ceiling", names=["light"], sizes=[SIZE])
     assert ceilings["tasks"]["light"]["examples"] == 2
     (lol / "high/0.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match="every example of light is damaged: nothing was measured"):
@@ -262,7 +257,6 @@ def test_labels_larger_than_the_model_are_measured_at_their_own_size(make_oracle
         target_size=SIZE,
         panels=0,
         out_dir=tmp_path / "0",
-        log=len,
     )
     assert metrics["denoise/psnr"] == metrics["ceiling/denoise/psnr"] < 40
 
@@ -291,7 +285,6 @@ def test_images_of_several_sizes_come_as_a_list(tmp_path):
         target_size=8,
         panels=3,
         out_dir=tmp_path / "0",
-        log=len,
     )
     assert seen == [[(16, 24, 3), (16, 24, 3), (20, 16, 3)]]
     errors = [
@@ -302,12 +295,9 @@ def test_images_of_several_sizes_come_as_a_list(tmp_path):
 
 
 def test_the_log_says_how_far_it_is_and_how_long_it_takes(
-    make_oracle, sources, tmp_path, monkeypatch
+    make_oracle, sources, tmp_path, monkeypatch, log
 ):
-    monkeypatch.setattr(
-        importlib.import_module("generalist.evaluation.evaluate"), "_LOG_EVERY", 0.0
-    )
-    lines = []
+    monkeypatch.setattr(Progress, "EVERY_SECONDS", 0.0)
     evaluate(
         make_oracle(sources),
         of("light"),
@@ -316,8 +306,8 @@ def test_the_log_says_how_far_it_is_and_how_long_it_takes(
         batch_size=2,
         panels=0,
         out_dir=tmp_path / "0",
-        log=lines.append,
     )
+    lines = log()
     assert re.fullmatch(r"eval 2/3 examples \(light\) \| [\d.]+/s \| ETA \d+ s", lines[0])
     assert lines[1].startswith("eval 3/3") and lines[1].endswith("ETA 0 s") and len(lines) == 3
 
@@ -351,9 +341,7 @@ def test_missing_and_empty_sources_are_named(make_oracle, sources, tmp_path, cha
     sources = dict(sources)
     change(sources)
     with pytest.raises(ValueError, match=message):
-        evaluate(
-            make_oracle({}), of("depth"), sources, target_size=SIZE, out_dir=tmp_path / "0", log=len
-        )
+        evaluate(make_oracle({}), of("depth"), sources, target_size=SIZE, out_dir=tmp_path / "0")
 
 
 def test_an_empty_training_source_is_named(make_oracle, sources, tmp_path):
@@ -365,7 +353,6 @@ def test_an_empty_training_source_is_named(make_oracle, sources, tmp_path):
             train_sources={"depth": ScenesSource("depth", "train", 0, SIZE)},
             target_size=SIZE,
             out_dir=tmp_path / "0",
-            log=len,
         )
 
 
@@ -388,7 +375,6 @@ def test_what_cannot_be_a_painting_is_refused(sources, tmp_path, painted, messag
             sources,
             target_size=SIZE,
             out_dir=tmp_path / "0",
-            log=len,
         )
 
 
@@ -401,6 +387,4 @@ def test_an_example_that_is_no_image_is_named(make_oracle, tmp_path):
         ValueError, match="Task 'depth', example 'scenes/0/val/00000000': the image must be uint8"
     ):
         broken = {"depth": Broken("depth", "val", 1, SIZE)}
-        evaluate(
-            make_oracle({}), of("depth"), broken, target_size=SIZE, out_dir=tmp_path / "0", log=len
-        )
+        evaluate(make_oracle({}), of("depth"), broken, target_size=SIZE, out_dir=tmp_path / "0")

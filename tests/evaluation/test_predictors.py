@@ -28,7 +28,6 @@ def test_native_resolution_beside_the_whole_image(tmp_path):
         target_size=SIZE,
         panels=0,
         out_dir=tmp_path / folder / "0",
-        log=len,
         **settings,
     )
     metrics = run("native", native=True)

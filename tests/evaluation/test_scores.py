@@ -26,7 +26,6 @@ def test_both_decodes_of_a_semantic_task_are_measured(make_oracle, tmp_path):
         target_size=SIZE,
         panels=0,
         out_dir=tmp_path / "0",
-        log=len,
     )
     for upsample, key in (("distance", "semantic/miou"), ("rgb", "semantic/miou_painter")):
         codec, metric = (

@@ -86,7 +86,6 @@ def test_an_evaluation_writes_what_it_measured(make_oracle, sources, tmp_path):
         panels=0,
         submission=True,
         out_dir=tmp_path / "0",
-        log=len,
     )
     folder = tmp_path / "0" / "submission"
     assert {path.name for path in folder.iterdir()} == {

@@ -1,0 +1,107 @@
+"""Evaluates a training workdir, or any other model folder, on all devices of all processes."""
+
+import functools
+import hashlib
+import logging
+import pathlib
+import tempfile
+import time
+from collections.abc import Sequence
+
+import jax
+from ml_collections import ConfigDict
+
+from generalist.devices import mesh, processes
+from generalist.evaluation.data import open_data
+from generalist.evaluation.evaluate import BASELINES, PARTIAL, evaluate
+from generalist.inference import load
+from generalist.pretrained import weights
+
+logger = logging.getLogger("generalist")
+
+
+def evaluate_workdir(
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    limit: int,
+    *,
+    names: Sequence[str] | None = None,
+    out_dir: pathlib.Path | None = None,
+    steps: int | None = None,
+    native: bool = False,
+    submission: bool = False,
+) -> dict[str, float | None]:
+    """Measures the averaged weights of `workdir` by the official metrics on held-out data.
+
+    Every process samples its part of each batch and returns all figures; the first one writes.
+
+    Args:
+      config: the model's, with the data and split to evaluate on.
+      workdir: a workdir or model folder.
+      limit: examples a task; 0 takes all.
+      names: tasks; None takes all of `config.eval.tasks`, empty those of them that the data have.
+      out_dir: folder of the results; None takes `eval/<step>/` of the workdir.
+      steps: denoising steps; None takes the config's.
+      native: see `generalist.evaluation.evaluate`.
+      submission: see `generalist.evaluation.evaluate`.
+
+    Returns:
+      The content of metrics.json.
+
+    Raises:
+      WeightsError: the folder holds no weights, or they do not fit their config.
+      ValueError: as of `open_data`, or a task that the model was not trained on.
+    """
+    generalist = load(workdir)
+    if jax.device_count() > 1:
+        generalist.spread(mesh.make_mesh())
+    step = weights.read_metadata(workdir).get("step", "0")
+    if steps is None:
+        steps = config.diffusion.steps
+
+    data = open_data(config, config.eval.tasks if names is None else names, limit)
+    # Fails here for a task that the model was not trained on, before anything is measured.
+    generalist.components(data.tasks)
+
+    facts = {
+        "step": int(step),
+        "seed": config.seed,
+        "split": config.eval.split,
+        "sampler": config.diffusion.sampler,
+        "start": config.diffusion.start,
+        "weights": str(workdir),
+        "weights_sha256": _sha256_of_weights(workdir),
+    }
+
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as unused:
+        # Only process 0 writes the results. The others write into a folder that nobody reads.
+        shown = out_dir or workdir / "eval" / step
+        out_dir = shown if processes.is_first() else pathlib.Path(unused) / "eval" / step
+
+        # All processes resume where the first one does, with the same figures already known.
+        processes.share(shown / PARTIAL, out_dir / PARTIAL)
+        processes.share(shown.parent / BASELINES, out_dir.parent / BASELINES)
+
+        metrics = evaluate(
+            functools.partial(generalist.predict_rgb, steps=steps),
+            data.tasks,
+            data.sources,
+            train_sources=data.train_sources,
+            limit=limit,
+            batch_size=config.eval.batch_size,
+            panels=config.eval.panels,
+            out_dir=out_dir,
+            target_size=config.model.target_size,
+            steps=steps,
+            native=native,
+            submission=submission,
+            facts=facts,
+        )
+    logger.info(f"evaluated step {step} in {time.monotonic() - began:.0f} s")
+    return metrics
+
+
+def _sha256_of_weights(workdir: pathlib.Path) -> str:
+    with open(weights.folder_of(workdir) / weights.WEIGHTS, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
