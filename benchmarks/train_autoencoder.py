@@ -33,7 +33,7 @@ def make_model(seed: int | None):
     from generalist.models import layers
     from generalist.models.autoencoder import Autoencoder
 
-    return Autoencoder(**SETTINGS, rngs=layers.Rngs(seed))
+    return Autoencoder(**SETTINGS, rngs=layers.HostRngs(seed))
 
 
 def make_step(graphdef, optimizer):

@@ -67,12 +67,12 @@ def prepare(size: str, variant: str, folder: pathlib.Path) -> None:
     import safetensors.numpy
 
     from generalist.models import parameters
-    from generalist.models.layers import Rngs
+    from generalist.models.layers import HostRngs
     from generalist.models.unet import UNet
     from generalist.pretrained.export import export_part
 
     chosen = settings(size, variant)
-    _, values = parameters.split(UNet(**chosen, rngs=Rngs(0)))
+    _, values = parameters.split(UNet(**chosen, rngs=HostRngs(0)))
     values = {path: np.asarray(value) for path, value in values.items()}
     safetensors.numpy.save_file(values, folder / "ours.safetensors")
     if not chosen.get("window"):
@@ -88,11 +88,11 @@ def ours(size: str, variant: str, folder: pathlib.Path, dtype: str, remat: str =
     import safetensors.numpy
 
     from generalist.models import parameters
-    from generalist.models.layers import Rngs
+    from generalist.models.layers import HostRngs
     from generalist.models.unet import UNet
 
     make = lambda: UNet(
-        **settings(size, variant), dtype=jnp.dtype(dtype), remat=remat, rngs=Rngs(None)
+        **settings(size, variant), dtype=jnp.dtype(dtype), remat=remat, rngs=HostRngs(None)
     )
     values = safetensors.numpy.load_file(folder / "ours.safetensors")
     return parameters.abstract(make)[0], {

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 
 from generalist.models.generalist import Condition, GeneralistModel
-from generalist.models.layers import Rngs
+from generalist.models.layers import HostRngs
 
 __all__ = ["Condition", "GeneralistModel", "build"]
 
@@ -21,4 +21,4 @@ def build(settings: Mapping, seed: int | None = None) -> GeneralistModel:
     dtype = settings.pop("dtype")
     if dtype not in DTYPES:
         raise ValueError(f"model.dtype {dtype!r}: choose one of {', '.join(DTYPES)}")
-    return GeneralistModel(**settings, dtype=DTYPES[dtype], rngs=Rngs(seed))
+    return GeneralistModel(**settings, dtype=DTYPES[dtype], rngs=HostRngs(seed))

@@ -146,7 +146,7 @@ class Autoencoder(nnx.Module):
         latent_channels=4,
         groups=32,
         scaling_factor=0.18215,
-        rngs: layers.Rngs,
+        rngs: layers.HostRngs,
         dtype=jnp.float32,
     ):
         kw = {"groups": groups, "rngs": rngs, "dtype": dtype}

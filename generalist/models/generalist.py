@@ -63,7 +63,7 @@ class GeneralistModel(nnx.Module):
         image_std=(0.5, 0.5, 0.5),
         remat="none",
         dtype=jnp.float32,
-        rngs: layers.Rngs,
+        rngs: layers.HostRngs,
     ):
         kw = {"rngs": rngs, "dtype": dtype}
         self.image_encoder = VisionTransformer(**image_encoder, **kw)

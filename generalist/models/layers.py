@@ -12,7 +12,7 @@ from flax import nnx
 zeros = nnx.initializers.zeros_init()
 
 
-class Rngs:
+class HostRngs:
     """Stands in for `nnx.Rngs`: hands every initialiser a NumPy generator of its own.
 
     The initial values are drawn on the host, so nothing is compiled for them (with `jax.random` that takes longer than

@@ -103,7 +103,7 @@ class T5Encoder(nnx.Module):
         epsilon=1e-6,
         buckets=BUCKETS,
         max_distance=MAX_DISTANCE,
-        rngs: layers.Rngs,
+        rngs: layers.HostRngs,
         dtype=jnp.float32,
     ):
         self.token_embedding = nnx.Param(layers.normal(rngs.params(), (vocabulary, dim)))

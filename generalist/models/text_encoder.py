@@ -51,7 +51,7 @@ class TextEncoder(nnx.Module):
         activation="gelu",
         epsilon=1e-6,
         causal=False,
-        rngs: layers.Rngs,
+        rngs: layers.HostRngs,
         dtype=jnp.float32,
     ):
         self.token_embedding = nnx.Param(layers.normal(rngs.params(), (vocabulary, dim)))

@@ -360,7 +360,7 @@ class UNet(nnx.Module):
         aligned=0,
         refine=0,
         remat="none",
-        rngs: layers.Rngs,
+        rngs: layers.HostRngs,
         dtype=jnp.float32,
     ):
         if len(attention_levels) != len(channels):

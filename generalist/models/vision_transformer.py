@@ -131,7 +131,7 @@ class VisionTransformer(nnx.Module):
         layer_scale=False,
         gated=False,
         interpolation="bicubic",
-        rngs: layers.Rngs,
+        rngs: layers.HostRngs,
         dtype=jnp.float32,
     ):
         if image_size % patch:

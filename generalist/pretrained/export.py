@@ -413,7 +413,7 @@ def _complete(
             f"{module.__name__} has no setting {', '.join(unknown)}; choose from {', '.join(defaults)}"
         )
     complete = defaults | dict(settings)
-    _, shapes = parameters.abstract(lambda: module(**complete, rngs=layers.Rngs(None)))
+    _, shapes = parameters.abstract(lambda: module(**complete, rngs=layers.HostRngs(None)))
     check_fit(values, shapes, module.__name__)
     return complete
 

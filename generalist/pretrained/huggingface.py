@@ -366,7 +366,7 @@ def _require(c: Mapping[str, Any], folder, **values) -> None:
 
 def _read(folder, family: names.Family, kind: type[nnx.Module], settings: dict, dtype) -> Part:
     """The tensors of a folder as the parameters of a `kind`; WeightsError that lists all that is missing, left over or misshapen."""
-    make = lambda seed: kind(**settings, rngs=layers.Rngs(seed), dtype=dtype)
+    make = lambda seed: kind(**settings, rngs=layers.HostRngs(seed), dtype=dtype)
     _, shapes = parameters.abstract(lambda: make(None))
     tensors, used, ignored, problems = {}, {}, [], []
     for name, tensor in sorted(read_tensors(folder).items()):

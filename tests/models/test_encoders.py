@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from generalist.models import parameters
-from generalist.models.layers import Rngs
+from generalist.models.layers import HostRngs
 from generalist.models.text_encoder import LENGTH, VOCABULARY, TextEncoder, tokenize
 from generalist.models.vision_transformer import VisionTransformer
 from generalist.tasks import TASK_SETS
@@ -56,7 +56,7 @@ def torch_layers(weights, x, epsilon):
 def vit(quick_jit, random_weights):
     graphdef, weights = random_weights(
         lambda: VisionTransformer(
-            image_size=12, patch=4, dim=DIM, depth=DEPTH, heads=HEADS, rngs=Rngs(0)
+            image_size=12, patch=4, dim=DIM, depth=DEPTH, heads=HEADS, rngs=HostRngs(0)
         )
     )
     return weights, quick_jit(lambda p, image: parameters.merge(graphdef, p)(image))
@@ -95,12 +95,12 @@ def test_vision_transformer_errors(vit):
     with pytest.raises(ValueError, match="image of 12x14 pixels: sides must be multiples of 4"):
         forward(weights, jnp.zeros((1, 12, 14, 3)))
     with pytest.raises(ValueError, match="image_size 30 is not a multiple of the patch 4"):
-        VisionTransformer(image_size=30, patch=4, rngs=Rngs(0))
+        VisionTransformer(image_size=30, patch=4, rngs=HostRngs(0))
 
 
 def test_text_encoder_equals_torch(quick_jit, random_weights):
     graphdef, weights = random_weights(
-        lambda: TextEncoder(dim=DIM, depth=DEPTH, heads=HEADS, rngs=Rngs(0))
+        lambda: TextEncoder(dim=DIM, depth=DEPTH, heads=HEADS, rngs=HostRngs(0))
     )
     ids = tokenize(["monocular depth", "light"])
     tokens = torch.tensor(

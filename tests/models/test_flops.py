@@ -13,7 +13,7 @@ from generalist import models
 from generalist.configs import common
 from generalist.inference.generalist import model_settings
 from generalist.models import flops, parameters
-from generalist.models.layers import Rngs
+from generalist.models.layers import HostRngs
 from generalist.models.unet import UNet
 
 VARIANTS = {
@@ -92,7 +92,7 @@ def test_published_values():
 
 @pytest.mark.parametrize(("variant", "gigas"), [("A", 4731), ("C", 2641), ("W", 2818), ("E", 825)])
 def test_full_size_costs_what_its_program_does(variant, gigas):
-    graphdef, shapes = parameters.abstract(lambda: UNet(**VARIANTS[variant], rngs=Rngs(None)))
+    graphdef, shapes = parameters.abstract(lambda: UNet(**VARIANTS[variant], rngs=HostRngs(None)))
     shaped = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
     forward = lambda values, *inputs: parameters.merge(graphdef, values)(*inputs)
     program = count(

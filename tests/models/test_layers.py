@@ -172,7 +172,9 @@ def test_convolution_pads_like_torch():
         rng.standard_normal((1, 6, 6, 2), np.float32),
         rng.standard_normal((3, 3, 2, 4), np.float32),
     )
-    module = layers.conv(2, 4, 3, stride=2, rngs=layers.Rngs(0), dtype=jnp.float32, zero_init=True)
+    module = layers.conv(
+        2, 4, 3, stride=2, rngs=layers.HostRngs(0), dtype=jnp.float32, zero_init=True
+    )
     module.kernel[...] = kernel
     expected = torch.nn.functional.conv2d(
         torch.tensor(x.transpose(0, 3, 1, 2)),
@@ -192,6 +194,6 @@ def test_initial_kernels_keep_the_variance(shape):
 
 
 def test_zero_init_outputs_zero():
-    kw = {"rngs": layers.Rngs(0), "dtype": jnp.float32, "zero_init": True}
+    kw = {"rngs": layers.HostRngs(0), "dtype": jnp.float32, "zero_init": True}
     assert not layers.linear(4, 5, **kw)(jnp.ones((1, 4))).any()
     assert not layers.conv(4, 5, 3, **kw)(jnp.ones((1, 6, 6, 4))).any()

@@ -6,12 +6,12 @@ import pytest
 
 from generalist import models
 from generalist.models import parameters
-from generalist.models.layers import Rngs
+from generalist.models.layers import HostRngs
 from generalist.models.vision_transformer import VisionTransformer
 
 
 def make_model():
-    return VisionTransformer(image_size=8, patch=4, dim=8, depth=1, heads=2, rngs=Rngs(0))
+    return VisionTransformer(image_size=8, patch=4, dim=8, depth=1, heads=2, rngs=HostRngs(0))
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_abstract_has_the_same_paths_and_shapes_without_arrays(model):
 
 def test_initial_values_are_a_function_of_the_seed_and_zeros_without_one():
     settings = {"image_size": 8, "patch": 4, "dim": 8, "depth": 1, "heads": 2}
-    build = lambda seed: parameters.split(VisionTransformer(**settings, rngs=Rngs(seed)))[1]
+    build = lambda seed: parameters.split(VisionTransformer(**settings, rngs=HostRngs(seed)))[1]
     first, again, other, none = build(0), build(0), build(1), build(None)
     kernels = [path for path in first if path.endswith("kernel")]
     for path in kernels:

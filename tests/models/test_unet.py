@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from generalist.models import parameters
-from generalist.models.layers import Rngs
+from generalist.models.layers import HostRngs
 from generalist.models.unet import REMAT, Refine, ResnetBlock, TransformerBlock, UNet
 
 PLAIN = {
@@ -32,7 +32,7 @@ OPENING = {
 
 
 def make(**settings):
-    return lambda: UNet(**settings, rngs=Rngs(0))
+    return lambda: UNet(**settings, rngs=HostRngs(0))
 
 
 def runner(graphdef, jit):
@@ -90,7 +90,7 @@ def test_every_option_acts_once_its_weights_leave_zero(optional, inputs, option)
 
 def test_refine_can_begin_with_the_image_itself(inputs):
     """Around its layers there is a linear way: with those at zero and identities at both ends, the image comes out as it went in."""
-    refine = Refine(3, 12, 3, 4, rngs=Rngs(0), dtype=jnp.float32)
+    refine = Refine(3, 12, 3, 4, rngs=HostRngs(0), dtype=jnp.float32)
     identity = np.zeros((3, 3, 12, 12), np.float32)
     identity[1, 1] = np.eye(12)
     refine.conv_in.kernel[...] = refine.conv_out.kernel[...] = jnp.asarray(identity)
@@ -160,7 +160,7 @@ def test_attention_levels_must_cover_the_channels():
 def self_attention(quick_jit, random_weights):
     """(grid (h, w, 8), window, shift) -> the same grid after the self-attention of a transformer block."""
     build = lambda window, shift: TransformerBlock(
-        8, 8, 2, window=window, shift=shift, rngs=Rngs(0), dtype=jnp.float32
+        8, 8, 2, window=window, shift=shift, rngs=HostRngs(0), dtype=jnp.float32
     )
     _, weights = random_weights(lambda: build(None, False))
 
@@ -225,7 +225,7 @@ def test_every_second_transformer_of_a_level_is_shifted():
 @pytest.mark.parametrize("remat", ["products", "blocks"])
 def test_remat_changes_no_gradient(remat, quick_jit):
     graphdef, weights = parameters.split(
-        ResnetBlock(4, 8, 6, groups=2, rngs=Rngs(0), dtype=jnp.float32)
+        ResnetBlock(4, 8, 6, groups=2, rngs=HostRngs(0), dtype=jnp.float32)
     )
     x, time = (
         np.random.default_rng(0).standard_normal((2, 4, 4, 4), np.float32),

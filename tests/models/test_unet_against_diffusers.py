@@ -7,7 +7,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from generalist.models import parameters
-from generalist.models.layers import Rngs
+from generalist.models.layers import HostRngs
 from generalist.models.unet import UNet
 
 
@@ -67,7 +67,7 @@ def test_same_weights_same_output(quick_jit, channels, layers_per_block, ours, t
             attention_levels=(True,) * (len(channels) - 1) + (False,),
             context_dim=24,
             groups=8,
-            rngs=Rngs(0),
+            rngs=HostRngs(0),
             **ours,
         )
     )
@@ -100,7 +100,7 @@ def test_same_weights_same_output(quick_jit, channels, layers_per_block, ours, t
 
 def test_full_size_has_the_parameters_of_stable_diffusion():
     """SD 1.5's 859,520,964, with its 4 latent channels; counted without allocating them."""
-    _, shapes = parameters.abstract(lambda: UNet(in_channels=4, out_channels=4, rngs=Rngs(0)))
+    _, shapes = parameters.abstract(lambda: UNet(in_channels=4, out_channels=4, rngs=HostRngs(0)))
     assert sum(int(np.prod(x.shape)) for x in shapes.values()) == 859_520_964
     with torch.device("meta"):
         peer = UNet2DConditionModel(

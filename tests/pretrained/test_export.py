@@ -129,7 +129,7 @@ READERS = {
 
 def make(module, settings):
     """A module with no parameter at the zero or one it starts at, and its values."""
-    graphdef, values = parameters.split(module(**settings, rngs=layers.Rngs(0)))
+    graphdef, values = parameters.split(module(**settings, rngs=layers.HostRngs(0)))
     rng = np.random.default_rng(0)
     values = {
         path: np.asarray(x) + np.float32(0.1) * rng.standard_normal(x.shape, np.float32)
@@ -376,7 +376,7 @@ EXTRAS = {"position": True, "pooled_text": 20, "aligned": 24, "refine": 8}
 def test_extras_that_do_nothing_are_left_out(tmp_path):
     """As they are before training; of refine, the last convolution decides. The library's UNet is then the same function."""
     settings = {**UNETS["pixels"], **EXTRAS}
-    graphdef, values = parameters.split(UNet(**settings, rngs=layers.Rngs(0)))
+    graphdef, values = parameters.split(UNet(**settings, rngs=layers.HostRngs(0)))
     values = {path: np.asarray(x) for path, x in values.items()}
     export = export_part("unet", settings, values, tmp_path)
     assert {path.split(".")[0] for path in export.left_out} == set(EXTRAS)

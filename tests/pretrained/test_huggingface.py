@@ -357,7 +357,7 @@ def test_a_part_says_how_it_is_built_and_what_it_was_called(image_encoders):
         and "dtype" not in part.settings
     )
     _, shapes = parameters.abstract(
-        lambda: VisionTransformer(**part.settings, rngs=layers.Rngs(None))
+        lambda: VisionTransformer(**part.settings, rngs=layers.HostRngs(None))
     )
     assert {path: x.shape for path, x in shapes.items()} == {
         path: x.shape for path, x in part.values.items()
