@@ -197,7 +197,7 @@ def _colour(materials: m.Materials, camera: Camera, hits: _Hits) -> np.ndarray:
     surface = hits.surface
     scale = materials.scale[surface]
     share = m.mix(
-        materials.kind[surface],
+        materials.pattern[surface],
         hits.u,
         hits.v,
         scale,
