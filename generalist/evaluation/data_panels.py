@@ -41,10 +41,5 @@ def dataset_panel(
         pictures,
         captions,
         [value_bars(task)[0] for task in known if isinstance(task, Scalar)],
-        [
-            entry
-            for task in known
-            if isinstance(task, Semantic)
-            for entry in (*task.legend(), ("void", (0, 0, 0)))
-        ],
+        [entry for task in known if isinstance(task, Semantic) for entry in task.legend().classes],
     )

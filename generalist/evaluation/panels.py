@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from generalist.evaluation import tables
 from generalist.evaluation.scores import Example
-from generalist.tasks import Depth, Instance, Restoration, Scalar, Task
+from generalist.tasks import Depth, Restoration, Scalar, Task
 
 SIDE, OVERVIEW_SIDE = 256, 192  # pixels: the longer side of an image in a panel
 MARGIN, GAP, LINE = 16, 8, 22  # pixels around the picture, between images, and for a line of text
@@ -127,26 +127,12 @@ def _columns(task: Task) -> tuple[list[Column], list[Bar]]:
 
 def value_error(task: Depth | Scalar, prediction: Any, label: np.ndarray) -> np.ndarray:
     """How far a quantity is from the label, uint8 (h, w, 3): brightest from a tenth of its range on, black where the label is unknown."""
-    low, high, _ = task.legend()
-    known = task.known(label)
-    error = np.abs(task.label_of(prediction) - np.where(known, label, 0))
-    return np.where(known[..., None], heat(error / ((high - low) / 10)), 0).astype(np.uint8)
+    return task.error_map(prediction, label)
 
 
 def value_bars(task: Depth | Scalar) -> list[Bar]:
     """Colour bars of a quantity and of `value_error`."""
-    low, high, unit = task.legend()
-    values = np.linspace(low, high, 256, dtype=np.float32)
-    values[0] += 1e-6  # depth 0 is unknown, black
-    return [
-        Bar(task.name, f"{low:g}", f"{high:g} {unit}", task.render(values[None])[0]),
-        Bar(
-            f"{task.name} error",
-            "0",
-            f"{(high - low) / 10:g} {unit}",
-            heat(np.linspace(0.0, 1.0, 256)),
-        ),
-    ]
+    return [Bar(*bar) for bar in task.legend().bars + task.error_legend().bars]
 
 
 def _restoration_error(sample: Sample) -> np.ndarray:
@@ -158,15 +144,10 @@ def _legend(task: Task, samples: Sequence[Sample]) -> list[tuple[str, tuple[int,
     """(name, colour) of the classes to be seen in the pictures, of at most a few dozen names."""
     if isinstance(task, Depth | Scalar | Restoration):
         return []
-    if isinstance(task, Instance):
-        return [*task.legend(), ("every other colour is one instance", (255, 255, 255))]
-    classes = set()
+    labels = []
     for sample in samples:
-        for labels in (task.label_of(sample.prediction), sample.example["label"]):
-            maps = task.component_labels(labels)[task.semantic.name] if task.components else labels
-            classes |= set(np.unique(maps).tolist())
-    named = task.legend()
-    return [named[index] for index in sorted(classes - {-1})] + [("void", (0, 0, 0))]
+        labels += [task.label_of(sample.prediction), sample.example["label"]]
+    return list(task.legend(labels).classes)
 
 
 def compose(

@@ -11,7 +11,7 @@ A new kind of task is one file and one line here.
 import difflib
 from collections.abc import Iterable, Mapping
 
-from generalist.tasks.base import Target, Task
+from generalist.tasks.base import FurtherMetric, Target, Task
 from generalist.tasks.depth import Depth, DepthPrediction
 from generalist.tasks.instance import Instance, InstancePrediction
 from generalist.tasks.own import own_task

@@ -7,10 +7,13 @@ thresholds are stated. Neither is ever rounded to 8 bits.
 import abc
 import dataclasses
 import numbers
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Self
 
 import cv2
 import numpy as np
+
+from generalist.tasks.drawing import Legend
 
 Size = int | tuple[int, int]
 
@@ -27,15 +30,37 @@ class Target(NamedTuple):
     mask: np.ndarray
 
 
+class FurtherMetric(NamedTuple):
+    """A metric beside the official one.
+
+    Attributes:
+      suffix: appended to the names of its figures, to set them apart from the official ones ("_affine"); "" if they
+        have names of their own.
+      metric: fresh, see `generalist.metrics`.
+      takes_confidence: whether `metric.update` takes (prediction, confidence) in place of the prediction.
+    """
+
+    suffix: str
+    metric: Any
+    takes_confidence: bool = False
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task(abc.ABC):
     """A dense task: a codec between labels and colours, a prompt and a metric.
+
+    A subclass defines `encode`, `decode`, `metric`, `label_of`, `render`, `error_map` and `submission_pixels`; the
+    rest has defaults.
 
     Attributes:
       name: key of the task in configs, reports and checkpoints.
       prompt: the text that tells the model what to do.
       protocol: id of the official evaluation protocol that `metric` follows.
       version: version of the codec; a checkpoint is decoded by the version it was trained with.
+      averages_samples: whether the colors are quantities, so that the mean of several samples is a prediction too.
+      prefers_tiles: whether large images are better predicted in tiles, at their own resolution.
+      jitters_color: whether training may change the colors of the image and leave the label as it is.
+      trivial_learns: whether `trivial_rgb` needs labels of the training split.
     """
 
     name: str
@@ -43,10 +68,27 @@ class Task(abc.ABC):
     protocol: str
     version: int = 1
 
+    averages_samples: ClassVar[bool] = False
+    prefers_tiles: ClassVar[bool] = False
+    jitters_color: ClassVar[bool] = True
+    trivial_learns: ClassVar[bool] = True
+
+    # Codec ----------------------------------------------------------------------------------------
+
     @property
     def components(self) -> tuple[str, ...]:
         """Names of the tasks whose outputs this one merges; empty for a task that the model paints itself."""
         return ()
+
+    @property
+    def component_tasks(self) -> tuple["Task", ...]:
+        """The tasks that the model paints for this one: the task itself, unless it merges others."""
+        return (self,)
+
+    @property
+    def palette(self) -> np.ndarray | None:
+        """float32 (classes, 3) in 0..255, the colors of classes; None if colors are something else."""
+        return None
 
     @abc.abstractmethod
     def encode(self, label: Any, size: Size) -> Target:
@@ -56,17 +98,139 @@ class Task(abc.ABC):
     def decode(self, rgb: np.ndarray, size: Size | None = None) -> Any:
         """float32 (h, w, 3) in [-1, 1] -> the task's prediction, at `size` (default: the size of `rgb`)."""
 
+    def component_labels(self, label: Any) -> dict[str, Any]:
+        """Returns the label of each component task, by name."""
+        return {self.name: label}
+
+    def encode_components(self, label: Any, size: Size) -> dict[str, Target]:
+        """Encodes a label for each component task, by name."""
+        return {self.name: self.encode(label, size)}
+
+    def decode_components(self, rgbs: Mapping[str, np.ndarray], size: Size | None = None) -> Any:
+        """Decodes what the model painted for each component task, by name."""
+        return self.decode(rgbs[self.name], size)
+
+    def variants(self) -> dict[str, "Task"]:
+        """Returns other ways to decode the same colors, by the suffix of their figures ("_painter")."""
+        return {}
+
+    # Figures --------------------------------------------------------------------------------------
+
     @abc.abstractmethod
     def metric(self) -> Any:
-        """A fresh official metric of the task (see `generalist.metrics`)."""
+        """Returns a fresh official metric of the task (see `generalist.metrics`)."""
+
+    def metric_label(self, label: Any) -> Any:
+        """Returns a label as `metric().update(prediction, label)` takes it."""
+        return label
 
     @abc.abstractmethod
     def label_of(self, prediction: Any) -> Any:
-        """The part of a prediction that `metric().update(prediction, label)` takes."""
+        """Returns the part of a prediction that `metric().update(prediction, label)` takes."""
+
+    def further_metrics(self) -> tuple[FurtherMetric, ...]:
+        """Returns fresh metrics beside the official one."""
+        return ()
+
+    def class_figures(self, metric: Any) -> dict[str, float]:
+        """Returns a figure a class, such as {"iou/floor": 0.9}, from the official metric."""
+        return {}
+
+    def official(self, other: "Task") -> Self:
+        """Returns this task, measured by the protocol of `other`.
+
+        Raises:
+          ValueError: the classes of `other` are not those of this task.
+        """
+        return dataclasses.replace(self, protocol=other.protocol)
+
+    # The trivial predictor --------------------------------------------------------------------------
+
+    def trivial_rgb(self, labels: Iterable[Any], size: tuple[int, int]) -> np.ndarray:
+        """Returns the best guess for an image that nobody looked at, made from labels of the training split.
+
+        By default it is the mean target of each pixel over the labels that are valid there, and elsewhere the mean
+        of all.
+
+        Args:
+          labels: of training examples.
+          size: (h, w) of the guess.
+
+        Returns:
+          float32 (*size, 3) in [-1, 1].
+        """
+        total = np.zeros((*size, 3))
+        count = np.zeros((*size, 1))
+        for label in labels:
+            rgb, mask = self.encode(label, size)
+            total += rgb * mask
+            count += mask
+
+        overall = total.sum((0, 1)) / max(count.sum(), 1.0)
+        mean = total / np.maximum(count, 1.0)
+        return np.where(count > 0, mean, overall).astype(np.float32)
+
+    def trivial_prediction(
+        self, image: np.ndarray, rgbs: Mapping[str, np.ndarray], size: Size | None = None
+    ) -> Any:
+        """Returns the prediction of the trivial predictor.
+
+        Args:
+          image: uint8 (h, w, 3); only restoration looks at it.
+          rgbs: `trivial_rgb` of each component task, by name.
+          size: of the prediction.
+        """
+        return self.decode_components(rgbs, size)
+
+    # Samples ----------------------------------------------------------------------------------------
+
+    def sample_std(self, predictions: Sequence[Any]) -> np.ndarray:
+        """Returns the standard deviation of several predictions of one image, float32 (h, w), in the task's unit.
+
+        Only for tasks that average samples.
+        """
+        values = np.stack([self.label_of(prediction) for prediction in predictions])
+        return values.astype(np.float32).std(0)
+
+    # Pictures and files -----------------------------------------------------------------------------
 
     @abc.abstractmethod
     def render(self, prediction_or_label: Any) -> np.ndarray:
-        """A picture for people, uint8 (h, w, 3)."""
+        """Draws a picture for people, uint8 (h, w, 3)."""
+
+    def legend(self, labels: Sequence[Any] | None = None) -> Legend:
+        """Explains the colors of `render`.
+
+        Args:
+          labels: of the classes, list only those that occur in these labels; None lists all.
+        """
+        return Legend()
+
+    @abc.abstractmethod
+    def error_map(self, prediction: Any, label: Any) -> np.ndarray:
+        """Draws where a prediction differs from the label, uint8 (h, w, 3)."""
+
+    def error_legend(self) -> Legend:
+        """Explains the colors of `error_map`."""
+        return Legend()
+
+    @abc.abstractmethod
+    def submission_pixels(self, prediction: Any) -> np.ndarray:
+        """Returns a prediction as the benchmark takes it: uint8 (h, w), uint8 (h, w, 3) or uint16 (h, w).
+
+        Raises:
+          ValueError: a value does not fit.
+        """
+
+    def submission_annotation(self, key: str, prediction: Any) -> dict | None:
+        """Returns what the benchmark wants to know of an image beside its pixels, as JSON; None if nothing."""
+        return None
+
+    def submission_index(self, annotations: Sequence[dict]) -> dict:
+        """Returns the content of the file that holds all annotations of a submission, as JSON."""
+        return {"annotations": list(annotations)}
+
+    # Checkpoints ------------------------------------------------------------------------------------
 
     def check_version(self, saved: int) -> None:
         """Raises ValueError if a checkpoint was trained with another version of this codec."""
@@ -212,3 +376,12 @@ def _resize(array: np.ndarray, size: tuple[int, int], interpolation: int) -> np.
     if array.shape[:2] == size:
         return array
     return cv2.resize(array, size[::-1], interpolation=interpolation)
+
+
+def to_unsigned(values: np.ndarray, dtype: type, what: str) -> np.ndarray:
+    """Returns whole numbers as uint8 or uint16; raises ValueError for those that do not fit."""
+    if not 0 <= values.min() <= values.max() <= np.iinfo(dtype).max:
+        raise ValueError(
+            f"{what} {values.min():.0f}..{values.max():.0f} do not fit {np.iinfo(dtype).bits} bits"
+        )
+    return values.astype(dtype)

@@ -1,11 +1,13 @@
 """Metric depth as a grey image: black is 0 m, white is `max_depth`."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import ClassVar
 
 import cv2
 import numpy as np
 
-from generalist.tasks import base
+from generalist.tasks import base, drawing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Depth(base.Task):
     prompt: str = "Performance depth estimation"
     protocol: str = "nyu-eigen-metric"
     max_depth: float = 10.0
+    averages_samples: ClassVar[bool] = True
 
     def encode(self, label: np.ndarray, size: base.Size) -> base.Target:
         """Float (h, w) metres -> grey Target; unknown pixels are black, masked, and never blend into others."""
@@ -76,9 +79,35 @@ class Depth(base.Task):
 
         return metrics.DepthMetric(protocol=self.protocol)
 
-    def legend(self) -> tuple[float, float, str]:
-        """(value of the darkest colour, value of the brightest, unit) of `render`."""
-        return 0.0, self.max_depth, "m"
+    def further_metrics(self) -> tuple[base.FurtherMetric, ...]:
+        """How well the confidence sorts the errors; on NYU Depth v2 also the affine-invariant errors."""
+        from generalist import metrics
+
+        found = [base.FurtherMetric("", metrics.SparsificationError(self.protocol), True)]
+        if self.protocol == "nyu-eigen-metric":
+            found.append(base.FurtherMetric("_affine", metrics.DepthMetric("nyu-affine-invariant")))
+        return tuple(found)
+
+    def legend(self, labels: Sequence[np.ndarray] | None = None) -> drawing.Legend:
+        """The color bar of `render` at its default scale."""
+        bar = drawing.value_bar(self.name, 0.0, self.max_depth, "m", self.render)
+        return drawing.Legend(bars=(bar,))
+
+    def error_map(self, prediction: DepthPrediction, label: np.ndarray) -> np.ndarray:
+        """Absolute error; the brightest color is a tenth of the range, black is an unknown label."""
+        known = self.known(label)
+        error = np.abs(prediction.depth - np.where(known, label, 0))
+        return drawing.error_heat(error, known, self.max_depth / 10)
+
+    def error_legend(self) -> drawing.Legend:
+        """The color bar of `error_map`."""
+        bar = drawing.heat_bar(f"{self.name} error", f"{self.max_depth / 10:g} m")
+        return drawing.Legend(bars=(bar,))
+
+    def submission_pixels(self, prediction: DepthPrediction) -> np.ndarray:
+        """uint16 (h, w), millimetres."""
+        millimetres = np.rint(prediction.depth * 1000.0)
+        return base.to_unsigned(millimetres, np.uint16, "depths in millimetres")
 
     def render(
         self,

@@ -2,10 +2,12 @@
 
 import dataclasses
 import functools
+from collections.abc import Iterable, Sequence
+from typing import ClassVar
 
 import numpy as np
 
-from generalist.tasks import base, instance_decoders, palettes
+from generalist.tasks import base, drawing, instance_decoders, palettes
 
 # Painter measures centres on a canvas of this many pixels a side, whatever the size of the image.
 _CANVAS = 1024
@@ -66,6 +68,7 @@ class Instance(base.Task):
     min_pixels: int = 6
     score_gate: float = 0.55
     overlap: float = 0.5
+    trivial_learns: ClassVar[bool] = False
 
     def __post_init__(self):
         if self.mode not in ("threshold", "minmax", "vote"):
@@ -155,9 +158,34 @@ class Instance(base.Task):
 
         return metrics.PanopticQuality([{"id": 1, "name": "instance", "isthing": 1}])
 
-    def legend(self) -> list[tuple[str, tuple[int, int, int]]]:
-        """Colours of instances have no meaning of their own: only the background has a name."""
-        return [("background", (0, 0, 0))]
+    def metric_label(self, label: np.ndarray) -> tuple[np.ndarray, list[dict]]:
+        """(id map, segments_info) in COCO's form, all of one category."""
+        return as_panoptic(label)
+
+    def trivial_rgb(self, labels: Iterable[np.ndarray], size: tuple[int, int]) -> np.ndarray:
+        """No instance anywhere."""
+        return np.full((*size, 3), -1, np.float32)
+
+    def legend(self, labels: Sequence[np.ndarray] | None = None) -> drawing.Legend:
+        """Colors of instances have no meaning of their own: only the background has a name."""
+        return drawing.Legend(
+            classes=(
+                ("background", (0, 0, 0)),
+                ("every other color is one instance", (255, 255, 255)),
+            )
+        )
+
+    def error_map(self, prediction: InstancePrediction, label: np.ndarray) -> np.ndarray:
+        """Where an instance is lost, merged, split or invented."""
+        return drawing.right_or_wrong(drawing.unmatched(prediction.instances, label))
+
+    def error_legend(self) -> drawing.Legend:
+        """The colors of `error_map`."""
+        return drawing.RIGHT_OR_WRONG
+
+    def submission_pixels(self, prediction: InstancePrediction) -> np.ndarray:
+        """uint16 (h, w), instance ids, 0 = none."""
+        return base.to_unsigned(prediction.instances, np.uint16, "instance ids")
 
     def render(self, prediction_or_label: InstancePrediction | np.ndarray) -> np.ndarray:
         """Distinct colours, uint8 (h, w, 3), numbered by the order of first appearance; background is black."""

@@ -1,12 +1,13 @@
 """Panoptic segmentation: the merge of a semantic and a class-agnostic instance output of one image."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from generalist.tasks import base
+from generalist.tasks import base, drawing
 from generalist.tasks.instance import Instance
-from generalist.tasks.semantic import Semantic
+from generalist.tasks.semantic import Semantic, check_same_classes
 
 # COCO's form of a panoptic segmentation: id map int (h, w), 0 = void, and one dict a segment.
 IdMapAndSegments = tuple[np.ndarray, list[dict]]
@@ -61,6 +62,11 @@ class Panoptic(base.Task):
         """Names of the semantic and of the instance task, the order of the arguments of `merge`."""
         return self.semantic.name, self.instance.name
 
+    @property
+    def component_tasks(self) -> tuple[base.Task, ...]:
+        """The semantic and the instance task."""
+        return self.semantic, self.instance
+
     def component_labels(self, label: IdMapAndSegments) -> dict[str, np.ndarray]:
         """The labels of the components: classes int32 (h, w), -1 = void, and instances int32 (h, w), 0 = none.
 
@@ -86,6 +92,17 @@ class Panoptic(base.Task):
                 instances[position] = instances.max() + 1
         index = index.reshape(id_map.shape)
         return {self.semantic.name: classes[index], self.instance.name: instances[index]}
+
+    def encode_components(self, label: IdMapAndSegments, size: base.Size) -> dict[str, base.Target]:
+        """(id map, segments_info) -> the Target of each component, by name."""
+        labels = self.component_labels(label)
+        return {task.name: task.encode(labels[task.name], size) for task in self.component_tasks}
+
+    def decode_components(
+        self, rgbs: Mapping[str, np.ndarray], size: base.Size | None = None
+    ) -> PanopticPrediction:
+        """What the model painted for each component, by name -> `merge`."""
+        return self.merge(rgbs[self.semantic.name], rgbs[self.instance.name], size)
 
     def encode(self, label: IdMapAndSegments, size: base.Size) -> dict[str, base.Target]:
         """(id map, segments_info) -> the Target of each component, by name."""
@@ -169,9 +186,56 @@ class Panoptic(base.Task):
 
         return metrics.PanopticQuality(self.categories)
 
-    def legend(self) -> list[tuple[str, tuple[int, int, int]]]:
-        """(class name, its colour in `render`) of every class."""
-        return self.semantic.legend()
+    def class_figures(self, metric) -> dict[str, float]:
+        """The PQ of each category, `pq/<category>`."""
+        found = metric.per_class()
+        return {f"pq/{c['name']}": found[c["id"]]["pq"] for c in self.categories}
+
+    def official(self, other: base.Task) -> "Panoptic":
+        """This task by the protocol of `other`; ValueError unless it has the same categories."""
+        theirs = other.semantic.classes if isinstance(other, Panoptic) else ()
+        check_same_classes(self.name, self.semantic.classes, theirs)
+        return super().official(other)
+
+    def legend(self, labels: Sequence[IdMapAndSegments] | None = None) -> drawing.Legend:
+        """The categories, all or those in `labels`, then void."""
+        if labels is None:
+            return self.semantic.legend()
+        return self.semantic.legend(
+            [self.component_labels(label)[self.semantic.name] for label in labels]
+        )
+
+    def error_map(self, prediction: PanopticPrediction, label: IdMapAndSegments) -> np.ndarray:
+        """Where the class is wrong, or an instance is lost, merged, split or invented; void counts as right."""
+        ours = self.component_labels(self.label_of(prediction))
+        theirs = self.component_labels(label)
+        classes = theirs[self.semantic.name]
+        wrong = ours[self.semantic.name] != classes
+        wrong |= drawing.unmatched(ours[self.instance.name], theirs[self.instance.name])
+        return drawing.right_or_wrong(wrong & (classes >= 0))
+
+    def error_legend(self) -> drawing.Legend:
+        """The colors of `error_map`."""
+        return drawing.RIGHT_OR_WRONG
+
+    def submission_pixels(self, prediction: PanopticPrediction) -> np.ndarray:
+        """uint8 (h, w, 3), COCO's id = R + 256 G + 65536 B."""
+        return (prediction.id_map[..., None] >> np.array([0, 8, 16]) & 255).astype(np.uint8)
+
+    def submission_annotation(self, key: str, prediction: PanopticPrediction) -> dict:
+        """COCO's annotation of an image."""
+        fields = ("id", "category_id", "area", "iscrowd")
+        segments = [
+            {field: segment[field] for field in fields} for segment in prediction.segments_info
+        ]
+        # COCO's file names are its image ids.
+        image_id = int(key) if key.isdecimal() else key
+        return {"image_id": image_id, "file_name": f"{key}.png", "segments_info": segments}
+
+    def submission_index(self, annotations: Sequence[dict]) -> dict:
+        """COCO's file, as panopticapi reads it."""
+        categories = [dict(category) for category in self.categories]
+        return {"annotations": list(annotations), "categories": categories}
 
     def render(self, prediction_or_label: PanopticPrediction | IdMapAndSegments) -> np.ndarray:
         """Class colours, uint8 (h, w, 3): instances of a class in different brightness, dark borders, void black."""

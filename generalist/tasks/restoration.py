@@ -1,10 +1,15 @@
 """Restoration: the clean image itself is what the model paints."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 
-from generalist.tasks import base
+from generalist.tasks import base, drawing
+
+# Levels of 255: the error that has the brightest color in a picture.
+_WORST_ERROR = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +37,12 @@ class Restoration(base.Task):
     At the label's own size the round trip is exact. Resizing takes the area mean where the image shrinks and bicubic
     where it grows (Painter's training targets are resized by nearest neighbour, which aliases; that is not copied).
     """
+
+    averages_samples: ClassVar[bool] = True
+    prefers_tiles: ClassVar[bool] = True
+    # The colors of the image are its target.
+    jitters_color: ClassVar[bool] = False
+    trivial_learns: ClassVar[bool] = False
 
     def encode(self, label: np.ndarray, size: base.Size) -> base.Target:
         """uint8 (h, w, 3) -> Target; every pixel counts."""
@@ -65,3 +76,42 @@ class Restoration(base.Task):
     def render(self, prediction_or_label: RestorationPrediction | np.ndarray) -> np.ndarray:
         """The image itself, uint8 (h, w, 3)."""
         return getattr(prediction_or_label, "image", prediction_or_label)
+
+    def further_metrics(self) -> tuple[base.FurtherMetric, ...]:
+        """For low light, PSNR and SSIM by the two other protocols of its papers."""
+        from generalist import metrics
+
+        if self.protocol != "lol-rgb-painter":
+            return ()
+        return (
+            base.FurtherMetric("_gaussian", metrics.ImageQuality("rgb-matlab")),
+            base.FurtherMetric("_gt_mean", metrics.ImageQuality("lol-rgb-gt-mean")),
+        )
+
+    def trivial_prediction(
+        self,
+        image: np.ndarray,
+        rgbs: Mapping[str, np.ndarray],
+        size: base.Size | None = None,
+    ) -> RestorationPrediction:
+        """The degraded image itself, uint8 (h, w, 3), at its own size."""
+        confidence = np.ones(image.shape[:2], np.float32)
+        return RestorationPrediction(image.astype(np.float32), confidence)
+
+    def sample_std(self, predictions: Sequence[RestorationPrediction]) -> np.ndarray:
+        """float32 (h, w): the mean over the channels, in levels of 0..255."""
+        return 255.0 * super().sample_std(predictions).mean(-1)
+
+    def error_map(self, prediction: RestorationPrediction, label: np.ndarray) -> np.ndarray:
+        """Absolute error, mean of the channels."""
+        difference = prediction.image.astype(np.float32) - label
+        return drawing.heat(np.abs(difference).mean(-1) / _WORST_ERROR)
+
+    def error_legend(self) -> drawing.Legend:
+        """The color bar of `error_map`."""
+        bar = drawing.heat_bar("error, mean of the channels", f"{_WORST_ERROR} of 255")
+        return drawing.Legend(bars=(bar,))
+
+    def submission_pixels(self, prediction: RestorationPrediction) -> np.ndarray:
+        """uint8 (h, w, 3), the image."""
+        return prediction.image

@@ -1,11 +1,13 @@
 """Any quantity a pixel has one of, height or temperature or moisture, as a grey image: black is the low end of its range, white the high."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import ClassVar
 
 import cv2
 import numpy as np
 
-from generalist.tasks import base
+from generalist.tasks import base, drawing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Scalar(base.Task):
     low: float
     high: float
     unit: str = ""
+    averages_samples: ClassVar[bool] = True
 
     def __post_init__(self):
         if not self.low < self.high:
@@ -77,9 +80,25 @@ class Scalar(base.Task):
 
         return metrics.ScalarMetric()
 
-    def legend(self) -> tuple[float, float, str]:
-        """(value of the darkest colour, value of the brightest, unit) of `render`."""
-        return self.low, self.high, self.unit
+    def legend(self, labels: Sequence[np.ndarray] | None = None) -> drawing.Legend:
+        """The color bar of `render`."""
+        bar = drawing.value_bar(self.name, self.low, self.high, self.unit, self.render)
+        return drawing.Legend(bars=(bar,))
+
+    def error_map(self, prediction: ScalarPrediction, label: np.ndarray) -> np.ndarray:
+        """Absolute error; the brightest color is a tenth of the range, black is an unknown label."""
+        known = self.known(label)
+        error = np.abs(prediction.values - np.where(known, label, 0))
+        return drawing.error_heat(error, known, (self.high - self.low) / 10)
+
+    def error_legend(self) -> drawing.Legend:
+        """The color bar of `error_map`."""
+        worst = f"{(self.high - self.low) / 10:g} {self.unit}"
+        return drawing.Legend(bars=(drawing.heat_bar(f"{self.name} error", worst),))
+
+    def submission_pixels(self, prediction: ScalarPrediction) -> np.ndarray:
+        """uint16 (h, w), see `to_uint16`."""
+        return self.to_uint16(prediction.values)
 
     def to_uint16(self, values: np.ndarray) -> np.ndarray:
         """Values -> what a 16-bit PNG holds: 0 = low, 65535 = high."""

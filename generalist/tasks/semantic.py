@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from generalist.tasks import base, palettes
+from generalist.tasks import base, drawing, palettes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,18 +125,88 @@ class Semantic(base.Task):
 
         return metrics.SegmentationMetric(self.num_classes)
 
+    def further_metrics(self) -> tuple[base.FurtherMetric, ...]:
+        """How good the outlines are, and how honest the confidence is."""
+        from generalist import metrics
+
+        return (
+            base.FurtherMetric("", metrics.BoundaryF()),
+            base.FurtherMetric("", metrics.CalibrationError(), takes_confidence=True),
+        )
+
+    def variants(self) -> dict[str, base.Task]:
+        """The other way to reach a larger size."""
+        if self.upsample == "rgb":
+            return {"_distance": dataclasses.replace(self, upsample="distance")}
+        return {"_painter": dataclasses.replace(self, upsample="rgb")}
+
+    def class_figures(self, metric) -> dict[str, float]:
+        """The IoU of each class, `iou/<class>`."""
+        ious = metric.per_class()
+        return {f"iou/{name}": ious[index] for index, name in enumerate(self.classes)}
+
+    def official(self, other: base.Task) -> "Semantic":
+        """This task by the protocol of `other`; ValueError unless it has the same classes."""
+        check_same_classes(self.name, self.classes, getattr(other, "classes", ()))
+        return super().official(other)
+
+    def trivial_rgb(self, labels: Iterable[np.ndarray], size: tuple[int, int]) -> np.ndarray:
+        """The most frequent class of each pixel."""
+        return self.encode(majority_map(labels, self.num_classes, size), size).rgb
+
+    def error_map(self, prediction: SemanticPrediction, label: np.ndarray) -> np.ndarray:
+        """Where the class is wrong; void counts as right."""
+        return drawing.right_or_wrong((prediction.classes != label) & (label >= 0))
+
+    def error_legend(self) -> drawing.Legend:
+        """The colors of `error_map`."""
+        return drawing.RIGHT_OR_WRONG
+
+    def submission_pixels(self, prediction: SemanticPrediction) -> np.ndarray:
+        """uint8 (h, w), class index + 1, so ADE20K's 1..150."""
+        return base.to_unsigned(prediction.classes + 1, np.uint8, "class indices + 1")
+
     @functools.cached_property
     def _people_colours(self) -> np.ndarray:
         colours = np.array(self.colours or palettes.distinct_colours(self.num_classes), np.uint8)
         return np.concatenate([colours, np.zeros((1, 3), np.uint8)])
 
-    def legend(self) -> list[tuple[str, tuple[int, int, int]]]:
-        """(class name, its colour in `render`) of every class."""
-        return [
-            (name, tuple(colour))
-            for name, colour in zip(self.classes, self._people_colours.tolist())
-        ]
+    def legend(self, labels: Sequence[np.ndarray] | None = None) -> drawing.Legend:
+        """The classes, all or those in `labels`, then void."""
+        shown = range(self.num_classes)
+        if labels is not None:
+            shown = sorted(set().union(*(np.unique(label).tolist() for label in labels)) - {-1})
+        colors = self._people_colours.tolist()
+        classes = [(self.classes[index], tuple(colors[index])) for index in shown]
+        return drawing.Legend(classes=(*classes, ("void", (0, 0, 0))))
 
     def render(self, prediction_or_label: SemanticPrediction | np.ndarray) -> np.ndarray:
         """Class colours for people, uint8 (h, w, 3); void is black."""
         return self._people_colours[getattr(prediction_or_label, "classes", prediction_or_label)]
+
+
+def majority_map(
+    labels: Iterable[np.ndarray], num_classes: int, size: tuple[int, int]
+) -> np.ndarray:
+    """Returns the most frequent class of each pixel, int32 `size`.
+
+    Void is not counted, the lower class wins a tie, and pixels that are void everywhere take the most frequent class
+    of all.
+    """
+    count = np.zeros((num_classes, *size), np.int64)
+    for label in labels:
+        label = base.resize_nearest(label, size)
+        rows, columns = np.nonzero(label >= 0)
+        count[label[rows, columns], rows, columns] += 1
+
+    overall = count.sum((1, 2)).argmax()
+    return np.where(count.any(0), count.argmax(0), overall).astype(np.int32)
+
+
+def check_same_classes(task: str, ours: Sequence[str], theirs: Sequence[str]) -> None:
+    """Raises ValueError unless the classes that a model paints are those of the data."""
+    if ours != theirs:
+        raise ValueError(
+            f"Task '{task}': the model paints {len(ours)} classes ({', '.join(ours[:3])}, ...), the data "
+            f"have {len(theirs)} ({', '.join(theirs[:3])}, ...): train it on them first."
+        )

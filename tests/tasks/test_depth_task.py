@@ -65,7 +65,8 @@ def test_other_range():
     task = Depth(max_depth=80.0)
     depth = np.array([[0.02, 40.0, 79.0]], np.float32)
     assert np.abs(task.decode(task.encode(depth, (1, 3)).rgb).depth - depth).max() < 1e-4
-    assert task.legend() == (0.0, 80.0, "m")
+    (bar,) = task.legend().bars
+    assert (bar.low, bar.high) == ("0", "80 m")
 
 
 def test_render_is_black_where_unknown_and_brightens_with_depth():

@@ -192,7 +192,7 @@ def test_painters_smallest_stuff_is_8192_pixels_whatever_the_image(size, kept):
 def test_render_shows_classes_and_borders():
     label = scene(SCENES_CATEGORIES)
     picture = TASK.render(label)
-    legend = dict(TASK.legend())
+    legend = dict(TASK.legend().classes)
     assert picture.dtype == np.uint8 and picture.shape == (32, 32, 3)
     assert tuple(picture[15, 3]) == legend["wall"] and tuple(picture[1, 30]) == (0, 0, 0)
     assert picture[2, 5].sum() < picture[3, 5].sum()

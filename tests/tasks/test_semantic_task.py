@@ -102,8 +102,8 @@ def test_metric_takes_label_of():
 def test_render_and_legend_use_the_colours_for_people():
     task = SCENES_TASKS["semantic"]
     picture = task.render(np.array([[0, 8, -1]], np.int32))
-    legend = dict(task.legend())
-    assert picture.dtype == np.uint8 and len(legend) == 16
+    legend = dict(task.legend().classes)
+    assert picture.dtype == np.uint8 and len(legend) == 17 and legend["void"] == (0, 0, 0)
     assert picture[0].tolist() == [list(legend["wall"]), list(legend["sky"]), [0, 0, 0]]
 
 
