@@ -277,9 +277,9 @@ def test_panoptic_label_by_hand():
 
 
 def test_errors_name_the_value_and_the_way_out():
-    with pytest.raises(ValueError, match="'dept'.*depth, semantic.*Did you mean 'depth'"):
+    with pytest.raises(ValueError, match="task .*'dept'.*Did you mean 'depth'.*depth, semantic"):
         ScenesSource("dept")
-    with pytest.raises(ValueError, match="'valid'.*train, val, test.*Did you mean 'val'"):
+    with pytest.raises(ValueError, match="split .*'valid'.*Did you mean 'val'.*train, val, test"):
         ScenesSource("depth", "valid")
     with pytest.raises(ValueError, match="size is 0"):
         ScenesSource("depth", size=0)

@@ -6,8 +6,9 @@ from types import MappingProxyType
 
 import numpy as np
 
+from generalist import names
 from generalist.input_pipeline.scenes.degradations import add_noise, add_rain, low_light
-from generalist.input_pipeline.scenes.renderer import SPLITS, Scene, image_size, position, render
+from generalist.input_pipeline.scenes.renderer import Scene, image_size, render, split_index
 
 _DEGRADATIONS = {"denoise": add_noise, "derain": add_rain, "light": low_light}
 SCENES_SOURCE_TASKS = ("depth", "semantic", "instance", "panoptic", *_DEGRADATIONS)
@@ -17,10 +18,14 @@ _DEGRADATION_STREAM = 1_000  # keeps the degradations' seeds apart from those of
 class ScenesSource:
     """`length` examples of `task` on the built-in scenes; scene i is the same for every task.
 
-    An example is {"image": uint8 (h, w, 3), "label": the task's form, "key": str}, a pure function of (seed, split, index,
-    task). Labels: depth float32 (h, w) metres, 0 = invalid; semantic int32 (h, w) classes 0..15, -1 = void; instance int32
-    (h, w), 0 = none; panoptic (id map int32 (h, w), segments_info), 0 = void, category id = class + 1; denoise, derain and
-    light the clean uint8 (h, w, 3), "image" being the degraded one.
+    An example is {"image": uint8 (h, w, 3), "label": the task's form, "key": str}, a pure function
+    of (seed, split, index, task). The forms of labels are
+
+    * depth: float32 (h, w) meters, 0 = invalid;
+    * semantic: int32 (h, w) classes 0..15, -1 = void;
+    * instance: int32 (h, w), 0 = none;
+    * panoptic: (id map int32 (h, w), segments_info), 0 = void, category id = class + 1;
+    * denoise, derain, light: the clean image uint8 (h, w, 3); "image" is the degraded one.
 
     Args:
       task: one of SCENES_SOURCE_TASKS.
@@ -45,33 +50,36 @@ class ScenesSource:
         size: int | tuple[int, int] = 64,
         seed: int = 0,
     ):
-        position("task", task, SCENES_SOURCE_TASKS)
-        position("split", split, SPLITS)
+        names.one_of(task, SCENES_SOURCE_TASKS, "task of the built-in scenes")
+        split_index(split)
         if length < 0:
             raise ValueError(f"length is {length}; give the number of scenes, 0 or more")
-        self.task, self.split, self.length, self.size, self.seed = (
-            task,
-            split,
-            int(length),
-            image_size(size),
-            int(seed),
-        )
+        self.task = task
+        self.split = split
+        self.length = int(length)
+        self.size = image_size(size)
+        self.seed = int(seed)
 
     def __len__(self) -> int:
         return self.length
 
     def __repr__(self) -> str:
-        return f"ScenesSource({self.task!r}, {self.split!r}, length={self.length}, size={self.size}, seed={self.seed})"
+        return (
+            f"ScenesSource({self.task!r}, {self.split!r}, length={self.length}, "
+            f"size={self.size}, seed={self.seed})"
+        )
 
     def __getitem__(self, index: int) -> dict:
         if not 0 <= index < self.length:
             raise IndexError(
-                f"scene {index} is out of range: {self!r} has {self.length} scenes, 0 to {self.length - 1}"
+                f"scene {index} is out of range: {self!r} has {self.length} scenes, "
+                f"0 to {self.length - 1}"
             )
+
         scene = render(self.seed, self.split, int(index), self.size)
-        image = (
-            self._degraded(scene.image, int(index)) if self.task in _DEGRADATIONS else scene.image
-        )
+        image = scene.image
+        if self.task in _DEGRADATIONS:
+            image = self._degraded(image, int(index))
         return {
             "image": image,
             "label": _label(self.task, scene),
@@ -87,38 +95,56 @@ class ScenesSource:
         return ""
 
     def _degraded(self, image: np.ndarray, index: int) -> np.ndarray:
-        split = position("split", self.split, SPLITS)
-        words = (self.seed, split, index, _DEGRADATION_STREAM, zlib.crc32(self.task.encode()))
-        return _DEGRADATIONS[self.task](
-            image, np.random.Generator(np.random.Philox(np.random.SeedSequence(words)))
+        """Returns the image as the task's degradation leaves it."""
+        words = (
+            self.seed,
+            split_index(self.split),
+            index,
+            _DEGRADATION_STREAM,
+            zlib.crc32(self.task.encode()),  # no two tasks draw alike
         )
+        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(words)))
+        return _DEGRADATIONS[self.task](image, rng)
 
 
 def _label(task: str, scene: Scene):
+    """Returns the label of a scene in the form of a task."""
     if task == "panoptic":
         return panoptic_label(scene.classes, scene.instances)
-    return {"depth": scene.depth, "semantic": scene.classes, "instance": scene.instances}.get(
-        task, scene.image
-    )
+    labels = {"depth": scene.depth, "semantic": scene.classes, "instance": scene.instances}
+
+    # The restoration tasks have the clean image for a label.
+    return labels.get(task, scene.image)
 
 
 def panoptic_label(classes: np.ndarray, instances: np.ndarray) -> tuple[np.ndarray, list[dict]]:
-    """COCO's panoptic form of `classes` (-1 = void) and `instances` (0 = none), both int32 (h, w).
+    """Converts a scene's labels to COCO's panoptic form: a segment a thing, and one a stuff class.
 
-    Every thing is a segment, and so is every stuff class. Returns (id map int32 (h, w), 0 = void; segments
-    [{"id", "category_id" = class + 1, "iscrowd" 0, "area" in pixels}]).
+    Args:
+      classes: int32 (h, w), -1 = void.
+      instances: int32 (h, w), 0 = none.
+
+    Returns:
+      id_map: int32 (h, w), 0 = void.
+      segments: [{"id", "category_id": class + 1, "iscrowd": 0, "area": in pixels}].
     """
+    # The ids of stuff follow those of the things.
     things = int(instances.max())
-    id_map = np.where(
-        instances > 0, instances, np.where(classes >= 0, things + 1 + classes, 0)
-    ).astype(np.int32)
-    ids, first, area = (
-        column.tolist() for column in np.unique(id_map, return_index=True, return_counts=True)
-    )
-    category = (classes.ravel() + 1)[first].tolist()
-    segments = [
-        {"id": i, "category_id": c, "iscrowd": 0, "area": a}
-        for i, c, a in zip(ids, category, area)
-        if i
-    ]
+    stuff = np.where(classes >= 0, things + 1 + classes, 0)
+    id_map = np.where(instances > 0, instances, stuff).astype(np.int32)
+
+    # All pixels of a segment are of one class, so that any of them tells it.
+    ids, first, areas = np.unique(id_map, return_index=True, return_counts=True)
+    categories = classes.ravel()[first] + 1
+    segments = []
+    for segment, category, area in zip(ids, categories, areas, strict=True):
+        if segment:
+            segments.append(
+                {
+                    "id": int(segment),
+                    "category_id": int(category),
+                    "iscrowd": 0,
+                    "area": int(area),
+                }
+            )
     return id_map, segments
