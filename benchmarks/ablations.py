@@ -17,7 +17,7 @@ import jax
 
 from generalist.training import launch
 
-STUDIES = ("conditioning", "initialisation", "image_encoder", "resolution", "latent_vs_pixel")
+STUDIES = ("conditioning", "initialization", "image_encoder", "resolution", "latent_vs_pixel")
 FIGURES = (
     "depth/rmse",
     "semantic/miou",

@@ -42,8 +42,8 @@ AUGMENT = {
     "scale": (0.3, 1.0),
     "ratio": (3 / 4, 4 / 3),
     "flip": 0.5,
-    "jitter": (0.4, 0.4, 0.2, 0.1),
-    "jitter_share": 0.8,
+    "jitter": {"brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1},
+    "jitter_probability": 0.8,
 }
 DEFINITIONS = {
     "height": {
@@ -170,7 +170,7 @@ class UsualDataset:
         )
         if rng.random() < AUGMENT["flip"]:
             image, label = (x.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for x in (image, label))
-        if rng.random() < AUGMENT["jitter_share"]:
+        if rng.random() < AUGMENT["jitter_probability"]:
             image = self._jitter(image, rng)
         target, mask = self._encode(task, np.asarray(label))
         return {
@@ -206,7 +206,7 @@ class UsualDataset:
     def _jitter(image, rng):
         from PIL import Image, ImageEnhance
 
-        *factors, turn = rng.uniform(-1, 1, 4) * AUGMENT["jitter"] + (1, 1, 1, 0)
+        *factors, turn = rng.uniform(-1, 1, 4) * tuple(AUGMENT["jitter"].values()) + (1, 1, 1, 0)
         for index in rng.permutation(4):
             if index < 3:
                 enhance = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)[

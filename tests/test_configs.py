@@ -15,7 +15,7 @@ STUDIES = {
         "aligned": {"model.concatenate_image": False},
         "both": {},
     },
-    "initialisation": {"scratch": {}, "pretrained": {"model.init_from": "scenes"}},
+    "initialization": {"scratch": {}, "pretrained": {"model.init_from": "scenes"}},
     "image_encoder": {
         "tuned": {},
         "frozen": {"optimizer.frozen": (r"^text_encoder\.", r"^image_encoder\.")},
@@ -109,8 +109,8 @@ def test_the_paper_is_trained_on_painters_mixture_and_augmented_as_painter_does(
         "scale": (0.3, 1.0),
         "ratio": (3 / 4, 4 / 3),
         "flip": 0.5,
-        "jitter": (0.4, 0.4, 0.2, 0.1),
-        "jitter_share": 0.8,
+        "jitter": {"brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1},
+        "jitter_probability": 0.8,
     }
 
 

@@ -1,48 +1,84 @@
-"""What every configuration shares: every field there is, with the values of the paper's full-size run, and the small run on the scenes."""
+"""Every field of a configuration, with its value for the full-size model and for the small one.
 
-import difflib
+The other files of this folder begin with `get_config` and change a few fields. On the command line
+any field can be changed: `--config.optimizer.lr=3e-4`.
+"""
+
 import os
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
 
-import ml_collections
 from ml_collections.config_dict import ConfigDict
+
+from generalist.names import did_you_mean
 
 SCENES = ("depth", "semantic", "instance", "denoise", "derain", "light")
 PAPER = ("depth", "semantic", "coco_semantic", "instance", "denoise", "derain", "light")
 
 
-def parse(arg: str) -> tuple[str, set[str], list[str]]:
-    """The text behind `multitask.py:` -> ("scenes" or "paper", of "small" and "scratch" those given, the names of tasks).
+class Choice(NamedTuple):
+    """What the words behind a config file choose.
 
-    Without "scenes" or "paper", a data directory in GENERALIST_DATA_DIR decides (main.py puts `--config.data_dir` there).
+    Attributes:
+      data: "scenes" or "paper".
+      small: the small model instead of the full-size one; the scenes always take the small one.
+      scratch: do not start from the shipped weights.
+      tasks: the tasks to train; empty takes all.
+    """
+
+    data: str
+    small: bool
+    scratch: bool
+    tasks: tuple[str, ...]
+
+
+def parse(arg: str) -> Choice:
+    """Reads the words behind `multitask.py:`, such as "paper,small,depth".
+
+    Without "scenes" or "paper", a data directory in GENERALIST_DATA_DIR decides (main.py puts
+    `--config.data_dir` there). Raises ValueError for an unknown word.
     """
     words = [word for word in arg.split(",") if word]
-    data = [word for word in words if word in ("scenes", "paper")]
-    name = data[0] if data else "paper" if os.environ.get("GENERALIST_DATA_DIR") else "scenes"
-    named = [word for word in words if word not in (*data, "small", "scratch")]
-    known = {"scenes": SCENES, "paper": PAPER}[name] + ("panoptic",)
-    if len(data) > 1 or set(named) - set(known):
+    data_words = [word for word in words if word in ("scenes", "paper")]
+    if data_words:
+        data = data_words[0]
+    else:
+        data = "paper" if os.environ.get("GENERALIST_DATA_DIR") else "scenes"
+
+    switches = ("small", "scratch")
+    tasks = tuple(word for word in words if word not in (*data_words, *switches))
+    known_tasks = (*(SCENES if data == "scenes" else PAPER), "panoptic")
+    if len(data_words) > 1 or set(tasks) - set(known_tasks):
+        hints = _hints(tasks, (*known_tasks, *switches))
         raise ValueError(
-            f"config argument {arg!r}:{_closest(named, known)} choose 'scenes' or 'paper', and optionally 'small', 'scratch' and "
-            f"the tasks to train, without which it is all of them: {', '.join(known)}"
+            f"config argument {arg!r}:{hints} choose 'scenes' or 'paper', and optionally 'small', "
+            f"'scratch' and the tasks to train, by default all of them: {', '.join(known_tasks)}"
         )
-    return name, set(words) & {"small", "scratch"}, named
+    return Choice(data, "small" in words, "scratch" in words, tasks)
 
 
-def _closest(words, known) -> str:
-    close = [difflib.get_close_matches(word, known, 1) for word in words if word not in known]
-    return "".join(f" Did you mean {found[0]!r}?" for found in close if found)
+def _hints(words: Collection[str], known: Collection[str]) -> str:
+    return "".join(did_you_mean(word, known) for word in words if word not in known)
 
 
-def choose(arg: str, variants) -> tuple[str, str]:
-    """The text behind an ablation's `.py:` -> (the variant, the rest for `get_config`). ValueError for an unknown variant."""
+def choose(arg: str, variants: Collection[str]) -> tuple[str, str]:
+    """Splits the text behind an ablation's `.py:` into its variant and the rest for `get_config`.
+
+    Raises ValueError for an unknown variant.
+    """
     name, _, rest = arg.partition(",")
     if name not in variants:
         raise ValueError(f"unknown variant {name!r}: choose one of {', '.join(variants)}")
     return name, rest
 
 
-def paper() -> ConfigDict:
-    """The full-size model on the paper's six data sets at 128x128."""
+def full_size() -> ConfigDict:
+    """Returns the full-size recipe on the paper's six data sets at 128x128.
+
+    The model is not the paper's own: beside cross-attention it also sees the image by concatenation
+    and by aligned features, on 2x2 patches. configs/ablations/conditioning.py:cross_attention,paper
+    is the paper's way of conditioning.
+    """
     c = ConfigDict()
     c.seed = 0
     c.total_steps = 200_000
@@ -50,10 +86,10 @@ def paper() -> ConfigDict:
     c.data_dir = os.environ.get("GENERALIST_DATA_DIR", "")  # local path or gs://...
 
     c.tasks = ConfigDict()
-    c.tasks.set = (
-        "paper"  # the codecs: "paper", "scenes", or the definitions of own tasks (docs/own_data.md)
-    )
-    # Share of the samples (relative): Painter's mixture without its pose task.
+    # The tasks that the names below stand for: "paper", "scenes", or the definitions of your own
+    # tasks (docs/own_data.md).
+    c.tasks.set = "paper"
+    # Relative frequency of each task among the samples: Painter's mixture without its pose task.
     # A task of weight 0 is neither trained nor evaluated, and its data are not needed.
     c.tasks.weights = ConfigDict(
         {
@@ -66,57 +102,56 @@ def paper() -> ConfigDict:
             "light": 0.05,
         }
     )
-    c.tasks.loss_weights = ConfigDict({name: 1.0 for name in PAPER})
-    # Logit-normal mean and deviation of t, and the share of samples at t = 1. Masks can be read through heavy
-    # noise, photographs cannot: tasks with flat colours train closer to pure noise.
+    c.tasks.loss_weights = ConfigDict(dict.fromkeys(PAPER, 1.0))
+    # Masks can be read through heavy noise, photographs cannot: tasks with flat colors train closer
+    # to pure noise.
     c.tasks.timesteps = ConfigDict(
         {
-            "depth": (0.5, 1.0, 0.5),
-            "semantic": (1.0, 1.0, 0.5),
-            "coco_semantic": (1.0, 1.0, 0.5),
-            "instance": (1.0, 1.0, 0.5),
-            "denoise": (0.0, 1.0, 0.5),
-            "derain": (0.0, 1.0, 0.5),
-            "light": (0.0, 1.0, 0.5),
+            "depth": timesteps(mean=0.5, p_pure_noise=0.5),
+            "semantic": timesteps(mean=1.0, p_pure_noise=0.5),
+            "coco_semantic": timesteps(mean=1.0, p_pure_noise=0.5),
+            "instance": timesteps(mean=1.0, p_pure_noise=0.5),
+            "denoise": timesteps(mean=0.0, p_pure_noise=0.5),
+            "derain": timesteps(mean=0.0, p_pure_noise=0.5),
+            "light": timesteps(mean=0.0, p_pure_noise=0.5),
         }
     )
 
     c.data = ConfigDict()
-    c.data.source = (
-        "paper"  # "paper" or "folder" (own data), both in data_dir, or "scenes" (built in)
-    )
-    c.data.image_size = 256  # side of the image the encoder sees
+    c.data.source = "paper"  # "paper" or "folder" (own data), both in data_dir; "scenes": built in
+    c.data.image_size = 256  # side of the image that the encoder sees
     c.data.threads = 16
-    c.data.workers = 0  # processes that read, each with so many threads; 0: the threads of the training process, mostly as fast
-    c.data.prefetch = 8  # batches, of each worker
-    c.data.on_error = "raise"  # or "skip": leave damaged files out, name each, and count them at the end of the run
+    # Processes that read, each with `threads` threads. 0: the threads of the training process,
+    # mostly as fast.
+    c.data.workers = 0
+    c.data.prefetch = 8  # batches read ahead, by each worker
+    # "raise", or "skip": leave damaged files out, name each, count them at the end of the run.
+    c.data.on_error = "raise"
     c.data.scenes_train = 0  # number of scenes, for source "scenes"
     c.data.scenes_size = 64
-    # Random windows (area share, width / height) and mirroring of image and label; brightness, contrast, saturation and hue of the
-    # image, never of a restoration task's. All of it for these tasks only.
-    c.data.augment = ConfigDict(
-        {
-            "tasks": PAPER,
-            "scale": (0.3, 1.0),
-            "ratio": (3 / 4, 4 / 3),
-            "flip": 0.5,
-            "jitter": (0.4, 0.4, 0.2, 0.1),
-            "jitter_share": 0.8,
-        }
+    c.data.augment = ConfigDict()
+    c.data.augment.tasks = PAPER  # the other tasks are not augmented
+    c.data.augment.scale = (0.3, 1.0)  # area of the random window, as a fraction of the image
+    c.data.augment.ratio = (3 / 4, 4 / 3)  # width / height of the window
+    c.data.augment.flip = 0.5  # probability of a mirrored image
+    # Largest change of the image's colors, and its probability. Never of a restoration task, whose
+    # colors are its target.
+    c.data.augment.jitter = ConfigDict(
+        {"brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1}
     )
+    c.data.augment.jitter_probability = 0.8
 
-    c.model = _model()
+    c.model = _full_size_model()
 
     c.diffusion = ConfigDict()
     c.diffusion.schedule = "cosine"  # shifted to the target's resolution; or "scaled_linear"
-    c.diffusion.prediction = "x0"  # or "v", "eps"
-    c.diffusion.loss_weight = "x0"  # or "simple", "min_snr", "sigmoid"
-    c.diffusion.start = "zeros"  # what t = 1 looks like: "zeros" (its mean) or "noise"
-    c.diffusion.drop_image = 0.0  # share of samples without the image (for guidance)
-    c.diffusion.drop_text = 0.0
-    c.diffusion.prototype_weight = (
-        0.0  # cross-entropy of the soft colour decode, segmentation by palette only
-    )
+    c.diffusion.prediction_type = "x0"  # or "v", "eps"
+    c.diffusion.loss_weight = "x0"  # or "v", "simple", "min_snr", "sigmoid"
+    c.diffusion.x_init = "zeros"  # x_t at t = 1: "zeros" (the mean of the noise) or "gaussian"
+    c.diffusion.drop_image = 0.0  # probability of hiding the image, for guidance
+    c.diffusion.drop_text = 0.0  # probability of hiding the prompt
+    # Cross-entropy of the soft color decode, for segmentation by a palette; 0 is off.
+    c.diffusion.prototype_weight = 0.0
     c.diffusion.prototype_temperature = 0.12
     c.diffusion.sampler = "one_step"  # or "ddim", "dpmpp_2m"
     c.diffusion.steps = 1
@@ -125,29 +160,29 @@ def paper() -> ConfigDict:
 
     c.optimizer = ConfigDict()
     c.optimizer.lr = 1e-4
-    c.optimizer.schedule = "cosine"  # "constant", "linear", "cosine"
+    c.optimizer.schedule = "cosine"  # or "constant", "linear"
     c.optimizer.warmup_steps = 1_000
-    c.optimizer.decay_fraction = 1.0  # share of the run the decay takes
+    c.optimizer.decay_fraction = 1.0  # fraction of the run that the decay takes
     c.optimizer.b1 = 0.9
     c.optimizer.b2 = 0.99
-    c.optimizer.mu_dtype = "float32"  # of the first moment; "bfloat16" saves 2 bytes a parameter
-    c.optimizer.muon = ()  # path regexes of kernels that Muon updates; AdamW the others
+    c.optimizer.mu_dtype = "float32"  # first moment; "bfloat16" saves 2 bytes a parameter
+    c.optimizer.muon = ()  # path regexes of kernels that Muon updates; AdamW updates the others
     c.optimizer.clip = 1.0
     c.optimizer.weight_decay = 0.01
     c.optimizer.weight_decay_on = (r"kernel$",)  # path regexes
-    c.optimizer.lr_multipliers = ((r"^image_encoder\.", 0.1),)  # first match wins
+    c.optimizer.lr_multipliers = ((r"^image_encoder\.", 0.1),)  # the first match wins
     c.optimizer.frozen = (r"^text_encoder\.",)  # add r"^image_encoder\." to freeze it too
     c.optimizer.ema = 0.9999
-    c.optimizer.accumulate = 1  # parts a batch is processed in
+    c.optimizer.accum_steps = 1  # microbatches that a batch is processed in, to save memory
 
     c.sharding = ConfigDict()
     c.sharding.fsdp = 1  # devices that share parameters, EMA and optimizer state
-    c.sharding.min_size = 2**16  # elements an array must have to be split
-    # (path regex, axis to split over fsdp, or None to keep it whole), first match wins; without: the largest axis that fsdp divides.
+    c.sharding.min_size = 2**16  # elements that an array must have to be split
+    # Rows of (path regex, axis to split over fsdp, or None to keep the array whole); the first
+    # match wins. Without a match: the largest axis that fsdp divides.
     c.sharding.rules = ()
-    c.sharding.cpu_devices = (
-        0  # without an accelerator: devices the CPU is split into; 0: one a core
-    )
+    # Devices that a CPU is split into, where there is no accelerator. 0: one a core.
+    c.sharding.cpu_devices = 0
 
     c.checkpoint = ConfigDict()
     c.checkpoint.every_steps = 1_000
@@ -156,41 +191,54 @@ def paper() -> ConfigDict:
     c.eval = ConfigDict()
     c.eval.every_steps = 10_000
     c.eval.batch_size = 64
-    c.eval.examples = 200  # held-out examples a task in the loop
+    c.eval.examples = 200  # held-out examples a task during training
     c.eval.final_examples = 0  # at the end; 0: all
     c.eval.panels = 4
     c.eval.split = "val"
-    c.eval.tasks = PAPER + ("panoptic",)  # of them, those that are trained
+    c.eval.tasks = (*PAPER, "panoptic")  # of these, the ones that are trained
 
     c.log = ConfigDict()
     c.log.every_steps = 50
     return c
 
 
-def _model() -> ConfigDict:
-    """The full-size model: Stable Diffusion's UNet on 2x2 patches, a vision transformer, a text encoder."""
+def timesteps(mean: float, p_pure_noise: float, std: float = 1.0) -> ConfigDict:
+    """Returns a task's distribution of t: logit-normal, or with `p_pure_noise` exactly t = 1."""
+    return ConfigDict({"mean": mean, "std": std, "p_pure_noise": p_pure_noise})
+
+
+def _full_size_model() -> ConfigDict:
+    """Stable Diffusion's UNet on 2x2 patches, a vision transformer, a text encoder.
+
+    The parts are described by their classes: `generalist.models.GeneralistModel`, `UNet`,
+    `VisionTransformer`, `TextEncoder`.
+    """
     m = ConfigDict()
-    # What to start from: "" (nothing), a model folder or its name, a Stable Diffusion folder, or parts of it and of others:
-    # "unet=FOLDER,image_encoder=FOLDER,text_encoder=FOLDER"; with "autoencoder=FOLDER" the model diffuses latents.
-    # The sizes of published parts, the prompts' ids and the image's normalisation below then follow from the folders.
+    # What to start from: "" (nothing), a model folder or its name, a Stable Diffusion folder, or
+    # "unet=FOLDER,image_encoder=FOLDER,text_encoder=FOLDER"; with "autoencoder=FOLDER" the model
+    # diffuses latents. The sizes of published parts, the prompts' ids and the image's normalization
+    # below then follow from the folders.
     m.init_from = ""
-    m.adapt = ConfigDict(
-        {
-            "conv": "cycle",  # conv_in and conv_out of another number of channels: "cycle", "mean", "fresh"; see pretrained/parts.py
-            "new": (r"^unet\.(position|pooled_text|aligned|refine)\.",),
-        }
-    )  # path regexes: what no checkpoint has
-    m.dtype = "bfloat16"  # computation; parameters are float32
-    # What the backward pass computes again, to save memory: "none", "products" (all but convolutions and dense layers) or "blocks" (all).
+    m.adapt = ConfigDict()
+    # How conv_in and conv_out get another number of channels: "cycle", "mean", "fresh"
+    # (pretrained/parts.py).
+    m.adapt.conv = "cycle"
+    # Path regexes of parameters that no checkpoint has.
+    m.adapt.new = (r"^unet\.(position|pooled_text|aligned|refine)\.",)
+    m.dtype = "bfloat16"  # of the computation; parameters are float32
+    # What the backward pass computes again, to save memory: "none", "products" (all but
+    # convolutions and dense layers) or "blocks" (all).
     m.remat = "none"
     m.target_size = 128
     m.concatenate_image = (
-        True  # append the image to x_t; False is the paper's cross-attention alone
+        True  # append the image to x_t; False: cross-attention alone, as the paper
     )
     m.aligned_features = True  # add the encoder's token grid at every level
     m.pooled_text = False  # add the mean prompt token to the time embedding
+    # Stable Diffusion's UNet, variant A. C: attention_levels=(False, True, True, False).
+    # W: window=16. E: patch=2 and refine=64.
     m.unet = ConfigDict(
-        {  # Stable Diffusion's; variant C: (False, True, True, False), W: window=16, E: patch=2 and refine=64
+        {
             "channels": (320, 640, 1280, 1280),
             "layers_per_block": 2,
             "attention_levels": (True, True, True, False),
@@ -207,18 +255,25 @@ def _model() -> ConfigDict:
     m.image_encoder = ConfigDict(
         {"image_size": 256, "patch": 16, "dim": 768, "depth": 12, "heads": 12}
     )
-    m.image_mean = m.image_std = (0.5, 0.5, 0.5)  # what the image encoder was trained to see
+    # The normalization that the image encoder was trained with.
+    m.image_mean = (0.5, 0.5, 0.5)
+    m.image_std = (0.5, 0.5, 0.5)
     m.text_encoder = ConfigDict({"dim": 768, "depth": 12, "heads": 12})
-    m.prompt_ids = ConfigDict()  # of a published tokenizer, by task; none: words are hashed
+    m.prompt_ids = ConfigDict()  # of a published tokenizer, by task; empty: words are hashed
     m.autoencoder = ConfigDict()
     return m
 
 
 def small(c: ConfigDict, scratch: bool = False) -> ConfigDict:
-    """Turns `c` into a small model at 64x64, for two CPU cores and twelve minutes; it starts from the shipped weights or from scratch."""
+    """Turns `c` into a small model at 64x64, for two CPU cores and twelve minutes.
+
+    It starts from the shipped weights, or with `scratch` from nothing.
+    """
     c.total_steps = 1100 if scratch else 480
     c.batch_size = 16
-    c.tasks.timesteps = ConfigDict({name: (0.0, 1.0, 0.9) for name in c.tasks.weights})
+    c.tasks.timesteps = ConfigDict(
+        {name: timesteps(mean=0.0, p_pure_noise=0.9) for name in c.tasks.weights}
+    )
     c.data.image_size = 64
     c.data.threads = 2
 
@@ -248,7 +303,9 @@ def small(c: ConfigDict, scratch: bool = False) -> ConfigDict:
 
     c.optimizer.lr = 2e-3 if scratch else 2e-4
     c.optimizer.warmup_steps = 50
-    if scratch:  # far more progress a step than AdamW, for more arithmetic; a short finetuning takes the cheaper one
+    if scratch:
+        # Far more progress a step than AdamW, for more arithmetic. A short finetuning takes the
+        # cheaper one.
         c.optimizer.muon = (
             r"^unet\.(down_blocks|mid_block|up_blocks|aligned|pooled_text|refine\.convs)\..*kernel$",
             r"^(image_encoder\.layers|image_projection)\..*kernel$",
@@ -266,8 +323,8 @@ def small(c: ConfigDict, scratch: bool = False) -> ConfigDict:
 
 
 def scenes(scratch: bool = False) -> ConfigDict:
-    """The small model on the built-in scenes."""
-    c = paper()
+    """Returns the small model on the built-in scenes."""
+    c = full_size()
     c.data_dir = ""
 
     c.tasks.set = "scenes"
@@ -297,46 +354,56 @@ def scenes(scratch: bool = False) -> ConfigDict:
     c.data.augment.tasks = ()
 
     c.diffusion.prototype_weight = 0.2
-    c.eval.tasks = SCENES + ("panoptic",)
+    c.eval.tasks = (*SCENES, "panoptic")
     return small(c, scratch)
 
 
-def own(definitions: dict) -> ConfigDict:
-    """The recipe on own data: `definitions` describes each task (docs/own_data.md), all learn alike. `small` makes it small."""
-    c = paper()
+def own(definitions: Mapping[str, Mapping]) -> ConfigDict:
+    """Returns the full-size recipe on own data; `small` makes it small.
+
+    `definitions` describes each task (docs/own_data.md); all have the same weight.
+    """
+    c = full_size()
     with c.ignore_type():
         c.tasks.set = ConfigDict(definitions)
     c.tasks.weights = ConfigDict(dict.fromkeys(definitions, 1.0))
     c.tasks.loss_weights = ConfigDict(dict.fromkeys(definitions, 1.0))
-    c.tasks.timesteps = ConfigDict(dict.fromkeys(definitions, (0.0, 1.0, 0.5)))
+    c.tasks.timesteps = ConfigDict(
+        {name: timesteps(mean=0.0, p_pure_noise=0.5) for name in definitions}
+    )
     c.data.source = "folder"
     c.data.augment.tasks = tuple(definitions)
     c.eval.tasks = tuple(definitions)
     return c
 
 
-def only(c: ConfigDict, names) -> ConfigDict:
-    """Keeps of `c` the tasks `names`; "panoptic" stands for the two that it is merged from, and is evaluated where both are trained."""
+def only(c: ConfigDict, names: Collection[str]) -> ConfigDict:
+    """Keeps the tasks `names` of `c`.
+
+    "panoptic" stands for the two tasks that it is merged from. It is evaluated where both are
+    trained.
+    """
     merged = {"semantic" if c.tasks.set == "scenes" else "coco_semantic", "instance"}
-    kept = {part for name in names for part in (merged if name == "panoptic" else {name})}
+    kept = set(names) - {"panoptic"}
+    if "panoptic" in names:
+        kept |= merged
+
     for group in ("weights", "loss_weights", "timesteps"):
-        c.tasks[group] = ConfigDict(
-            {name: value for name, value in c.tasks[group].to_dict().items() if name in kept}
-        )
-    evaluated = kept | ({"panoptic"} if merged <= kept else set())
+        values = c.tasks[group].to_dict()
+        c.tasks[group] = ConfigDict({name: values[name] for name in values if name in kept})
+
+    evaluated = kept | {"panoptic"} if merged <= kept else kept
     c.eval.tasks = tuple(name for name in c.eval.tasks if name in evaluated)
     return c
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """`paper` or `scenes`, small or not, with all tasks or some, as `parse` decides."""
-    name, size, tasks = parse(arg)
-    scratch = "scratch" in size
-    c = (
-        scenes(scratch)
-        if name == "scenes"
-        else small(paper(), scratch)
-        if "small" in size
-        else paper()
-    )
-    return only(c, tasks) if tasks else c
+    """Returns the paper's or the scenes' recipe, small or not, with all tasks or some."""
+    choice = parse(arg)
+    if choice.data == "scenes":
+        c = scenes(choice.scratch)
+    elif choice.small:
+        c = small(full_size(), choice.scratch)
+    else:
+        c = full_size()
+    return only(c, choice.tasks) if choice.tasks else c

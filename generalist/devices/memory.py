@@ -24,9 +24,9 @@ def advice(config: ConfigDict, devices: int, state: int, temporaries: int, limit
             f"--config.sharding.fsdp={max(n for n in range(1, 17) if devices % n == 0)} (parameters, EMA and optimizer state are shared)"
         )
     parts = config.batch_size // devices
-    if parts > config.optimizer.accumulate:
+    if parts > config.optimizer.accum_steps:
         tips.append(
-            f"--config.optimizer.accumulate={parts} (the batch in {parts} parts, with the same gradient)"
+            f"--config.optimizer.accum_steps={parts} (the batch in {parts} parts, with the same gradient)"
         )
     smaller = int(config.batch_size * (limit - state) / max(temporaries, 1)) // devices * devices
     if 0 < smaller < config.batch_size:

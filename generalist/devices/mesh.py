@@ -141,7 +141,7 @@ def to_host(x: jax.Array) -> np.ndarray:
 def rows_of_process(sharding: NamedSharding, batch_size: int, accumulate: int = 1) -> np.ndarray:
     """The rows of a global batch that the devices of this process hold, ascending. ValueError if they cannot share each part equally."""
     if batch_size % (sharding.mesh.size * accumulate):
-        parts = f" times the {accumulate} parts of optimizer.accumulate" if accumulate > 1 else ""
+        parts = f" times the {accumulate} parts of optimizer.accum_steps" if accumulate > 1 else ""
         raise ValueError(
             f"batch_size {batch_size} is not divisible by the {sharding.mesh.size} devices{parts}: "
             f"choose a multiple of {sharding.mesh.size * accumulate}"

@@ -74,12 +74,12 @@ def time_grid(steps: int) -> np.ndarray:
 
 
 def start(key: jax.Array | None, shape: tuple[int, ...], kind: str = "zeros") -> jax.Array:
-    """X at t = 1, float32 of that shape: "zeros" (the mean of the noise; key is not used) or "noise" (N(0, 1)).
+    """X at t = 1, float32 of that shape: "zeros" (the mean of the noise; key is not used) or "gaussian" (N(0, 1)).
 
     Raises:
         ValueError: unknown kind.
     """
-    if one_of(("zeros", "noise"), kind, "start") == "zeros":
+    if one_of(("zeros", "gaussian"), kind, "start") == "zeros":
         return jnp.zeros(shape, jnp.float32)
     return jax.random.normal(key, shape, jnp.float32)
 

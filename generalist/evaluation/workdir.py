@@ -68,7 +68,7 @@ def evaluate_workdir(
         "seed": config.seed,
         "split": config.eval.split,
         "sampler": config.diffusion.sampler,
-        "start": config.diffusion.start,
+        "x_init": config.diffusion.x_init,
         "weights": str(workdir),
         "weights_sha256": _sha256_of_weights(workdir),
     }

@@ -32,7 +32,7 @@ BATCHES = (
     64,
 )  # batches are padded to one of these, so that few programs are compiled
 
-SETTINGS = ("steps", "sampler", "start")  # of a sampler, compiled into it
+SETTINGS = ("steps", "sampler", "x_init")  # of a sampler, compiled into it
 
 
 class Generalist:
@@ -119,7 +119,7 @@ class Generalist:
     @property
     def stochastic(self) -> bool:
         """Whether the seed matters."""
-        return self._diffusion["start"] == "noise" or self._diffusion["eta"] > 0
+        return self._diffusion["x_init"] == "gaussian" or self._diffusion["eta"] > 0
 
     def components(self, tasks: Iterable[str]) -> list[str]:
         """What the model must paint for these tasks, each once: a merged task needs its parts, any other itself.
@@ -205,7 +205,7 @@ class Generalist:
         arguments = self.parameters, self._put(images), self._put(prompts), np.uint32(seed)
         with self._mesh():
             rgb = self._sample(
-                *arguments, steps=steps, sampler=sampler, start=self._diffusion["start"]
+                *arguments, steps=steps, sampler=sampler, x_init=self._diffusion["x_init"]
             )
         return np.asarray(rgb)[: len(names)]
 
@@ -235,13 +235,13 @@ def _jit_sampler(
 
 
 def make_sampler(config: Mapping, graphdef) -> Callable[..., jax.Array]:
-    """Builds `sample(parameters, images, text, seed, *, steps, sampler, start)` for a config and the graph definition of its model.
+    """Builds `sample(parameters, images, text, seed, *, steps, sampler, x_init)` for a config and the graph definition of its model.
 
     images uint8 (b, S, S, 3), or one for all, text (b, n, d) prompt tokens -> RGB float32 (b, s, s, 3), s the model's target size.
     """
     settings, schedule = config["diffusion"], make_schedule(config)
 
-    def sample(parameters, images, text, seed, *, steps, sampler, start):
+    def sample(parameters, images, text, seed, *, steps, sampler, x_init):
         model = parameters_lib.merge(graphdef, parameters)
         image = images.astype(jnp.float32) / 127.5 - 1.0
         condition = model.encode(image, text)
@@ -255,9 +255,9 @@ def make_sampler(config: Mapping, graphdef) -> Callable[..., jax.Array]:
         first, noise = jax.random.split(jax.random.key(seed))
         x0 = diffusion.sample(
             denoise,
-            diffusion.start(first, (len(text), *model.diffused_shape), start),
+            diffusion.start(first, (len(text), *model.diffused_shape), x_init),
             schedule,
-            settings["prediction"],
+            settings["prediction_type"],
             sampler,
             steps,
             eta=settings["eta"],

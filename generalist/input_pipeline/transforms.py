@@ -75,28 +75,36 @@ def random_window(
     return slice(top, top + h), slice(left, left + w)
 
 
+# What is jittered, in the order of ADJUSTMENTS.
+JITTERED = ("brightness", "contrast", "saturation", "hue")
+
+
 class Jitter:
     """Sample -> the same with other brightness, contrast, saturation and hue of its `image`, in a random order.
 
     Args:
-      settings: `jitter` (brightness, contrast, saturation, hue): the first three factors are uniform in 1 - j .. 1 + j, the hue turns by a
-        share of the circle uniform in -j .. j; `jitter_share` is the share of the images that change at all.
+      settings: `jitter` {"brightness", "contrast", "saturation", "hue"}: the first three factors are
+        uniform in 1 - j .. 1 + j, the hue turns by a fraction of the circle uniform in -j .. j.
+        `jitter_probability`: of an image to change at all.
     """
 
     def __init__(self, settings: Mapping):
-        self._strengths, self._share = tuple(settings["jitter"]), settings["jitter_share"]
-        if (
-            len(self._strengths) != 4
-            or not 0 <= min(self._strengths) <= max(self._strengths) <= 1
-            or self._strengths[3] > 0.5
-        ):
+        jitter = dict(settings["jitter"])
+        allowed = (
+            tuple(jitter) == JITTERED
+            and 0 <= min(jitter.values()) <= max(jitter.values()) <= 1
+            and jitter["hue"] <= 0.5
+        )
+        if not allowed:
             raise ValueError(
-                f"data.augment.jitter is {self._strengths}: give (brightness, contrast, saturation, hue), "
+                f"data.augment.jitter is {jitter}: give {', '.join(JITTERED)}, "
                 "the first three in 0..1, hue in 0..0.5"
             )
+        self._strengths = tuple(jitter.values())
+        self._probability = settings["jitter_probability"]
 
     def __call__(self, sample: dict, rng: np.random.Generator) -> dict:
-        if rng.random() >= self._share:
+        if rng.random() >= self._probability:
             return sample
         amounts = rng.uniform(-1.0, 1.0, 4) * self._strengths + (1.0, 1.0, 1.0, 0.0)
         image = sample["image"]

@@ -247,7 +247,7 @@ class TimeEmbedding(nnx.Module):
 
 
 class Modulation(nnx.Module):
-    """Scales and shifts channels by the time embedding; the identity at initialisation."""
+    """Scales and shifts channels by the time embedding; the identity at initialization."""
 
     def __init__(self, channels: int, time_dim: int, *, rngs, dtype):
         self.linear = layers.linear(time_dim, 2 * channels, zero_init=True, rngs=rngs, dtype=dtype)
@@ -279,7 +279,7 @@ class Refine(nnx.Module):
         self.conv_out = layers.conv(channels, c_out * self.BLOCK**2, 3, zero_init=True, **kw)
 
     def __call__(self, x, time):
-        """X (b, h, w, c_in), h and w even, time (b, time_dim) -> (b, h, w, c_out), zero at initialisation."""
+        """X (b, h, w, c_in), h and w even, time (b, time_dim) -> (b, h, w, c_out), zero at initialization."""
         h = self.conv_in(layers.patchify(x, self.BLOCK))
         for conv, modulation in zip(self.convs, self.modulations):
             h = h + conv(modulation(jax.nn.silu(h), time))

@@ -14,6 +14,7 @@ import safetensors
 import safetensors.numpy
 
 from generalist.files import write_atomically
+from generalist.pretrained.old_configs import rename_fields
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 CHECKSUM = "crc32"  # in the metadata of the weights
@@ -72,7 +73,7 @@ def load_weights(folder: str | os.PathLike) -> tuple[dict, dict[str, np.ndarray]
     """
     folder = folder_of(folder)
     try:
-        config = json.loads((folder / CONFIG).read_text())
+        config = rename_fields(json.loads((folder / CONFIG).read_text()))
         arrays = safetensors.numpy.load_file(folder / WEIGHTS)
     except (
         safetensors.SafetensorError,

@@ -166,7 +166,7 @@ def _lower_sampling(config: ConfigDict, prepared: setup.Run, platform: str | Non
             shaped((), jnp.uint32, whole),
             steps=d.steps,
             sampler=d.sampler,
-            start=d.start,
+            x_init=d.x_init,
         )
         return traced.lower(lowering_platforms=platform and (platform,))
 

@@ -83,7 +83,7 @@ def _explain(error: Exception) -> str:
     if "RESOURCE_EXHAUSTED" in first:
         return (
             f"a device's memory is too small: {first}. Try --config.model.remat=blocks, --config.sharding.fsdp=N (over N devices), "
-            "--config.optimizer.accumulate=N (a batch in N parts) or a smaller --config.batch_size"
+            "--config.optimizer.accum_steps=N (a batch in N parts) or a smaller --config.batch_size"
         )
     return f"{first}. If another process of this run died, its own message says why; the same command on all hosts resumes"
 
@@ -208,7 +208,7 @@ def run(values: flags.FlagValues, workdir: str) -> None:
     )
     use_all_cores(
         config.sharding.cpu_devices or os.cpu_count(),
-        config.batch_size // config.optimizer.accumulate,
+        config.batch_size // config.optimizer.accum_steps,
         launch.count or 1,
     )
     if values.mode == "compile":

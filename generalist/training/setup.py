@@ -188,7 +188,7 @@ def _run(config, planned, mesh, state, prompts) -> Run:
         list(planned.tasks),
         mesh,
         of_batch,
-        sharding.rows_of_process(of_batch, config.batch_size, config.optimizer.accumulate),
+        sharding.rows_of_process(of_batch, config.batch_size, config.optimizer.accum_steps),
     )
 
 
@@ -201,16 +201,16 @@ def check(config: ConfigDict) -> None:
     get_tasks(config.tasks.set, [*config.eval.tasks, *config.data.augment.tasks])
     d = config.diffusion
     for field, allowed in (
-        ("prediction", diffusion.KINDS),
+        ("prediction_type", diffusion.KINDS),
         ("sampler", diffusion.SAMPLERS),
-        ("start", ("zeros", "noise")),
+        ("x_init", ("zeros", "gaussian")),
         ("schedule", diffusion.SCHEDULES),
     ):
         one_of(allowed, d[field], f"diffusion.{field}")
-    if d.prediction == "eps" and d.start == "zeros":
+    if d.prediction_type == "eps" and d.x_init == "zeros":
         raise ValueError(
-            "diffusion.prediction 'eps' says nothing about the image at t = 1, where diffusion.start is 'zeros': "
-            "choose prediction 'x0' or 'v', or start 'noise'"
+            "diffusion.prediction_type 'eps' says nothing about the image at t = 1, where diffusion.x_init is 'zeros': "
+            "choose prediction_type 'x0' or 'v', or x_init 'gaussian'"
         )
     if d.prototype_weight and config.model.autoencoder:
         raise ValueError(
@@ -233,7 +233,10 @@ def _starting_weights(config, given, shapes, log):
 def make_objective(config: ConfigDict, tasks: dict[str, Task], prompts: np.ndarray) -> Objective:
     """The loss of a config. prompts: (tasks, n, d) prompt tokens, of the frozen text encoder."""
     d = config.diffusion
-    laws = np.asarray([config.tasks.timesteps[name] for name in tasks], np.float32)
+    fields = ("mean", "std", "p_pure_noise")
+    laws = np.asarray(
+        [[config.tasks.timesteps[name][field] for field in fields] for name in tasks], np.float32
+    )
     diffusion.check_timestep_law(*laws.T)
     palettes = {
         i: jnp.asarray(task.palette / 127.5 - 1.0)
@@ -242,13 +245,13 @@ def make_objective(config: ConfigDict, tasks: dict[str, Task], prompts: np.ndarr
     }
     return Objective(
         schedule=make_schedule(config.to_dict()),
-        kind=d.prediction,
+        kind=d.prediction_type,
         weight=d.loss_weight,
         weight_settings={},
         mean=jnp.asarray(laws[:, 0]),
         std=jnp.asarray(laws[:, 1]),
         pure=jnp.asarray(laws[:, 2]),
-        start=d.start,
+        start=d.x_init,
         task_weight=jnp.asarray([config.tasks.loss_weights[name] for name in tasks], jnp.float32),
         prompts=jnp.asarray(prompts),
         drop_image=d.drop_image,
@@ -333,7 +336,7 @@ def lower_step(run: Run, state: State, config: ConfigDict, platform: str | None 
         run.optimizer,
         seed=config.seed,
         ema_decay=config.optimizer.ema,
-        accumulate=config.optimizer.accumulate,
+        accumulate=config.optimizer.accum_steps,
         gather=gather,
         spread=functools.partial(sharding.spread, mesh=run.mesh),
     )

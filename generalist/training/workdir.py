@@ -16,6 +16,7 @@ from generalist.devices import mesh as sharding
 from generalist.devices import processes as distributed
 from generalist.files import write_atomically
 from generalist.pretrained import weights
+from generalist.pretrained.old_configs import rename_fields
 from generalist.tasks import get_tasks
 from generalist.training.checkpoint import read_json
 
@@ -31,7 +32,7 @@ FREE = (
     "data.on_error",
     "sharding.",
     "model.remat",
-    "optimizer.accumulate",
+    "optimizer.accum_steps",
 )
 
 
@@ -43,7 +44,7 @@ def check_workdir(path: str | pathlib.Path, config: ConfigDict) -> pathlib.Path:
     """The folder of a run. WorkdirError showing every differing field when it holds a run of another config."""
     path = pathlib.Path(path)
     if (path / weights.CONFIG).exists():
-        _check_same(read_json(path / weights.CONFIG), to_plain(config), path)
+        _check_same(rename_fields(read_json(path / weights.CONFIG)), to_plain(config), path)
     return path
 
 

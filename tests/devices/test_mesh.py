@@ -164,7 +164,7 @@ def test_a_batch_that_the_devices_cannot_share_is_an_error():
         sharding.rows_of_process(sharding.batch_sharding(MESH), 12)
     with pytest.raises(
         ValueError,
-        match="batch_size 8 is not divisible by the 8 devices times the 2 parts of optimizer.accumulate: choose a multiple of 16",
+        match="batch_size 8 is not divisible by the 8 devices times the 2 parts of optimizer.accum_steps: choose a multiple of 16",
     ):
         sharding.rows_of_process(sharding.batch_sharding(MESH), 8, 2)
 

@@ -140,7 +140,7 @@ def test_ancestral_sampling_has_the_mean_and_variance_of_the_data():
     assert S - ancestral_std(1000) == pytest.approx(
         (S - ancestral_std(100)) / 10, rel=0.2
     )  # first order in the step
-    x = start(jax.random.key(0), MANY, "noise")
+    x = start(jax.random.key(0), MANY, "gaussian")
     x0 = np.asarray(run("v", "ddim", 100, x, eta=1.0, key=jax.random.key(1)), np.float64)
     # 12,288 pixels: standard errors 0.0035 of the mean, 0.64 % of the spread, 0.009 of the correlation; four of them.
     assert x0.mean() == pytest.approx(MU, abs=0.014)
@@ -214,7 +214,7 @@ def test_one_scan_and_one_network_whatever_the_number_of_steps(sampler):
 
 def test_starts():
     np.testing.assert_array_equal(start(None, (1, 2, 2, 3)), np.zeros((1, 2, 2, 3), np.float32))
-    noise = start(jax.random.key(0), MANY, "noise")
+    noise = start(jax.random.key(0), MANY, "gaussian")
     assert noise.dtype == jnp.float32 and float(noise.std()) == pytest.approx(1.0, abs=0.03)
     with pytest.raises(ValueError, match="Unknown start 'zero'. Did you mean 'zeros'"):
         start(None, (1,), "zero")

@@ -120,7 +120,7 @@ def test_several_sizes_in_one_table(tmp_path, log):
 
 
 def test_data_sets_that_are_not_there_are_left_out_by_name(tmp_path, log):
-    config = common.paper()
+    config = common.full_size()
     config.data_dir = str(tmp_path)
     with pytest.raises(ValueError, match="nothing to measure"):
         ceiling(config, tmp_path)

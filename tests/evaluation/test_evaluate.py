@@ -191,7 +191,7 @@ def evaluate_lol(lol, out, on_error="raise", batch_size=2, limit=0):
 
 
 def lol_config(lol):
-    config = common.only(common.paper(), ["light"])
+    config = common.only(common.full_size(), ["light"])
     config.data_dir, config.data.on_error = str(lol.parents[1]), "skip"
     return config
 

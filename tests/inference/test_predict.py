@@ -117,7 +117,7 @@ def test_a_deterministic_sampler_has_equal_samples(tiny_model):
 
 def test_samples_from_noise_differ_and_follow_the_seed(tiny_workdir):
     config, parameters = load_weights(tiny_workdir)
-    config["diffusion"]["start"] = "noise"
+    config["diffusion"]["x_init"] = "gaussian"
     model = Generalist(config, parameters)
     first, same, other = (model.predict(SMALL, "depth", samples=4, seed=seed) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first.depth, same.depth)

@@ -89,8 +89,8 @@ def test_worker_processes_make_the_batches_of_threads_from_any_step_on():
         "scale": (0.5, 1),
         "ratio": (1, 1),
         "flip": 0.5,
-        "jitter": (0.4, 0.4, 0.2, 0.1),
-        "jitter_share": 0.8,
+        "jitter": {"brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1},
+        "jitter_probability": 0.8,
     }
     settings = {
         "seed": 0,

@@ -16,8 +16,8 @@ SETTINGS = {
     "scale": (0.3, 1.0),
     "ratio": (3 / 4, 4 / 3),
     "flip": 0.5,
-    "jitter": (0.4, 0.4, 0.2, 0.1),
-    "jitter_share": 0.8,
+    "jitter": {"brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1},
+    "jitter_probability": 0.8,
 }
 
 
@@ -166,7 +166,9 @@ def test_the_neutral_amounts_change_nothing():
 
 
 def test_brightness_factors_are_uniform_and_a_fifth_of_the_images_stay():
-    jitter = transforms.Jitter(SETTINGS | {"jitter": (0.4, 0.0, 0.0, 0.0)})
+    jitter = transforms.Jitter(
+        SETTINGS | {"jitter": dict.fromkeys(SETTINGS["jitter"], 0.0) | {"brightness": 0.4}}
+    )
     grey = {"image": np.full((2, 2, 3), 100, np.uint8), "task": 3}
     seen = np.array(
         [jitter(grey, np.random.default_rng(seed))["image"][0, 0, 0] for seed in range(1500)]
@@ -188,8 +190,16 @@ CROP = functools.partial(transforms.CropAndFlip, enough=16)
     [
         (CROP, {"scale": (0.3, 1.2)}, "data.augment.scale is .0.3, 1.2."),
         (CROP, {"ratio": (0, 1)}, "ratio"),
-        (transforms.Jitter, {"jitter": (0.4, 0.4, 0.2)}, "data.augment.jitter is"),
-        (transforms.Jitter, {"jitter": (0, 0, 0, 0.6)}, "hue in 0..0.5"),
+        (
+            transforms.Jitter,
+            {"jitter": {"brightness": 0.4, "contrast": 0.4, "saturation": 0.2}},
+            "data.augment.jitter is",
+        ),
+        (
+            transforms.Jitter,
+            {"jitter": dict.fromkeys(SETTINGS["jitter"], 0.0) | {"hue": 0.6}},
+            "hue in 0..0.5",
+        ),
     ],
 )
 def test_settings_out_of_range_are_an_error(kind, change, said):

@@ -96,7 +96,10 @@ def test_any_field_can_be_overridden():
         ),
         (["--config=configs/multitask.py", "--config.model.dtype=float8"], "bfloat16"),
         (
-            ["--config=configs/multitask.py:scenes,scratch", "--config.diffusion.prediction=eps"],
+            [
+                "--config=configs/multitask.py:scenes,scratch",
+                "--config.diffusion.prediction_type=eps",
+            ],
             "choose prediction 'x0' or 'v'",
         ),
         (

@@ -126,7 +126,7 @@ def test_advice_names_the_cheapest_first(tiny_config):
     wanted = (
         "model.remat=blocks",
         "sharding.fsdp=8",
-        "optimizer.accumulate=8",
+        "optimizer.accum_steps=8",
         "batch_size=32",
         "mu_dtype=bfloat16",
         "a cheaper UNet",

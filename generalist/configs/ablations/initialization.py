@@ -1,4 +1,4 @@
-"""What training starts from: `--config=configs/ablations/initialisation.py:scratch` or `:pretrained`.
+"""What training starts from: `--config=configs/ablations/initialization.py:scratch` or `:pretrained`.
 
 On the scenes, pretrained means the weights shipped with the package; on the paper's data, give a Stable Diffusion folder with
 `:pretrained,paper --config.model.init_from=FOLDER`.

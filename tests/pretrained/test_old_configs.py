@@ -1,0 +1,57 @@
+"""Configs of earlier releases are read with today's names, and mean the same."""
+
+import json
+
+import pytest
+
+from generalist.configs import common
+from generalist.pretrained.old_configs import rename_fields
+from generalist.pretrained.weights import CONFIG, SHIPPED
+
+
+def paths(tree: dict, prefix: str = "") -> set[str]:
+    """Returns the dotted paths of all fields but those that name tasks or parts of a model."""
+    found = set()
+    for name, value in tree.items():
+        if isinstance(value, dict) and name not in ("weights", "loss_weights"):
+            found |= paths(value, f"{prefix}{name}.")
+        else:
+            found.add(prefix + name)
+    return found
+
+
+def test_the_shipped_config_has_the_fields_of_today():
+    saved = json.loads((SHIPPED["scenes"] / CONFIG).read_text())
+    today = json.loads(json.dumps(common.scenes().to_dict()))
+    assert "accumulate" in saved["optimizer"]  # it was written by an earlier release
+    assert paths(rename_fields(saved)) == paths(today)
+
+
+def test_numbers_get_their_names_and_values_their_new_words():
+    old = {
+        "seed": 3,
+        "tasks": {"timesteps": {"depth": [0.5, 1.0, 0.25]}},
+        "data": {"augment": {"jitter": [0.4, 0.3, 0.2, 0.1], "jitter_share": 0.8}},
+        "diffusion": {"prediction": "v", "start": "noise"},
+        "optimizer": {"accumulate": 4},
+    }
+    new = {
+        "seed": 3,
+        "tasks": {"timesteps": {"depth": {"mean": 0.5, "std": 1.0, "p_pure_noise": 0.25}}},
+        "data": {
+            "augment": {
+                "jitter": {"brightness": 0.4, "contrast": 0.3, "saturation": 0.2, "hue": 0.1},
+                "jitter_probability": 0.8,
+            }
+        },
+        "diffusion": {"prediction_type": "v", "x_init": "gaussian"},
+        "optimizer": {"accum_steps": 4},
+    }
+    assert rename_fields(old) == new
+    assert rename_fields(new) == new
+    assert old["diffusion"] == {"prediction": "v", "start": "noise"}  # the argument is left alone
+
+
+@pytest.mark.parametrize("x_init", ["zeros", "gaussian"])
+def test_todays_values_stay(x_init):
+    assert rename_fields({"diffusion": {"x_init": x_init}}) == {"diffusion": {"x_init": x_init}}
