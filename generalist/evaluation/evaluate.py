@@ -137,15 +137,13 @@ def evaluate(
             {f"{kind}/{name}": cache.get(keys[name]).get(kind, {}) for name in tasks}
         )
 
-    rows = {name: run.scores["prediction"].rows for name, run in runs.items()}
-    record.write(
-        out_dir,
-        metrics,
-        record.card(
-            tasks, sources, rows, {name: run.left_out for name, run in runs.items()}, settings
-        ),
-        {name: (run.task, rows[name], run.samples) for name, run in runs.items()},
-    )
+    records = {
+        name: record.TaskRecord(
+            run.task, sources[name], run.scores["prediction"].rows, run.left_out, run.samples
+        )
+        for name, run in runs.items()
+    }
+    record.write(out_dir, metrics, record.make_card(records, settings), records)
     partial.remove()
     logger.info(tables.format_table(metrics))
     return metrics

@@ -1,4 +1,4 @@
-"""An evaluation that was interrupted goes on where it was: what it has measured so far, kept beside its results."""
+"""Keeps what an unfinished evaluation has measured, so that the same call resumes it."""
 
 import hashlib
 import json
@@ -13,13 +13,25 @@ from generalist.files import write_atomically
 
 logger = logging.getLogger("generalist")
 
-_SAVE_EVERY = 30.0  # seconds; what a kill costs at most
+_SAVE_EVERY_SECONDS = 30.0  # what a kill costs at most
+
+# All that reading a damaged pickle may raise.
+_DAMAGED = (
+    pickle.UnpicklingError,
+    EOFError,
+    AttributeError,
+    ImportError,
+    IndexError,
+    TypeError,
+    ValueError,
+)
 
 
 class Partial:
-    """The state of an unfinished evaluation in one file.
+    """The state of an unfinished evaluation, in one file beside its results.
 
-    It belongs to an evaluation of the same weights, data and settings; any other starts from the beginning.
+    It belongs to one set of weights, data and settings; an evaluation of any other starts from the
+    beginning.
 
     Args:
       path: the file. It is a pickle: an evaluation reads only the one it wrote itself.
@@ -27,39 +39,32 @@ class Partial:
     """
 
     def __init__(self, path: pathlib.Path, settings: Any):
-        self._path, self._saved = path, time.monotonic()
-        self._identity = hashlib.sha256(
-            json.dumps(settings, sort_keys=True, default=str).encode()
-        ).hexdigest()
+        content = json.dumps(settings, sort_keys=True, default=str)
+        self._identity = hashlib.sha256(content.encode()).hexdigest()
+        self._path = path
+        self._saved_at = time.monotonic()
 
     def load(self) -> Mapping[str, Any]:
-        """What was saved last; {} if there is nothing, or it is damaged or of other settings."""
+        """Returns what was saved last; {} if that is nothing, damaged, or of other settings."""
         try:
             identity, state = pickle.loads(self._path.read_bytes())
-        except (
-            OSError,
-            pickle.UnpicklingError,
-            EOFError,
-            AttributeError,
-            ImportError,
-            IndexError,
-            TypeError,
-            ValueError,
-        ):
+        except (OSError, *_DAMAGED):
             return {}
+
         if identity != self._identity:
             logger.info(
-                f"{self._path} is of other weights, data or settings: the evaluation starts from the beginning"
+                f"{self._path} is of other weights, data or settings: "
+                "the evaluation starts from the beginning"
             )
             return {}
         return state
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Writes the state if the last one is old enough."""
-        if time.monotonic() - self._saved >= _SAVE_EVERY:
+        if time.monotonic() - self._saved_at >= _SAVE_EVERY_SECONDS:
             write_atomically(self._path, pickle.dumps((self._identity, state)))
-            self._saved = time.monotonic()
+            self._saved_at = time.monotonic()
 
     def remove(self) -> None:
-        """The evaluation is complete."""
+        """Removes the file, once the evaluation is complete."""
         self._path.unlink(missing_ok=True)

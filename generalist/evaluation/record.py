@@ -1,4 +1,4 @@
-"""The files of an evaluation: figures, what they mean, values per image, pictures."""
+"""Writes the files of an evaluation: figures, what they mean, values per image, pictures."""
 
 import csv
 import hashlib
@@ -9,6 +9,7 @@ import platform
 import resource
 import sys
 from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -19,34 +20,44 @@ from generalist.evaluation import panels, tables
 from generalist.evaluation.scores import WAYS, further_metrics
 from generalist.files import write_atomically
 from generalist.metrics import PROTOCOLS
+from generalist.names import some_of
 from generalist.pictures import encode_png
 from generalist.tasks import Task
 
-METRICS, CARD, CARD_TEXT, PER_IMAGE, PANELS = (
-    "metrics.json",
-    "card.json",
-    "card.md",
-    "per_image.csv",
-    "panels",
-)
+# The files in the folder of an evaluation.
+METRICS = "metrics.json"
+CARD = "card.json"
+CARD_TEXT = "card.md"
+PER_IMAGE = "per_image.csv"
+PANELS = "panels"
 
 
-def card(
-    tasks: Mapping[str, Task],
-    sources: Mapping,
-    rows: Mapping[str, Sequence[Mapping]],
-    left_out: Mapping[str, Sequence[str]],
-    facts: Mapping,
-) -> dict:
-    """What one has to know to repeat the numbers: protocols, data, codecs, settings, device, memory, versions.
+class TaskRecord(NamedTuple):
+    """What an evaluation has seen of one task.
+
+    Attributes:
+      task: the codec.
+      source: the held-out examples.
+      rows: {"key": str, metric: value, ...} of each measured image.
+      left_out: the damaged files, whose examples were not measured.
+      samples: the examples shown in the pictures.
+    """
+
+    task: Task
+    source: Any
+    rows: Sequence[Mapping[str, Any]]
+    left_out: Sequence[str]
+    samples: Sequence[panels.Sample]
+
+
+def make_card(records: Mapping[str, TaskRecord], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what is needed to repeat the figures: protocols, data, settings, device, versions.
 
     Args:
-      tasks: {name: codec}.
-      sources: {name: source}.
-      rows: {name: values per image}, whose keys say exactly which examples were measured.
-      left_out: {name: damaged files}, of examples that were not.
+      records: {task: what was measured}.
       facts: settings of the evaluation.
     """
+    # Reading a record needs no JAX; only a card names the device.
     import jax
 
     versions = {
@@ -58,10 +69,7 @@ def card(
         "pillow": PIL.__version__,
     }
     return {
-        "tasks": {
-            name: _describe(task, sources[name], rows[name], left_out[name])
-            for name, task in tasks.items()
-        },
+        "tasks": {name: _describe(record) for name, record in records.items()},
         **facts,
         "device_kind": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
@@ -73,28 +81,35 @@ def card(
     }
 
 
-def _describe(task: Task, source, rows: Sequence[Mapping], left_out: Sequence[str]) -> dict:
-    protocol, keys = task.metric().protocol, [row["key"] for row in rows]
+def _describe(record: TaskRecord) -> dict[str, Any]:
+    """Returns the card of one task."""
+    task = record.task
+    protocol = task.metric().protocol
     also = {key: metric.protocol for key, metric in further_metrics(task).items()}
+    keys = [row["key"] for row in record.rows]
+
+    # The columns of the table per image show which ways to predict were measured.
+    columns = list(record.rows[0]) if record.rows else []
+    ways = {
+        suffix: meaning
+        for suffix, meaning in WAYS.items()
+        if any(column.endswith(suffix) for column in columns)
+    }
     return {
         "protocol": protocol,
         "counts": PROTOCOLS[protocol],
         "also": {key: f"{name}: {PROTOCOLS[name]}" for key, name in also.items()},
-        "ways": {
-            suffix: said
-            for suffix, said in WAYS.items()
-            if rows and any(key.endswith(suffix) for key in rows[0])
-        },
+        "ways": ways,
         "codec_version": task.version,
-        "examples": len(rows),
-        "left_out": list(left_out),
-        **describe_source(source),
+        "examples": len(record.rows),
+        "left_out": list(record.left_out),
+        **describe_source(record.source),
         "keys_sha256": hashlib.sha256("\n".join(keys).encode()).hexdigest(),
     }
 
 
-def describe_source(source) -> dict[str, str | int | None]:
-    """What kind of source it is, its split and, where it has one, its seed."""
+def describe_source(source: Any) -> dict[str, str | int | None]:
+    """Returns a source's class, its split and, where it has one, its seed."""
     return {
         "source": type(source).__name__,
         "split": getattr(source, "split", None),
@@ -102,19 +117,58 @@ def describe_source(source) -> dict[str, str | int | None]:
     }
 
 
-def _peak_memory(device) -> dict[str, str | int]:
-    """Bytes, and of what: the device where it counts them, else this process since it began."""
+def _peak_memory(device: Any) -> dict[str, str | int]:
+    """Returns the most bytes used so far, of the device if it counts them, else of the process."""
     counted = device.memory_stats() or {}
     if "peak_bytes_in_use" in counted:
         return {"of": device.device_kind, "bytes": counted["peak_bytes_in_use"]}
+    # macOS counts bytes, Linux kibibytes.
     unit = 1 if sys.platform == "darwin" else 1024
-    return {"of": "the process", "bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"of": "the process", "bytes": peak * unit}
 
 
-def markdown(card: Mapping, metrics: Mapping) -> str:
-    """The card for people, as Markdown: the results, then what they are results of."""
+def markdown(card: Mapping[str, Any], metrics: Mapping[str, float | None]) -> str:
+    """Returns the card for people: the results, then what they are results of.
+
+    Args:
+      card: the content of card.json.
+      metrics: the content of metrics.json.
+    """
+    tasks = card["tasks"]
     results = [tables.HEADER._replace(prediction="model"), *tables.rows(metrics)]
-    data = [
+
+    # What the suffixes and further names in metrics.json mean.
+    keys = {}
+    for group in ("ways", "also"):
+        for task in tasks.values():
+            keys |= {f"`{key}`": meaning for key, meaning in task[group].items()}
+
+    left_out = {}
+    for name, task in tasks.items():
+        if task["left_out"]:
+            left_out[name] = f"{len(task['left_out'])} damaged: {some_of(task['left_out'])}"
+
+    parts = [
+        "# Results card",
+        _table(results, right=(2, 3, 4, 5)),
+        "Figures of errors stand against the trivial predictor as a multiple, all others as a "
+        "difference; “–” is undefined or not measured, “exact” an infinite PSNR.",
+        "## Data and protocols",
+        _table(_data_rows(card, metrics), right=(5, 7)),
+        "## Left out: the figures are not those of the whole set" if left_out else "",
+        _list(left_out),
+        "## Other keys" if keys else "",
+        _list(keys),
+        "## Settings",
+        _list(_settings(card)),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _data_rows(card: Mapping[str, Any], metrics: Mapping[str, float | None]) -> list[Sequence[str]]:
+    """Returns the table of what was measured on what."""
+    rows = [
         (
             "task",
             "protocol",
@@ -127,104 +181,110 @@ def markdown(card: Mapping, metrics: Mapping) -> str:
         )
     ]
     for name, task in card["tasks"].items():
-        data.append(
+        rows.append(
             (
                 name,
                 task["protocol"],
                 task["counts"],
                 task["source"],
-                task["split"] or "–",
+                task["split"] or tables.UNDEFINED,
                 f"{task['examples']:,}",
                 task["keys_sha256"][:16],
                 f"{metrics[f'{name}/seconds_per_image']:.3g}",
             )
         )
-    said = {
-        f"`{suffix}`": text
-        for task in card["tasks"].values()
-        for suffix, text in task["ways"].items()
-    }
-    said |= {
-        f"`{key}`": text for task in card["tasks"].values() for key, text in task["also"].items()
-    }
-    left_out = {
-        name: f"{len(task['left_out'])} damaged: {', '.join(task['left_out'][:5])}"
-        for name, task in card["tasks"].items()
-        if task["left_out"]
-    }
+    return rows
+
+
+def _settings(card: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the facts of the card that are not about one task."""
+    settings = {}
+    for key, value in card.items():
+        if isinstance(value, str | int | float) and key not in ("null", "seconds_per_image"):
+            settings[key] = value
+
     memory = card["peak_memory"]
-    facts = {
-        key: value
-        for key, value in card.items()
-        if isinstance(value, str | int | float) and key not in ("null", "seconds_per_image")
-    }
-    facts |= {
-        "peak memory": f"{memory['bytes'] / 2**30:.2f} GiB of {memory['of']}, batches of {card['batch_size']}",
-        "versions": ", ".join(f"{name} {version}" for name, version in card["versions"].items()),
-    }
-    parts = [
-        "# Results card",
-        _table(results, right=(2, 3, 4, 5)),
-        "Figures of errors stand against the trivial predictor as a multiple, all others as a difference; "
-        "“–” is undefined or not measured, “exact” an infinite PSNR.",
-        "## Data and protocols",
-        _table(data, right=(5, 7)),
-        "## Left out: the figures are not those of the whole set" if left_out else "",
-        _list(left_out),
-        "## Other keys" if said else "",
-        _list(said),
-        "## Settings",
-        _list(facts),
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    gibibytes = memory["bytes"] / 2**30
+    settings["peak memory"] = (
+        f"{gibibytes:.2f} GiB of {memory['of']}, batches of {card['batch_size']}"
+    )
+    settings["versions"] = ", ".join(
+        f"{name} {version}" for name, version in card["versions"].items()
+    )
+    return settings
 
 
 def _table(rows: Sequence[Sequence[str]], right: Sequence[int]) -> str:
-    widths = [max(2, *map(len, column)) for column in zip(*rows)]
-    lines = [
-        [
-            cell.rjust(w) if i in right else cell.ljust(w)
-            for i, (cell, w) in enumerate(zip(row, widths))
-        ]
-        for row in rows
-    ]
-    rule = ["-" * (w - 1) + (":" if i in right else "-") for i, w in enumerate(widths)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [lines[0], rule, *lines[1:]])
+    """Returns a Markdown table; `right` are the columns that are aligned to the right."""
+    widths = [max(2, *map(len, column)) for column in zip(*rows, strict=True)]
+
+    lines = []
+    for row in rows:
+        cells = []
+        for column, (cell, width) in enumerate(zip(row, widths, strict=True)):
+            cells.append(cell.rjust(width) if column in right else cell.ljust(width))
+        lines.append(cells)
+
+    # Markdown aligns a column to the right by a colon at the end of its rule.
+    rule = []
+    for column, width in enumerate(widths):
+        rule.append("-" * (width - 1) + (":" if column in right else "-"))
+    lines.insert(1, rule)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
-def _list(facts: Mapping) -> str:
+def _list(facts: Mapping[str, Any]) -> str:
     return "\n".join(f"- {name}: {value}" for name, value in facts.items())
 
 
 def write(
     out_dir: pathlib.Path,
-    metrics: Mapping,
-    card: Mapping,
-    runs: Mapping[str, tuple[Task, list[dict], list]],
+    metrics: Mapping[str, float | None],
+    card: Mapping[str, Any],
+    records: Mapping[str, TaskRecord],
 ) -> None:
-    """Writes the files of an evaluation, each atomically; `runs` is {name: (task, values per image, samples to show)}.
+    """Writes the files of an evaluation, each atomically.
 
     metrics.json comes last: where it is, all others are.
+
+    Args:
+      out_dir: the folder.
+      metrics: the content of metrics.json.
+      card: the content of card.json.
+      records: {task: what was measured}.
     """
     write_atomically(out_dir / CARD, json.dumps(card, indent=1).encode())
     write_atomically(out_dir / CARD_TEXT, markdown(card, metrics).encode())
-    write_atomically(out_dir / PER_IMAGE, _csv({name: rows for name, (_, rows, _) in runs.items()}))
-    shown = {name: (task, samples) for name, (task, _, samples) in runs.items() if samples}
-    pictures = {name: panels.task_panel(*pair) for name, pair in shown.items()}
+    write_atomically(out_dir / PER_IMAGE, _csv(records))
+
+    shown = {name: record for name, record in records.items() if record.samples}
+    pictures = {
+        name: panels.task_panel(record.task, record.samples) for name, record in shown.items()
+    }
     if shown:
-        pictures["overview"] = panels.overview(shown)
+        pictures["overview"] = panels.overview(
+            {name: (record.task, record.samples) for name, record in shown.items()}
+        )
     for name, picture in pictures.items():
         write_atomically(out_dir / PANELS / f"{name}.png", encode_png(np.asarray(picture)))
+
     write_atomically(out_dir / METRICS, json.dumps(metrics, indent=1, allow_nan=False).encode())
 
 
-def _csv(rows: Mapping[str, Sequence[Mapping]]) -> bytes:
-    """One line a task and example; a metric that the task does not have is empty, an undefined one nan, an exact PSNR inf."""
-    columns = dict.fromkeys(
-        ["task", "key", *(key for task in rows.values() for row in task for key in row)]
-    )
+def _csv(records: Mapping[str, TaskRecord]) -> bytes:
+    """Returns a line a task and example.
+
+    A metric that the task does not have is empty, an undefined one nan, an exact PSNR inf.
+    """
+    lines = []
+    columns = {"task": None, "key": None}  # a dict keeps the order in which columns first appear
+    for name, record in records.items():
+        for row in record.rows:
+            lines.append({"task": name, **row})
+            columns |= dict.fromkeys(row)
+
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows({"task": name, **row} for name, task in rows.items() for row in task)
+    writer.writerows(lines)
     return text.getvalue().encode()

@@ -1,4 +1,4 @@
-"""The results table, from the flat figures of metrics.json: for the terminal and for the report."""
+"""The results table of metrics.json, for the terminal, the card and the report."""
 
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -20,8 +20,9 @@ class Quantity(NamedTuple):
     lower_is_better: bool = False
 
     def format(self, value: float) -> str:
-        """0.4321 -> "0.432" or, of a fraction, "43.2"."""
-        return f"{value * (100 if self.unit == '%' else 1):.{self.digits}f}"
+        """Returns 0.4321 as "0.432" or, if it is a fraction, as "43.2"."""
+        factor = 100 if self.unit == "%" else 1
+        return f"{value * factor:.{self.digits}f}"
 
 
 # The metrics that head a table and stand below a picture, in this order; metrics.json has more.
@@ -39,7 +40,7 @@ HEADING = {
     "ssim": Quantity("SSIM", "", 3),
 }
 QUANTITIES = HEADING | {
-    "miou_painter": Quantity("mIoU, colours upsampled", "%", 1),
+    "miou_painter": Quantity("mIoU, colors upsampled", "%", 1),
     "miou_distance": Quantity("mIoU, distances upsampled", "%", 1),
     "boundary_f": Quantity("boundary F", "%", 1),
     "ause": Quantity("sparsification error", "%", 1, lower_is_better=True),
@@ -48,9 +49,11 @@ QUANTITIES = HEADING | {
     "ssim_tiles": Quantity("SSIM in tiles", "", 3),
 }
 
+UNDEFINED = "–"  # neither nan nor a missing figure has a value to print
+
 
 class Row(NamedTuple):
-    """One line of the results table, formatted; `gain` is the prediction against the trivial predictor."""
+    """One formatted line of the results table; `gain` compares prediction and trivial figure."""
 
     task: str
     metric: str
@@ -62,62 +65,81 @@ class Row(NamedTuple):
 
 
 HEADER = Row("task", "metric", "prediction", "trivial", "ceiling", "vs trivial", "unit")
+_TEXT_COLUMNS = ("task", "metric", "unit")  # aligned left; numbers are aligned right
 
 
 def rows(metrics: Mapping[str, float | None]) -> Iterator[Row]:
-    """The lines of the table, task after task."""
+    """Yields the lines of the table, task after task, from the content of metrics.json."""
     for task in task_names(metrics):
         for key, quantity in QUANTITIES.items():
-            if f"{task}/{key}" in metrics:
-                name = f"{task}/{key}"
-                trivial = f"trivial/{name.removesuffix('_tiles')}"  # the input unchanged, which no tiles change
-                values = [
-                    format_value(key, metrics, column)
-                    for column in (name, trivial, f"ceiling/{name}")
-                ]
-                gain = format_gain(quantity, metrics[name], metrics.get(trivial))
-                yield Row(task, quantity.label, *values, gain, quantity.unit)
+            name = f"{task}/{key}"
+            if name not in metrics:
+                continue
+
+            # Restoration's trivial prediction is the input unchanged, in tiles or not.
+            trivial = f"trivial/{name.removesuffix('_tiles')}"
+            yield Row(
+                task=task,
+                metric=quantity.label,
+                prediction=format_value(key, metrics, name),
+                trivial=format_value(key, metrics, trivial),
+                ceiling=format_value(key, metrics, f"ceiling/{name}"),
+                gain=format_gain(quantity, metrics[name], metrics.get(trivial)),
+                unit=quantity.unit,
+            )
 
 
-def task_names(metrics: Mapping) -> list[str]:
-    """The tasks of metrics.json, in its order."""
+def task_names(metrics: Mapping[str, float | None]) -> list[str]:
+    """Returns the tasks of metrics.json, in its order."""
     return [name.removesuffix("/examples") for name in metrics if name.endswith("/examples")]
 
 
 def format_value(key: str, metrics: Mapping[str, float | None], name: str) -> str:
-    """ "–" for a figure that is not there or not defined, "exact" for an infinite PSNR."""
-    if metrics.get(name) is None:
-        return "exact" if key.startswith("psnr") and name in metrics else "–"
-    return QUANTITIES[key].format(metrics[name])
+    """Formats a figure: "–" if it is missing or undefined, "exact" for an infinite PSNR.
+
+    Args:
+      key: the metric, one of QUANTITIES.
+      metrics: the content of metrics.json.
+      name: of the figure in `metrics`, such as "ceiling/depth/rmse".
+    """
+    value = metrics.get(name)
+    if value is not None:
+        return QUANTITIES[key].format(value)
+    return "exact" if key.startswith("psnr") and name in metrics else UNDEFINED
 
 
 def format_gain(quantity: Quantity, value: float | None, trivial: float | None) -> str:
-    """Errors as a multiple of the trivial one's, all else as a difference."""
+    """Formats an error as a multiple of the trivial one, all else as the difference to it."""
     if value is None or trivial is None:
-        return "–"
+        return UNDEFINED
     if quantity.lower_is_better:
-        return f"× {value / trivial:.2f}" if trivial else "–"
+        return f"× {value / trivial:.2f}" if trivial else UNDEFINED
     sign = "+" if value >= trivial else "−"
     return sign + quantity.format(abs(value - trivial))
 
 
 def format_values(values: Mapping[str, float]) -> str:
-    """The heading metrics of one image on one line: "RMSE 0.412 m   delta1 88.0 %"."""
-    named = [(key, quantity) for key, quantity in HEADING.items() if key in values]
-    return "   ".join(f"{q.label} {q.format(values[key])} {q.unit}".strip() for key, q in named)
+    """Formats the heading metrics of one image on one line: "RMSE 0.412 m   delta1 88.0 %"."""
+    parts = []
+    for key, quantity in HEADING.items():
+        if key in values:
+            text = f"{quantity.label} {quantity.format(values[key])} {quantity.unit}"
+            parts.append(text.strip())
+    return "   ".join(parts)
 
 
 def format_table(metrics: Mapping[str, float | None]) -> str:
-    """The table as text, columns aligned; a blank task cell means the one above."""
+    """Formats the table as text, columns aligned; a blank task cell means the one above."""
     lines = [HEADER, *rows(metrics)]
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    text, last = [], ""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+
+    text = []
+    last = ""
     for line in lines:
-        cells = ["" if line.task == last else line.task, *line[1:]]
-        padded = [
-            c.ljust(w) if i in (0, 1, 6) else c.rjust(w)
-            for i, (c, w) in enumerate(zip(cells, widths))
-        ]
+        shown = line._replace(task="") if line.task == last else line
+        padded = []
+        for column, cell, width in zip(Row._fields, shown, widths, strict=True):
+            padded.append(cell.ljust(width) if column in _TEXT_COLUMNS else cell.rjust(width))
         text.append("  ".join(padded).rstrip())
         last = line.task
     return "\n".join(text)

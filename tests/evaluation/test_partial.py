@@ -47,7 +47,7 @@ def figures(metrics):
 def test_a_killed_evaluation_ends_as_one_that_was_not(
     make_oracle, sources, tmp_path, monkeypatch, calls, log
 ):
-    monkeypatch.setattr(partial_lib, "_SAVE_EVERY", 0.0)
+    monkeypatch.setattr(partial_lib, "_SAVE_EVERY_SECONDS", 0.0)
     undisturbed = run(make_oracle(sources, noise=0.1), sources, tmp_path / "a" / "1")
     oracle = make_oracle(sources, noise=0.1)
 
@@ -76,7 +76,7 @@ def test_a_killed_evaluation_ends_as_one_that_was_not(
 def test_what_does_not_belong_to_it_is_not_used(
     make_oracle, sources, tmp_path, monkeypatch, damage
 ):
-    monkeypatch.setattr(partial_lib, "_SAVE_EVERY", 0.0)
+    monkeypatch.setattr(partial_lib, "_SAVE_EVERY_SECONDS", 0.0)
     oracle = make_oracle(sources)
 
     def dies(images, name):
