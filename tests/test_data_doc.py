@@ -10,11 +10,9 @@ from generalist import cli
 from generalist.input_pipeline.sources import SOURCES
 
 TEXT = (pathlib.Path(__file__).parents[1] / "docs/data.md").read_text()
-COMMANDS = [
-    line.split("#")[0].strip()
-    for block in re.findall(r"```sh\n(.*?)```", TEXT, re.S)
-    for line in block.splitlines()
-]
+SHELL = "\n".join(re.findall(r"```sh\n(.*?)```", TEXT, re.S)).replace("\\\n", " ")
+LINES = [line.split("#")[0].strip() for line in SHELL.splitlines()]
+COMMANDS = [line for line in LINES if line]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
