@@ -6,9 +6,9 @@ import re
 from setuptools import find_packages, setup
 
 HERE = pathlib.Path(__file__).parent
-VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "generalist/__init__.py").read_text()).group(
-    1
-)
+
+# The version is written once, in the package, and read here without importing it.
+(VERSION,) = re.findall(r'__version__ = "(.+?)"', (HERE / "generalist/__init__.py").read_text())
 
 setup(
     name="generalist",
@@ -16,7 +16,28 @@ setup(
     description="One pixel-space diffusion model for depth, segmentation and restoration, in JAX",
     long_description=(HERE / "README.md").read_text(),
     long_description_content_type="text/markdown",
+    author="The generalist authors",
     license="Apache-2.0",
+    keywords=[
+        "diffusion",
+        "dense prediction",
+        "depth estimation",
+        "panoptic segmentation",
+        "image restoration",
+        "jax",
+        "flax",
+    ],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+    ],
     python_requires=">=3.11",
     packages=find_packages(include=["generalist", "generalist.*"]),
     package_data={
