@@ -1,32 +1,38 @@
-"""Diffusion as pure functions of t in [0, 1]: schedules, parameterisation, loss weights, timesteps and samplers."""
+"""Diffusion as pure functions of t in [0, 1], from the clean image (0) to pure noise (1).
 
-from generalist.diffusion.loss_weights import loss_weight
-from generalist.diffusion.parameterisation import KINDS, expand, target, to_eps, to_v, to_x0
-from generalist.diffusion.samplers import SAMPLERS, sample, start, time_grid
+Schedules, parameterization, loss weights, timesteps and samplers.
+"""
+
+from generalist.diffusion.loss_weights import LOSS_WEIGHTS, loss_weight
+from generalist.diffusion.parameterization import PREDICTION_TYPES, expand, target, to_eps, to_x0
+from generalist.diffusion.samplers import SAMPLERS, X_INITS, initial_noise, sample, time_grid
 from generalist.diffusion.schedules import (
     SCHEDULES,
     CosineSchedule,
     ScaledLinearSchedule,
+    Schedule,
     get_schedule,
 )
-from generalist.diffusion.timesteps import check_timestep_law, sample_timesteps
+from generalist.diffusion.timesteps import check_timestep_distribution, sample_timesteps
 
 __all__ = [
-    "KINDS",
+    "LOSS_WEIGHTS",
+    "PREDICTION_TYPES",
     "SAMPLERS",
     "SCHEDULES",
+    "X_INITS",
     "CosineSchedule",
     "ScaledLinearSchedule",
-    "check_timestep_law",
+    "Schedule",
+    "check_timestep_distribution",
     "expand",
     "get_schedule",
+    "initial_noise",
     "loss_weight",
     "sample",
     "sample_timesteps",
-    "start",
     "target",
     "time_grid",
     "to_eps",
-    "to_v",
     "to_x0",
 ]

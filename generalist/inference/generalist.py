@@ -255,7 +255,7 @@ def make_sampler(config: Mapping, graphdef) -> Callable[..., jax.Array]:
         first, noise = jax.random.split(jax.random.key(seed))
         x0 = diffusion.sample(
             denoise,
-            diffusion.start(first, (len(text), *model.diffused_shape), x_init),
+            diffusion.initial_noise(first, (len(text), *model.diffused_shape), x_init),
             schedule,
             settings["prediction_type"],
             sampler,

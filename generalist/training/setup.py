@@ -17,11 +17,11 @@ from ml_collections import ConfigDict
 from generalist import diffusion, models
 from generalist.devices import mesh as sharding
 from generalist.devices.memory import advice
-from generalist.diffusion.schedules import one_of
 from generalist.inference.generalist import make_schedule, model_settings, prompt_ids
 from generalist.input_pipeline import loader, open_sources
 from generalist.models import flops
 from generalist.models import parameters as parameters_lib
+from generalist.names import one_of
 from generalist.pretrained import parts, weights
 from generalist.tasks import Task, get_tasks
 from generalist.training import optimizer as optimizer_lib
@@ -201,12 +201,12 @@ def check(config: ConfigDict) -> None:
     get_tasks(config.tasks.set, [*config.eval.tasks, *config.data.augment.tasks])
     d = config.diffusion
     for field, allowed in (
-        ("prediction_type", diffusion.KINDS),
+        ("prediction_type", diffusion.PREDICTION_TYPES),
         ("sampler", diffusion.SAMPLERS),
-        ("x_init", ("zeros", "gaussian")),
+        ("x_init", diffusion.X_INITS),
         ("schedule", diffusion.SCHEDULES),
     ):
-        one_of(allowed, d[field], f"diffusion.{field}")
+        one_of(d[field], allowed, f"diffusion.{field}")
     if d.prediction_type == "eps" and d.x_init == "zeros":
         raise ValueError(
             "diffusion.prediction_type 'eps' says nothing about the image at t = 1, where diffusion.x_init is 'zeros': "
@@ -237,7 +237,7 @@ def make_objective(config: ConfigDict, tasks: dict[str, Task], prompts: np.ndarr
     laws = np.asarray(
         [[config.tasks.timesteps[name][field] for field in fields] for name in tasks], np.float32
     )
-    diffusion.check_timestep_law(*laws.T)
+    diffusion.check_timestep_distribution(*laws.T)
     palettes = {
         i: jnp.asarray(task.palette / 127.5 - 1.0)
         for i, task in enumerate(tasks.values())

@@ -1,7 +1,8 @@
-"""Samplers against closed forms: for Gaussian pixels N(MU, S^2) the best denoiser and the ODE's path are known.
+"""Samplers against closed forms.
 
-E[x0 | x_t] = MU + alpha S^2 / (alpha^2 S^2 + sigma^2) (x_t - alpha MU), and the probability-flow ODE moves a pixel of
-standardised value z along x_t = alpha MU + sqrt(alpha^2 S^2 + sigma^2) z.
+For Gaussian pixels N(MU, S^2) the best denoiser and the ODE's path are known:
+E[x0 | x_t] = MU + alpha S^2 / (alpha^2 S^2 + sigma^2) (x_t - alpha MU), and the probability-flow
+ODE moves a pixel of standardized value z along x_t = alpha MU + sqrt(alpha^2 S^2 + sigma^2) z.
 """
 
 import functools
@@ -16,8 +17,8 @@ from generalist.diffusion import (
     SAMPLERS,
     CosineSchedule,
     ScaledLinearSchedule,
+    initial_noise,
     sample,
-    start,
     target,
     time_grid,
 )
@@ -29,11 +30,16 @@ MANY = (4, 32, 32, 3)
 COSINE = CosineSchedule()
 
 
-@functools.partial(jax.jit, static_argnames=("kind", "sampler", "steps", "schedule", "eta"))
-def run(kind, sampler, steps, x, schedule=COSINE, eta=0.0, key=None):
+STATIC = ("prediction_type", "sampler", "steps", "schedule", "eta")
+
+
+@functools.partial(jax.jit, static_argnames=STATIC)
+def run(prediction_type, sampler, steps, x, schedule=COSINE, eta=0.0, key=None):
     """The pixels x at t = 1, sampled with the exact denoiser."""
-    denoise = denoiser(schedule, kind)
-    return sample(denoise, x, schedule, kind, sampler, steps, eta=eta, key=key, clip=None)
+    denoise = denoiser(schedule, prediction_type)
+    return sample(
+        denoise, x, schedule, prediction_type, sampler, steps, eta=eta, key=key, clip=None
+    )
 
 
 def path(schedule, t):
@@ -42,7 +48,7 @@ def path(schedule, t):
     return alpha * MU + jnp.sqrt((alpha * S) ** 2 + sigma**2) * Z
 
 
-def denoiser(schedule, kind):
+def denoiser(schedule, prediction_type):
     """The exact posterior mean as a network that predicts x0, eps or v."""
 
     def denoise(x, t):
@@ -50,31 +56,35 @@ def denoiser(schedule, kind):
         variance = (alpha * S) ** 2 + sigma**2
         x0 = MU + alpha * S**2 / variance * (x - alpha * MU)
         eps = sigma / variance * (x - alpha * MU)
-        return target(kind, x0, eps, alpha, sigma)
+        return target(prediction_type, x0, eps, alpha, sigma)
 
     return denoise
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def ode_error(sampler, kind, steps):
-    """Largest error of x0's estimate at the time `last`, in steps of equal length from an exact start at `first`."""
+def ode_error(sampler, prediction_type, steps):
+    """Largest error of the estimate of x0 at the time `last`.
+
+    The steps are of equal length and begin on the exact path at the time `first`.
+    """
     first, last = 0.8, 0.3
     times = np.linspace(first, last, steps + 1, dtype=np.float32)
-    estimate = solve(
-        denoiser(COSINE, kind), path(COSINE, first), COSINE, kind, sampler, times, clip=None
-    )
+    denoise = denoiser(COSINE, prediction_type)
+    x = path(COSINE, first)
+    estimate = solve(denoise, x, COSINE, prediction_type, sampler, times, clip=None)
     exact = denoiser(COSINE, "x0")(path(COSINE, last), jnp.full((1,), last))
     return jnp.max(jnp.abs(estimate - exact))
 
 
-@pytest.mark.parametrize("kind", ["eps", "v", "x0"])
+@pytest.mark.parametrize("prediction_type", ["eps", "v", "x0"])
 @pytest.mark.parametrize(("sampler", "order"), [(ddim, 1.0), (dpmpp_2m, 2.0)])
-def test_order_of_convergence(sampler, order, kind):
-    errors = [float(ode_error(sampler, kind, steps)) for steps in (16, 32)]
+def test_order_of_convergence(sampler, order, prediction_type):
+    errors = [float(ode_error(sampler, prediction_type, steps)) for steps in (16, 32)]
     np.testing.assert_allclose(np.log2(np.divide(errors[:-1], errors[1:])), order, atol=0.08)
 
 
-# On the scaled-linear schedule sigma^2 starts linear in t, so the last step to the clean image is of first order in it.
+# On the scaled-linear schedule sigma^2 starts linear in t, so the last step to the clean image is
+# of first order in it.
 @pytest.mark.parametrize(
     ("schedule", "sampler", "tolerance"),
     [
@@ -93,8 +103,8 @@ def test_from_pure_noise_to_the_image_the_ode_ends_on(schedule, sampler, toleran
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_one_step_from_zeros_is_the_mean(sampler):
-    for schedule, kind in ((COSINE, "v"), (ScaledLinearSchedule(), "x0")):
-        x0 = run(kind, sampler, 1, start(None, Z.shape), schedule)
+    for schedule, prediction_type in ((COSINE, "v"), (ScaledLinearSchedule(), "x0")):
+        x0 = run(prediction_type, sampler, 1, initial_noise(None, Z.shape), schedule)
         np.testing.assert_allclose(x0, MU, atol=1e-6)
 
 
@@ -106,43 +116,51 @@ def test_up_to_three_steps_from_pure_noise_both_solvers_agree(steps):
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 def test_a_ddim_step_keeps_the_marginals(eta):
-    # From x_t = alpha x0 + sigma eps and the true x0 the step lands on alpha' x0 + sigma' eps', whatever eta.
-    alpha, sigma = (
-        np.append(a, last)
-        for a, last in zip(COSINE.alpha_sigma(time_grid(10)), (1.0, 0.0), strict=True)
-    )
+    alpha, sigma = COSINE.alpha_sigma(time_grid(10))
+    alpha = np.append(alpha, 1.0)
+    sigma = np.append(sigma, 0.0)
+
+    # From x_t = alpha x0 + sigma eps and the true x0 the step lands on alpha' x0 + sigma' eps',
+    # whatever eta.
     factor = ddim(jnp.asarray(alpha), jnp.asarray(sigma), eta)
     np.testing.assert_allclose(factor.keep * alpha[:-1] + factor.pull, alpha[1:], atol=1e-6)
-    np.testing.assert_allclose(
-        (factor.keep * sigma[:-1]) ** 2 + factor.noise**2, sigma[1:] ** 2, atol=1e-6
-    )
-    # eta scales the spread of the posterior q(x_s | x_t, x0): sigma_s^2 / sigma_t^2 (1 - alpha_t^2 / alpha_s^2).
+    variance = (factor.keep * sigma[:-1]) ** 2 + factor.noise**2
+    np.testing.assert_allclose(variance, sigma[1:] ** 2, atol=1e-6)
+
+    # eta scales the standard deviation of the posterior q(x_s | x_t, x0), whose square is
+    # sigma_s^2 / sigma_t^2 (1 - alpha_t^2 / alpha_s^2).
     spread = sigma[1:] / sigma[:-1] * np.sqrt(1 - (alpha[:-1] / alpha[1:]) ** 2)
     np.testing.assert_allclose(factor.noise, eta * spread, atol=1e-6)
 
 
 def ancestral_std(steps):
-    """Spread of the result of `steps` ancestral steps: each is linear in x, so its variance follows by hand."""
-    alpha, sigma = (np.asarray(a, np.float64) for a in COSINE.alpha_sigma(time_grid(steps)))
-    keep, pull, _, noise = (
-        np.asarray(a, np.float64) for a in ddim(np.append(alpha, 1.0), np.append(sigma, 0.0), 1.0)
-    )
+    """Spread of the result of `steps` ancestral steps.
+
+    Each step is linear in x, so the variance after it follows by hand.
+    """
+    alpha, sigma = COSINE.alpha_sigma(time_grid(steps))
+    table = ddim(jnp.append(alpha, 1.0), jnp.append(sigma, 0.0), 1.0)
+
+    alpha, sigma, keep, pull, _, noise = (np.asarray(a, np.float64) for a in (alpha, sigma, *table))
+    slopes = keep + pull * alpha * S**2 / ((alpha * S) ** 2 + sigma**2)
+
     variance = 1.0
-    for slope, fresh in zip(
-        keep + pull * alpha * S**2 / ((alpha * S) ** 2 + sigma**2), noise, strict=True
-    ):
+    for slope, fresh in zip(slopes, noise, strict=True):
         variance = slope**2 * variance + fresh**2
     return variance**0.5
 
 
 def test_ancestral_sampling_has_the_mean_and_variance_of_the_data():
     assert ancestral_std(1000) == pytest.approx(S, rel=0.005)
-    assert S - ancestral_std(1000) == pytest.approx(
-        (S - ancestral_std(100)) / 10, rel=0.2
-    )  # first order in the step
-    x = start(jax.random.key(0), MANY, "gaussian")
+    # The error is of first order in the step.
+    tenth = (S - ancestral_std(100)) / 10
+    assert S - ancestral_std(1000) == pytest.approx(tenth, rel=0.2)
+
+    x = initial_noise(jax.random.key(0), MANY, "gaussian")
     x0 = np.asarray(run("v", "ddim", 100, x, eta=1.0, key=jax.random.key(1)), np.float64)
-    # 12,288 pixels: standard errors 0.0035 of the mean, 0.64 % of the spread, 0.009 of the correlation; four of them.
+
+    # 12,288 pixels: standard errors 0.0035 of the mean, 0.64 % of the spread, 0.009 of the
+    # correlation; four of them.
     assert x0.mean() == pytest.approx(MU, abs=0.014)
     assert x0.std() == pytest.approx(ancestral_std(100), rel=0.026)
     # Unlike the ODE, it forgets where it started.
@@ -150,7 +168,7 @@ def test_ancestral_sampling_has_the_mean_and_variance_of_the_data():
 
 
 def test_the_key_alone_decides_the_noise_of_ancestral_sampling():
-    zeros = start(None, MANY)
+    zeros = initial_noise(None, MANY)
     first, again, other = (
         np.asarray(run("v", "ddim", 100, zeros, eta=1.0, key=jax.random.key(seed)))
         for seed in (1, 1, 2)
@@ -167,12 +185,12 @@ def test_every_estimate_is_clipped():
         return jnp.full_like(x, 7.0)
 
     with jax.disable_jit():
-        half = sample(denoise, start(None, Z.shape), COSINE, "x0", "ddim", 4, clip=0.5)
+        half = sample(denoise, initial_noise(None, Z.shape), COSINE, "x0", "ddim", 4, clip=0.5)
         np.testing.assert_array_equal(half, 0.5)
         assert len(seen) == 4 and max(seen) < 0.5
-        np.testing.assert_array_equal(
-            sample(denoise, Z, COSINE, "x0", "one_step", 1, clip=None), 7.0
-        )
+
+        unclipped = sample(denoise, Z, COSINE, "x0", "one_step", 1, clip=None)
+        np.testing.assert_array_equal(unclipped, 7.0)
 
 
 def test_times_asked_are_the_trailing_grid_and_one_per_example():
@@ -206,18 +224,20 @@ def test_one_scan_and_one_network_whatever_the_number_of_steps(sampler):
 
     for steps in (1,) if sampler == "one_step" else (1, 2, 50):
         sampling = functools.partial(
-            sample, network, schedule=COSINE, kind="v", sampler=sampler, steps=steps
+            sample, network, schedule=COSINE, prediction_type="v", sampler=sampler, steps=steps
         )
         names = list(primitives(jax.make_jaxpr(jax.jit(sampling))(Z).jaxpr))
         assert names.count("scan") == 1 and names.count("sinh") == 1
 
 
-def test_starts():
-    np.testing.assert_array_equal(start(None, (1, 2, 2, 3)), np.zeros((1, 2, 2, 3), np.float32))
-    noise = start(jax.random.key(0), MANY, "gaussian")
+def test_the_initial_noise_is_its_mean_or_drawn():
+    zeros = initial_noise(None, (1, 2, 2, 3))
+    np.testing.assert_array_equal(zeros, np.zeros((1, 2, 2, 3), np.float32))
+
+    noise = initial_noise(jax.random.key(0), MANY, "gaussian")
     assert noise.dtype == jnp.float32 and float(noise.std()) == pytest.approx(1.0, abs=0.03)
-    with pytest.raises(ValueError, match="Unknown start 'zero'. Did you mean 'zeros'"):
-        start(None, (1,), "zero")
+    with pytest.raises(ValueError, match="unknown x_init 'zero'. Did you mean 'zeros'"):
+        initial_noise(None, (1,), "zero")
 
 
 def test_low_precision_networks_are_sampled_in_float32():
@@ -231,8 +251,8 @@ def test_low_precision_networks_are_sampled_in_float32():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"sampler": "ddmi"}, "Unknown sampler 'ddmi'. Did you mean 'ddim'"),
-        ({"kind": "vv"}, "Unknown prediction kind 'vv'. Did you mean 'v'"),
+        ({"sampler": "ddmi"}, "unknown sampler 'ddmi'. Did you mean 'ddim'"),
+        ({"prediction_type": "vv"}, "unknown prediction type 'vv'. Did you mean 'v'"),
         ({"steps": 0}, "steps=0 must be at least 1"),
         ({"sampler": "one_step"}, "'one_step' takes steps=1, not 4"),
         ({"eta": 1.5}, "eta=1.5"),
@@ -241,6 +261,6 @@ def test_low_precision_networks_are_sampled_in_float32():
     ],
 )
 def test_mistakes_are_named(change, message):
-    arguments = {"schedule": COSINE, "kind": "v", "sampler": "ddim", "steps": 4} | change
+    arguments = {"schedule": COSINE, "prediction_type": "v", "sampler": "ddim", "steps": 4} | change
     with pytest.raises(ValueError, match=message):
         sample(denoiser(COSINE, "v"), Z, **arguments)
