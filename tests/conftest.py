@@ -10,14 +10,23 @@ from ml_collections import ConfigDict
 from generalist.configs import common
 
 
-def pytest_configure(config):
-    """Programs are compiled once for all tests and the processes they start: compiling takes most of their time.
+# Rooms whose shape types are checked whenever a test calls them.
+CHECKED_ROOMS = [f"generalist.{room}" for room in ("diffusion", "metrics", "models", "tasks")]
 
-    Set before the first import of JAX, which reads it then.
+
+def pytest_configure(config):
+    """Sets what has to be set before the first import of JAX and of the package.
+
+    Programs are compiled once for all tests and the processes they start: compiling takes most of
+    their time.
     """
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("jax")))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+    import jaxtyping
+
+    jaxtyping.install_import_hook(CHECKED_ROOMS, "shape_check.check_shapes")
 
 
 def _tiny_config() -> ConfigDict:

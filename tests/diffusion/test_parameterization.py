@@ -1,6 +1,7 @@
 """eps, v and x0 are three views of one picture."""
 
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -86,3 +87,10 @@ def test_an_unknown_prediction_type_names_the_closest(function):
     message = "unknown prediction type 'epsi'. Did you mean 'eps'.*v, x0"
     with pytest.raises(ValueError, match=message):
         function("epsi", image, image, jnp.float32(0.0), jnp.float32(0.0))
+
+
+def test_images_of_unequal_shapes_are_an_error_of_the_tests():
+    prediction = jnp.zeros((1, 2, 2, 3))
+    x_t = jnp.zeros((1, 4, 4, 3))
+    with pytest.raises(jaxtyping.TypeCheckError, match="parameter 'x_t'"):
+        to_x0("v", prediction, x_t, jnp.float32(0.6), jnp.float32(0.8))
