@@ -1,10 +1,11 @@
-"""What a model is worth: official metrics beside a trivial predictor and the codec's ceiling, pictures, and a report.
+"""What a model is worth: official figures beside a trivial predictor and the codec's ceiling.
 
-metrics = evaluate(model.predict_rgb, model.tasks, sources, train_sources=train, target_size=64, out_dir="runs/a/eval/700")
+settings = EvaluationSettings(target_size=64)
+metrics = evaluate(model.predict_rgb, model.tasks, sources, settings, "runs/a/eval/700", train)
 write_report("runs/a")
 """
 
-from generalist.evaluation.evaluate import evaluate
+from generalist.evaluation.evaluate import EvaluationSettings, evaluate
 from generalist.evaluation.report import write_report
 
-__all__ = ["evaluate", "write_report"]
+__all__ = ["EvaluationSettings", "evaluate", "write_report"]

@@ -1,15 +1,18 @@
-"""What a perfectly trained model would reach: the truth encoded at its resolution and decoded, also through a latent autoencoder.
+"""Measures what a perfectly trained model would reach: the truth, encoded and decoded again.
 
-The paper diffuses in pixel space because a latent autoencoder, made for photographs, changes the colours that stand for metres, classes
-and instances. What this costs is measured here: a latent model is trained to paint the truth as its autoencoder hands it back.
+The paper diffuses in pixel space because a latent autoencoder, made for photographs, changes the
+colors that stand for meters, classes and instances. What this costs is measured here: a latent
+model is trained to paint the truth as its autoencoder reconstructs it.
 """
 
 import json
 import logging
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+from ml_collections import ConfigDict
 from PIL import Image
 
 from generalist import __version__
@@ -17,23 +20,19 @@ from generalist.console import Progress
 from generalist.evaluation import panels, tables
 from generalist.evaluation.baselines import Ceiling
 from generalist.evaluation.data import open_data, read
+from generalist.evaluation.predictors import Example, decode
 from generalist.evaluation.record import describe_source
-from generalist.evaluation.scores import (
-    Example,
-    Scores,
-    decode,
-    decoders,
-    finite_or_none,
-    native_size,
-)
+from generalist.evaluation.scores import Scores
 from generalist.files import write_atomically
 from generalist.input_pipeline.reading import evenly_spaced
 from generalist.pictures import encode_png
-from generalist.tasks import Depth, Instance, Restoration, Scalar, Semantic, Task
+from generalist.tasks import Task
 from generalist.tasks.base import to_levels
+from generalist.tasks.drawing import Color, ColorBar, Legend
 
 logger = logging.getLogger("generalist")
 
+# The metrics in the table and the captions, of tables.QUANTITIES.
 FIGURES = (
     "rmse",
     "delta1",
@@ -46,294 +45,312 @@ FIGURES = (
     "pq",
     "psnr",
     "ssim",
-)  # of tables.QUANTITIES
-BATCH = 8  # maps a call of the autoencoder
-RIGHT, WRONG = (226, 228, 232), (208, 32, 48)  # pixels of an error map of classes or instances
+)
+BATCH = 8  # color maps a call of the autoencoder
 
 # float32 (b, s, s, 3) in [-1, 1] -> what an autoencoder makes of it, the same shape
 Autoencoder = Callable[[np.ndarray], np.ndarray]
 
 
 def ceiling(
-    config,
+    config: ConfigDict,
     out_dir: str | pathlib.Path,
     *,
     names: Sequence[str] = (),
     sizes: Sequence[int] = (),
     autoencoder: Autoencoder | None = None,
     limit: int = 0,
-    facts: Mapping | None = None,
-) -> dict:
-    """Measures the ceilings of tasks on held-out data; writes ceiling.json and, for each size, ceiling_<size>.png.
+    facts: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Measures the ceilings of tasks on held-out data.
+
+    Writes ceiling.json and, for each size, ceiling_<size>.png, and logs a table.
 
     Args:
-      config: as configs/multitask.py gives it; its data, tasks, eval and seed count.
+      config: such as configs/multitask.py; its data, tasks, eval and seed count.
       out_dir: folder of the files.
-      names: tasks that must be measured. None given: those of `config.eval.tasks` whose data are there, the others are named in the log.
-      sizes: sides of the square that a model paints, in pixels; none takes the config's `model.target_size`.
-      autoencoder: what a latent model would see the colours through; None leaves the latent figures out.
+      names: tasks that must be measured. Without any it takes those of `config.eval.tasks` whose
+        data are there; the log names the others.
+      sizes: sides of the square that a model paints, in pixels; none takes `model.target_size`.
+      autoencoder: what a latent model would see the colors through; None measures pixels only.
       limit: examples a task; 0 takes all (200 scenes).
       facts: more for the settings in ceiling.json, such as {"autoencoder": "its folder"}.
 
     Returns:
-      {"settings": {...}, "tasks": {task: {"protocol", "source", "split", "examples", "sizes": {"64": {"pixel": figures, "latent": figures}}}}},
-      ratios as fractions. Beside the official figures stand `colours`, the number of distinct colours of a map at 8 bits (mean over
-      the images), and `colour_change`, the mean absolute change of a channel in levels of 255. None is an undefined figure or, for
-      PSNR, an exact image.
+      The content of ceiling.json: {"settings": {...}, "tasks": {task: {"protocol", "source",
+      "split", "examples", "sizes": {"64": {"pixel": figures, "latent": figures}}}}}, ratios as
+      fractions. Beside the official figures are `colours`, the number of distinct colors of a map
+      at 8 bits (mean over the images), and `colour_change`, the mean absolute change of a channel
+      in levels of 255. None is an undefined figure or, for PSNR, an exact image.
 
     Raises:
       ValueError: no data, an unknown task, or the autoencoder returns another shape or nan.
     """
-    out_dir, sizes = pathlib.Path(out_dir), list(sizes) or [config.model.target_size]
+    out_dir = pathlib.Path(out_dir)
+    sizes = list(sizes) or [config.model.target_size]
     data = open_data(config, names, limit, trivial=False)
-    results = {
-        "settings": {
-            "sizes": sizes,
-            "split": config.eval.split,
-            "generalist": __version__,
-            **(facts or {}),
-        },
-        "tasks": {
-            name: {
-                "protocol": task.protocol,
-                **describe_source(data.sources[name]),
-                "examples": 0,
-                "sizes": {},
-            }
-            for name, task in data.tasks.items()
-        },
-    }
+
+    results = {}
+    for name, task in data.tasks.items():
+        source = describe_source(data.sources[name])
+        results[name] = {"protocol": task.protocol, **source, "examples": 0, "sizes": {}}
+
     for size in sizes:
-        runs = measure(data.tasks, data.sources, size, autoencoder, limit)
-        for name, run in runs.items():
-            results["tasks"][name]["sizes"][str(size)] = run.figures()
-            results["tasks"][name]["examples"] = len(run.scores["pixel"].rows)
-        if any(run.first for run in runs.values()):
-            picture = encode_png(np.asarray(draw(runs)), optimize=True)
-            write_atomically(out_dir / f"ceiling_{size}.png", picture)
+        measurements = measure(data.tasks, data.sources, size, autoencoder, limit)
+        for name, measurement in measurements.items():
+            results[name]["sizes"][str(size)] = measurement.figures()
+            results[name]["examples"] = measurement.examples
+        if any(measurement.first for measurement in measurements.values()):
+            picture = np.asarray(draw(measurements))
+            write_atomically(out_dir / f"ceiling_{size}.png", encode_png(picture, optimize=True))
+
+    settings = {
+        "sizes": sizes,
+        "split": config.eval.split,
+        "generalist": __version__,
+        **(facts or {}),
+    }
+    content = {"settings": settings, "tasks": results}
     write_atomically(
-        out_dir / "ceiling.json", json.dumps(results, indent=1, allow_nan=False).encode()
+        out_dir / "ceiling.json", json.dumps(content, indent=1, allow_nan=False).encode()
     )
-    logger.info(format_table(results["tasks"]))
-    return results
+    logger.info(format_table(results))
+    return content
 
 
-class Run:
-    """One task on its way through pixels and, where there is an autoencoder, through latents.
+class First(NamedTuple):
+    """What is left of the first example.
 
     Attributes:
-      scores: {way: Scores}, way being "pixel" or "latent".
-      first: {way: (colour map uint8 (s, s, 3), prediction)} of the first example; None for a task that is a merge of others.
+      colors: its color map, uint8 (s, s, 3).
+      prediction: what is decoded.
     """
 
-    def __init__(self, task: Task, ways: Mapping[str, Autoencoder]):
-        self.task, self._ways, self.first, self.example = task, ways, {}, None
-        self.scores, self._decoders = {way: Scores(task) for way in ways}, decoders(task)
-        self._colours = {way: [] for way in ways}
-        self._change = {way: [] for way in ways}
+    colors: np.ndarray
+    prediction: Any
+
+
+class CeilingMeasurement:
+    """One task on its way through pixels and, if there is an autoencoder, through latents.
+
+    Args:
+      task: the codec.
+      ways: {"pixel" or "latent": what the colors pass before they are decoded}.
+      groups: of the source, see `Scores`.
+
+    Attributes:
+      task: the codec.
+      example: the first one.
+      first: what is left of it, by way; empty for a task that merges others.
+    """
+
+    def __init__(self, task: Task, ways: Mapping[str, Autoencoder], groups: Sequence[str] = ()):
+        self.task = task
+        self.example: Example | None = None
+        self.first: dict[str, First] = {}
+        self._ways = ways
+        self._codecs = {"": task, **task.variants()}
+        self._scores = {way: Scores(task, groups) for way in ways}
+        # Of each color map: its number of colors, and its mean change in levels of 255.
+        self._colors: dict[str, list[int]] = {way: [] for way in ways}
+        self._change: dict[str, list[float]] = {way: [] for way in ways}
+
+    @property
+    def examples(self) -> int:
+        """How many examples were measured."""
+        return len(self._scores["pixel"].rows)
 
     def update(self, examples: Sequence[Example], size: int) -> None:
-        """Adds a batch of examples."""
-        truth = Ceiling(size).paint(self.task, examples)
+        """Adds a batch of examples, encoded at `size` x `size` pixels."""
         self.example = self.example or examples[0]
+        truth = Ceiling(size).encode(self.task, examples)
         for way, function in self._ways.items():
-            painted = {name: _check(function(rgb), rgb.shape) for name, rgb in truth.items()}
-            sizes = [native_size(example["label"]) for example in examples]
+            rgbs = {name: _check_colors(function(rgb), rgb.shape) for name, rgb in truth.items()}
             predictions = {
-                suffix: decode(codec, painted, sizes) for suffix, codec in self._decoders.items()
+                suffix: decode(codec, rgbs, examples) for suffix, codec in self._codecs.items()
             }
-            self.scores[way].update(examples, predictions)
-            if not self.task.components:
-                self._compare(way, painted[self.task.name], truth[self.task.name])
-                self.first.setdefault(
-                    way, (to_8_bits(painted[self.task.name][0]), predictions[""][0])
-                )
+            self._scores[way].update(examples, predictions)
 
-    def _compare(self, way: str, painted: np.ndarray, truth: np.ndarray) -> None:
-        for ours, theirs in zip(painted, truth):
-            self._colours[way].append(count_colours(ours))
-            self._change[way].append(
-                float(
-                    np.abs(
-                        to_levels(self.task.name, ours) - to_levels(self.task.name, theirs)
-                    ).mean()
-                )
-            )
+            # The colors of a merged task are measured with its components.
+            if not self.task.components:
+                rgb = rgbs[self.task.name]
+                self._compare(way, rgb, truth[self.task.name])
+                self.first.setdefault(way, First(to_8_bits(rgb[0]), predictions[""][0]))
+
+    def _compare(self, way: str, rgb: np.ndarray, truth: np.ndarray) -> None:
+        """Adds the number of colors, and their change, of a batch of color maps."""
+        for ours, theirs in zip(rgb, truth, strict=True):
+            change = to_levels(self.task.name, ours) - to_levels(self.task.name, theirs)
+            self._colors[way].append(count_colors(ours))
+            self._change[way].append(float(np.abs(change).mean()))
 
     def figures(self) -> dict[str, dict[str, float | None]]:
-        """{way: {metric: value}}."""
-        found = {
-            way: {key: finite_or_none(value) for key, value in scores.compute().items()}
-            for way, scores in self.scores.items()
-        }
-        for way in () if self.task.components else found:
-            found[way] |= {
-                "colours": float(np.mean(self._colours[way])),
-                "colour_change": float(np.mean(self._change[way])),
-            }
-        return found
+        """Returns {way: {metric: value}}."""
+        figures = {way: scores.figures() for way, scores in self._scores.items()}
+        if not self.task.components:
+            for way, values in figures.items():
+                values["colours"] = float(np.mean(self._colors[way]))
+                values["colour_change"] = float(np.mean(self._change[way]))
+        return figures
 
     def caption(self) -> str:
-        """The first example's figures, way after way."""
-        said = []
-        for way, scores in self.scores.items():
-            values = {
-                key: value
-                for key, value in scores.rows[0].items()
-                if key in FIGURES and np.isfinite(value)
-            }
-            said.append(
-                f"{way}: {tables.format_values(values)}   {self._colours[way][0]:,} colours"
-            )
-        name = (
-            f"clean image ({self.task.name})"
-            if isinstance(self.task, Restoration)
-            else self.task.name
-        )
-        return f"{name}     " + "     ".join(said)
+        """Returns the first example's figures, way after way."""
+        parts = [self.task.name]
+        for way, scores in self._scores.items():
+            values = {}
+            for key, value in scores.rows[0].items():
+                if key in FIGURES and np.isfinite(value):
+                    values[key] = value
+            shown = tables.format_values(values)
+            parts.append(f"{way}: {shown}   {self._colors[way][0]:,} colors")
+        return "     ".join(parts)
 
 
 def measure(
     tasks: Mapping[str, Task],
-    sources: Mapping,
+    sources: Mapping[str, Any],
     size: int,
     autoencoder: Autoencoder | None,
     limit: int = 0,
-) -> dict[str, Run]:
-    """Runs every task over `limit` examples of its source, evenly spread (0: all), encoded at `size` x `size` pixels."""
-    ways = {"pixel": lambda rgb: rgb} | ({"latent": autoencoder} if autoencoder else {})
-    runs = {name: Run(task, ways) for name, task in tasks.items()}
-    chosen = {name: evenly_spaced(len(sources[name]), limit) for name in tasks}
-    progress = Progress(f"ceiling at {size} pixels:", sum(map(len, chosen.values())))
-    for name, run in runs.items():
-        for start in range(0, len(chosen[name]), BATCH):
-            part = chosen[name][start : start + BATCH]
-            if examples := read(sources[name], part):
-                run.update(examples, size)
+) -> dict[str, CeilingMeasurement]:
+    """Measures every task on evenly spaced examples of its source.
+
+    Args:
+      tasks: {name: codec}.
+      sources: {name: source of held-out examples}.
+      size: side of the color maps, in pixels.
+      autoencoder: what a latent model would see the colors through; None measures pixels only.
+      limit: examples a task; 0 takes all.
+    """
+    ways: dict[str, Autoencoder] = {"pixel": _unchanged}
+    if autoencoder is not None:
+        ways["latent"] = autoencoder
+
+    rows = {name: evenly_spaced(len(sources[name]), limit) for name in tasks}
+    progress = Progress(f"ceiling at {size} pixels:", sum(map(len, rows.values())))
+    measurements = {}
+    for name, task in tasks.items():
+        measurement = CeilingMeasurement(task, ways, sources[name].groups)
+        for start in range(0, len(rows[name]), BATCH):
+            part = rows[name][start : start + BATCH]
+            examples = read(sources[name], part)
+            if examples:
+                measurement.update(examples, size)
             progress.add(len(part), name)
-    return runs
+        measurements[name] = measurement
+    return measurements
 
 
-def _check(rgb: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """`rgb` as an array; ValueError unless it is finite and has `shape`."""
+def _unchanged(rgb: np.ndarray) -> np.ndarray:
+    """Returns the colors as a model in pixel space sees them."""
+    return rgb
+
+
+def _check_colors(rgb: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Returns `rgb` as an array; raises ValueError unless it is finite and has `shape`."""
     rgb = np.asarray(rgb)
     if rgb.shape != shape or not np.isfinite(rgb).all():
+        problem = "" if rgb.shape != shape else " with nan or inf in it"
         raise ValueError(
-            f"the autoencoder made {rgb.dtype} of shape {rgb.shape}{'' if rgb.shape != shape else ' with nan or inf in it'} "
-            f"of colours of shape {shape}: it must return finite values of the same shape"
+            f"the autoencoder made {rgb.dtype} of shape {rgb.shape}{problem} of colors of shape "
+            f"{shape}: it must return finite values of the same shape"
         )
     return rgb
 
 
 def to_8_bits(rgb: np.ndarray) -> np.ndarray:
-    """Float (h, w, 3) in about [-1, 1] -> uint8, clipped and rounded to the nearest of 256 levels."""
+    """Rounds float (h, w, 3) in about [-1, 1] to the nearest of 256 levels, uint8."""
     return np.rint(to_levels("ceiling", rgb)).astype(np.uint8)
 
 
-def count_colours(rgb: np.ndarray) -> int:
-    """Number of distinct colours of float (h, w, 3) in about [-1, 1] at 8 bits a channel."""
+def count_colors(rgb: np.ndarray) -> int:
+    """Returns the number of distinct colors of float (h, w, 3) in about [-1, 1] at 8 bits."""
     return len(np.unique(to_8_bits(rgb).astype(np.int32) @ [1, 256, 65536]))
 
 
-def format_table(results: Mapping[str, Mapping]) -> str:
-    """The `tasks` of ceiling.json as a Markdown table: a column a size, or two where there are latents, units beside the figures' names."""
-    first = next(iter(results.values()))["sizes"]
-    columns = [(size, way) for size, ways in first.items() for way in ways]
-    both = len(columns) > len(first)
-    rows = [
-        ("task", "figure", *(f"{size}, {way}" if both else size for size, way in columns)),
-        ("---", "---", *("---:" for _ in columns)),
-    ]
+def format_table(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Formats the `tasks` of ceiling.json as a Markdown table.
+
+    It has a column a size, or two if there are latents, and units beside the figures' names.
+    """
+    sizes = next(iter(results.values()))["sizes"]
+    columns = [(size, way) for size, ways in sizes.items() for way in ways]
+    has_latents = len(columns) > len(sizes)
+
+    heads = [f"{size}, {way}" if has_latents else size for size, way in columns]
+    rows = [["task", "figure", *heads], ["---", "---", *("---:" for _ in columns)]]
     for name, result in results.items():
         figures = [result["sizes"][size][way] for size, way in columns]
         for key in FIGURES:
             if key in figures[0]:
-                q = tables.QUANTITIES[key]
-                rows.append(
-                    (
-                        name,
-                        f"{q.label}, {q.unit}".rstrip(", "),
-                        *(tables.format_value(key, values, key) for values in figures),
-                    )
-                )
-        if both and "colours" in figures[0]:
-            rows.append(
-                (name, "distinct colours", *(f"{values['colours']:,.0f}" for values in figures))
-            )
-            rows.append(
-                (
-                    name,
-                    "change of colour, levels of 255",
-                    *(f"{values['colour_change']:.2f}" for values in figures),
-                )
-            )
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    pad = lambda i, cell: cell.ljust(widths[i]) if i < 2 else cell.rjust(widths[i])
-    return "\n".join(
-        "| " + " | ".join(pad(i, cell) for i, cell in enumerate(row)) + " |" for row in rows
-    )
+                quantity = tables.QUANTITIES[key]
+                label = f"{quantity.label}, {quantity.unit}".removesuffix(", ")
+                cells = [tables.format_value(key, values, key) for values in figures]
+                rows.append([name, label, *cells])
+
+        # Pixels keep all colors, so only latents are compared with them.
+        if has_latents and "colours" in figures[0]:
+            counts = [f"{values['colours']:,.0f}" for values in figures]
+            changes = [f"{values['colour_change']:.2f}" for values in figures]
+            rows.append([name, "distinct colors", *counts])
+            rows.append([name, "change of color, levels of 255", *changes])
+    return _align(rows)
 
 
-def draw(runs: Mapping[str, Run]) -> Image.Image:
-    """One example of depth, scalar, semantic, instances and restoration, where given: input, colour map, what is decoded, where it is wrong."""
-    shown = {
-        type(run.task): run for run in reversed(runs.values()) if run.first
-    }  # one of a kind, the first of them
-    shown = [
-        shown[kind] for kind in (Depth, Scalar, Semantic, Instance, Restoration) if kind in shown
-    ]
-    ways = list(shown[0].first)
-    titles = ["input", "truth as colours", *(["after the autoencoder"] if "latent" in ways else [])]
+def _align(rows: Sequence[Sequence[str]]) -> str:
+    """Returns the rows of a Markdown table; the first two columns are text, the others numbers."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = []
+        for column, (cell, width) in enumerate(zip(row, widths, strict=True)):
+            cells.append(cell.ljust(width) if column < 2 else cell.rjust(width))
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def draw(measurements: Mapping[str, CeilingMeasurement]) -> Image.Image:
+    """Draws the first example of one task of each class.
+
+    A row has the input, the color map of the truth and of what an autoencoder leaves of it, and for
+    each way what is decoded and where it is wrong. Tasks of one class look alike: the first of them
+    stands for all. A task that merges others has no color map.
+    """
+    shown: dict[type, CeilingMeasurement] = {}
+    for measurement in measurements.values():
+        if measurement.first:
+            shown.setdefault(type(measurement.task), measurement)
+    ways = list(next(iter(shown.values())).first)
+
+    titles = ["input", "truth as colors"]
+    if "latent" in ways:
+        titles.append("after the autoencoder")
     for way in ways:
         titles += [f"{way}: decoded", f"{way}: error"]
+
     rows = []
-    for run in shown:
-        pictures = [run.example["image"], *(colours for colours, _ in run.first.values())]
-        for _, prediction in run.first.values():
-            pictures += [
-                run.task.render(prediction),
-                error(run.task, prediction, run.example["label"]),
-            ]
+    for measurement in shown.values():
+        task = measurement.task
+        label = measurement.example["label"]
+        pictures = [measurement.example["image"]]
+        pictures += [first.colors for first in measurement.first.values()]
+        for first in measurement.first.values():
+            pictures.append(task.render(first.prediction))
+            pictures.append(task.error_map(first.prediction, label))
         rows.append([panels.enlarge(picture, panels.OVERVIEW_SIDE) for picture in pictures])
-    return panels.compose(
-        titles, rows, [run.caption() for run in shown], *_keys([run.task for run in shown])
-    )
+
+    captions = [measurement.caption() for measurement in shown.values()]
+    legend = _legend(measurement.task for measurement in shown.values())
+    return panels.compose(titles, rows, captions, legend)
 
 
-def error(task: Task, prediction, label) -> np.ndarray:
-    """Where a prediction differs from the label, uint8 (h, w, 3): heat for quantities, WRONG on RIGHT for classes and instances."""
-    if isinstance(task, Depth | Scalar):
-        return panels.value_error(task, prediction, label)
-    if isinstance(task, Restoration):
-        return panels.heat(np.abs(prediction.image.astype(np.float32) - label).mean(-1) / 64)
-    if isinstance(task, Semantic):
-        wrong = (prediction.classes != label) & (label >= 0)
-    else:
-        wrong = unmatched(prediction.instances, label)
-    return np.where(wrong[..., None], np.uint8(WRONG), np.uint8(RIGHT))
-
-
-def unmatched(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Bool (h, w): pixels outside the pairs of segments that overlap each other most; 0, no instance, pairs with 0 only."""
-    (_, a), (_, b) = (np.unique(ids, return_inverse=True) for ids in (found, truth))
-    a, b = a.reshape(found.shape), b.reshape(truth.shape)
-    overlap = np.zeros((a.max() + 1, b.max() + 1), np.int64)
-    np.add.at(overlap, (a, b), 1)
-    return (overlap.argmax(1)[a] != b) | (overlap.argmax(0)[b] != a) | ((found > 0) != (truth > 0))
-
-
-def _keys(tasks: Sequence[Task]) -> tuple[list[panels.Bar], list[tuple[str, tuple[int, int, int]]]]:
-    """Colour bars and legend of the picture."""
-    ramp, bars, legend = panels.heat(np.linspace(0.0, 1.0, 256)), [], []
+def _legend(tasks: Iterable[Task]) -> Legend:
+    """Returns the color bars of all tasks, and what the colors in error maps of classes mean."""
+    bars: list[ColorBar] = []
+    classes: dict[str, Color] = {}
     for task in tasks:
-        if isinstance(task, Depth | Scalar):
-            bars += panels.value_bars(task)
-        if isinstance(task, Restoration):
-            bars.append(panels.Bar("image error", "0", "64 of 255", ramp))
-        if isinstance(task, Semantic | Instance) and not legend:
-            legend = [
-                ("right", RIGHT),
-                ("wrong class, or an instance lost, merged or split", WRONG),
-                ("no instance, or no truth", (0, 0, 0)),
-            ]
-    return bars, legend
+        bars += task.legend().bars + task.error_legend().bars
+        classes |= dict(task.error_legend().classes)
+    if classes:
+        classes["no instance, or no truth"] = (0, 0, 0)
+    return Legend(tuple(bars), tuple(classes.items()))

@@ -1,45 +1,64 @@
 """Pictures of a data set as the tasks see it: some images, and their labels rendered."""
 
+import os
 from collections.abc import Mapping
+from typing import Any
 
 from PIL import Image
 
-from generalist.evaluation.panels import SIDE, compose, enlarge, value_bars
+from generalist.evaluation.panels import SIDE, compose, enlarge
 from generalist.input_pipeline.reading import evenly_spaced
 from generalist.input_pipeline.sources import SOURCES, open_source
 from generalist.input_pipeline.sources.folder import Folder
-from generalist.tasks import TASKS, Scalar, Semantic, get_tasks
+from generalist.tasks import TASKS, Task, get_tasks
+from generalist.tasks.drawing import Legend
 
 ROWS = 4
 
 
 def dataset_panel(
-    name: str, split: str, data_dir, own: Mapping | None = None, rows: int = ROWS
+    name: str,
+    split: str,
+    data_dir: str | os.PathLike,
+    own: Mapping[str, Any] | None = None,
+    rows: int = ROWS,
 ) -> Image.Image:
-    """Evenly spread examples of a split, one a row: the image and the label of each task of the data set.
+    """Draws evenly spaced examples, one a row: the image and the label of each task of the set.
 
-    With `own`, the definition of the task `name` on own data, what the colours mean stands below.
-    ValueError (DataError) if nothing of the split can be read.
+    Args:
+      name: of the data set, or of the task on own data.
+      split: of the data set.
+      data_dir: the folder of all data sets.
+      own: the definition of the task on own data; the legend of its colors is below the rows.
+      rows: number of examples.
+
+    Raises:
+      DataError: nothing of the split can be read.
     """
-    settings = {"on_error": "skip", "log": lambda line: None}
-    tasks = get_tasks({name: own}) if own else {task: TASKS[task] for task in SOURCES[name].TASKS}
-    sources = [
-        Folder(data_dir, split, name, own, **settings)
-        if own
-        else open_source(name, task, split, data_dir, **settings)
-        for task in tasks
-    ]
-    pictures, captions = [], []
+    tasks: dict[str, Task]
+    if own:
+        tasks = get_tasks({name: own})
+        sources = [Folder(data_dir, split, name, own, on_error="skip", log=_ignore)]
+        legend = tasks[name].legend()
+    else:
+        tasks = {task: TASKS[task] for task in SOURCES[name].TASKS}
+        sources = [
+            open_source(name, task, split, data_dir, on_error="skip", log=_ignore) for task in tasks
+        ]
+        legend = Legend()
+
+    pictures = []
+    captions = []
     for index in evenly_spaced(min(map(len, sources)), rows):
+        # The sources of one data set have the same images in the same order.
         examples = [source[index] for source in sources]
-        labels = [task.render(example["label"]) for task, example in zip(tasks.values(), examples)]
-        pictures.append([enlarge(picture, SIDE) for picture in (examples[0]["image"], *labels)])
+        row = [examples[0]["image"]]
+        for task, example in zip(tasks.values(), examples, strict=True):
+            row.append(task.render(example["label"]))
+        pictures.append([enlarge(picture, SIDE) for picture in row])
         captions.append(f"{split}: {examples[0]['key']}")
-    known = [tasks[name]] if own else []
-    return compose(
-        ["image", *tasks],
-        pictures,
-        captions,
-        [value_bars(task)[0] for task in known if isinstance(task, Scalar)],
-        [entry for task in known if isinstance(task, Semantic) for entry in task.legend().classes],
-    )
+    return compose(["image", *tasks], pictures, captions, legend)
+
+
+def _ignore(line: str) -> None:
+    """Ignores what a source logs: whoever wants a picture has checked the data before."""

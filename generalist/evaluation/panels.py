@@ -1,6 +1,9 @@
-"""Pictures for people: input, prediction, truth and where they differ, with titles, legends and values. Pillow only."""
+"""Pictures for people: input, prediction, truth and how they differ, with titles and legends.
 
-from collections.abc import Callable, Mapping, Sequence
+Only Pillow draws here.
+"""
+
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import cv2
@@ -8,227 +11,275 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from generalist.evaluation import tables
-from generalist.evaluation.scores import Example
-from generalist.tasks import Depth, Restoration, Scalar, Task
+from generalist.evaluation.predictors import Example
+from generalist.tasks import Task
+from generalist.tasks.drawing import Color, ColorBar, Legend, heat, heat_bar
 
-SIDE, OVERVIEW_SIDE = 256, 192  # pixels: the longer side of an image in a panel
-MARGIN, GAP, LINE = 16, 8, 22  # pixels around the picture, between images, and for a line of text
-INK, FAINT, PAPER = (28, 30, 34), (110, 114, 120), (255, 255, 255)
-# How the columns of a restoration are called in the overview: input, prediction.
+# Pixels: the longer side of an image in the panel of a task and in the overview of all.
+SIDE = 256
+OVERVIEW_SIDE = 192
+
+# Pixels: around the picture, between images, for a line of text, and of its letters.
+MARGIN = 16
+GAP = 8
+LINE = 22
+TITLE_SIZE = 15
+TEXT_SIZE = 13
+
+_NO_LEGEND = Legend()
+
+INK = (28, 30, 34)
+FAINT = (110, 114, 120)
+PAPER = (255, 255, 255)
+
+
+class _Columns(NamedTuple):
+    """The titles of a task's input and output in the overview."""
+
+    input: str
+    output: str
+
+
 _RESTORATION = {
-    "denoise": ("noisy", "denoised"),
-    "derain": ("rainy", "derained"),
-    "light": ("dark", "lightened"),
+    "denoise": _Columns("noisy", "denoised"),
+    "derain": _Columns("rainy", "derained"),
+    "light": _Columns("dark", "lightened"),
 }
-_ERROR_LEVELS = 64  # of 255: the brightest restoration error
 
 
 class Sample(NamedTuple):
-    """An example, the prediction for it, and its values by the official metric."""
+    """One row of a task's pictures; plain values, so that an unfinished evaluation can keep it.
 
-    example: Example
-    prediction: Any
+    Attributes:
+      key: of the example.
+      values: of the prediction by the official metric.
+      image: the input, uint8 (h, w, 3).
+      prediction: its picture, uint8 (h, w, 3).
+      truth: the picture of the label, uint8 (h, w, 3).
+      error_or_confidence: uint8 (h, w, 3), see `describe`.
+      labels: prediction and truth as the metric takes them, which the legend follows from.
+    """
+
+    key: str
     values: Mapping[str, Any]
+    image: np.ndarray
+    prediction: np.ndarray
+    truth: np.ndarray
+    error_or_confidence: np.ndarray
+    labels: tuple[Any, Any]
 
 
-class Bar(NamedTuple):
-    """A colour bar: what it shows, its ends, and its colours, uint8 (n, 3) from low to high."""
+def describe(task: Task, example: Example, prediction: Any, values: Mapping[str, Any]) -> Sample:
+    """Draws an example: the error of a quantity, but the confidence of classes and instances.
 
-    title: str
-    low: str
-    high: str
-    colours: np.ndarray
-
-
-class Column(NamedTuple):
-    """A title and the picture, uint8 (h, w, 3), of each sample."""
-
-    title: str
-    picture: Callable[[Sample], np.ndarray]
-
-
-def task_panel(task: Task, samples: Sequence[Sample]) -> Image.Image:
-    """One row a sample, captioned with its key and values: input, prediction, truth, error or confidence; a legend below."""
-    columns, bars = _columns(task)
-    rows = [[enlarge(column.picture(sample), SIDE) for column in columns] for sample in samples]
-    captions = [
-        f"{sample.example['key']}   {tables.format_values(sample.values)}" for sample in samples
-    ]
-    return compose(
-        [column.title for column in columns], rows, captions, bars, _legend(task, samples)
+    Args:
+      task: the codec.
+      example: as its source returns it.
+      prediction: for the example.
+      values: of the prediction by the official metric.
+    """
+    label = example["label"]
+    if task.averages_samples:
+        fourth = task.error_map(prediction, label)
+    else:
+        fourth = heat(prediction.confidence)
+    return Sample(
+        key=example["key"],
+        values=values,
+        image=example["image"],
+        prediction=task.render(prediction),
+        truth=task.render(label),
+        error_or_confidence=fourth,
+        labels=(task.label_of(prediction), label),
     )
 
 
-def overview(runs: Mapping[str, tuple[Task, Sequence[Sample]]]) -> Image.Image:
-    """All tasks side by side, one row an image: input, then every task's prediction, restoration last.
+def task_panel(task: Task, samples: Sequence[Sample]) -> Image.Image:
+    """Draws one row a sample, captioned with its key and values, and a legend below."""
+    rows = []
+    captions = []
+    labels = []
+    for sample in samples:
+        pictures = (sample.image, sample.prediction, sample.truth, sample.error_or_confidence)
+        rows.append([enlarge(picture, SIDE) for picture in pictures])
+        captions.append(f"{sample.key}   {tables.format_values(sample.values)}")
+        labels += sample.labels
 
-    A task whose input is another image (a degraded one, or another data set's) shows its own input before it.
+    # Only the classes in the pictures: a data set may have hundreds.
+    legend = task.legend(labels)
+    if task.averages_samples:
+        fourth = "error"
+        bars = legend.bars + task.error_legend().bars
+    else:
+        fourth = "confidence"
+        bars = (*legend.bars, heat_bar("confidence", "1"))
+    titles = ["input", "prediction", "truth", fourth]
+    return compose(titles, rows, captions, Legend(bars, legend.classes))
+
+
+def overview(tasks: Mapping[str, Task], samples: Mapping[str, Sequence[Sample]]) -> Image.Image:
+    """Draws all tasks side by side, one row an image: input, then every task's prediction.
+
+    A task whose input is another image (a degraded one, or another data set's) shows its own input
+    before its prediction.
+
+    Args:
+      tasks: {name: codec}.
+      samples: {name: examples of the task}, the same number of each.
     """
-    runs = dict(sorted(runs.items(), key=lambda item: isinstance(item[1][0], Restoration)))
-    first = next(iter(runs.values()))[1]
-    rows = [[enlarge(sample.example["image"], OVERVIEW_SIDE)] for sample in first]
+    # Restoration, whose colors are its target, comes last: its input is a degraded copy.
+    names = sorted(tasks, key=lambda name: not tasks[name].jitters_color)
+    first = samples[names[0]]
+
     titles = ["input"]
-    for name, (task, samples) in runs.items():
-        before, after = _RESTORATION.get(name, (f"input of {name}", name))
+    rows = [[enlarge(sample.image, OVERVIEW_SIDE)] for sample in first]
+    for name in names:
+        columns = _RESTORATION.get(name, _Columns(f"input of {name}", name))
         own_input = any(
-            not np.array_equal(a.example["image"], b.example["image"])
-            for a, b in zip(samples, first)
+            not np.array_equal(sample.image, other.image)
+            for sample, other in zip(samples[name], first, strict=False)
         )
-        titles += [before, after] if own_input else [after]
-        for row, sample in zip(rows, samples):
-            row += [enlarge(sample.example["image"], OVERVIEW_SIDE)] if own_input else []
-            row.append(enlarge(task.render(sample.prediction), OVERVIEW_SIDE))
+        if own_input:
+            titles.append(columns.input)
+        titles.append(columns.output)
+
+        for row, sample in zip(rows, samples[name], strict=False):
+            if own_input:
+                row.append(enlarge(sample.image, OVERVIEW_SIDE))
+            row.append(enlarge(sample.prediction, OVERVIEW_SIDE))
     return compose(titles, rows)
 
 
 def enlarge(picture: np.ndarray, side: int) -> np.ndarray:
-    """uint8 (h, w, 3) -> the longer side at most `side`: whole multiples of a small picture, the area mean of a large one."""
+    """Scales a picture until its longer side is at most `side` pixels.
+
+    A small picture grows by whole multiples, a large one shrinks to the mean of areas.
+
+    Args:
+      picture: uint8 (h, w, 3).
+      side: in pixels.
+    """
     height, width = picture.shape[:2]
     factor = side // max(height, width)
     if factor:
         return picture.repeat(factor, 0).repeat(factor, 1)
+
     scale = side / max(height, width)
-    return cv2.resize(
-        picture,
-        (max(round(width * scale), 1), max(round(height * scale), 1)),
-        interpolation=cv2.INTER_AREA,
-    )
-
-
-def heat(values: np.ndarray) -> np.ndarray:
-    """Float in [0, 1] -> uint8 colours of "viridis", dark to bright; the shape gains an axis of 3."""
-    levels = np.round(255 * np.clip(values, 0.0, 1.0)).astype(np.uint8)
-    return cv2.applyColorMap(levels.reshape(-1, 1), cv2.COLORMAP_VIRIDIS)[:, 0, ::-1].reshape(
-        *levels.shape, 3
-    )
-
-
-def _columns(task: Task) -> tuple[list[Column], list[Bar]]:
-    columns = [
-        Column("input", lambda sample: sample.example["image"]),
-        Column("prediction", lambda sample: task.render(sample.prediction)),
-        Column("truth", lambda sample: task.render(sample.example["label"])),
-    ]
-    ramp = np.linspace(0.0, 1.0, 256)
-    if isinstance(task, Depth | Scalar):
-        return [
-            *columns,
-            Column(
-                "error",
-                lambda sample: value_error(task, sample.prediction, sample.example["label"]),
-            ),
-        ], value_bars(task)
-    if isinstance(task, Restoration):
-        bar = Bar("error, mean of the channels", "0", f"{_ERROR_LEVELS} of 255", heat(ramp))
-        return [*columns, Column("error", _restoration_error)], [bar]
-    confidence = Column("confidence", lambda sample: heat(sample.prediction.confidence))
-    return [*columns, confidence], [Bar("confidence", "0", "1", heat(ramp))]
-
-
-def value_error(task: Depth | Scalar, prediction: Any, label: np.ndarray) -> np.ndarray:
-    """How far a quantity is from the label, uint8 (h, w, 3): brightest from a tenth of its range on, black where the label is unknown."""
-    return task.error_map(prediction, label)
-
-
-def value_bars(task: Depth | Scalar) -> list[Bar]:
-    """Colour bars of a quantity and of `value_error`."""
-    return [Bar(*bar) for bar in task.legend().bars + task.error_legend().bars]
-
-
-def _restoration_error(sample: Sample) -> np.ndarray:
-    difference = sample.prediction.image.astype(np.float32) - sample.example["label"]
-    return heat(np.abs(difference).mean(-1) / _ERROR_LEVELS)
-
-
-def _legend(task: Task, samples: Sequence[Sample]) -> list[tuple[str, tuple[int, int, int]]]:
-    """(name, colour) of the classes to be seen in the pictures, of at most a few dozen names."""
-    if isinstance(task, Depth | Scalar | Restoration):
-        return []
-    labels = []
-    for sample in samples:
-        labels += [task.label_of(sample.prediction), sample.example["label"]]
-    return list(task.legend(labels).classes)
+    size = (max(round(width * scale), 1), max(round(height * scale), 1))
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
 
 
 def compose(
     titles: Sequence[str],
     rows: Sequence[Sequence[np.ndarray]],
     captions: Sequence[str] = (),
-    bars: Sequence[Bar] = (),
-    legend: Sequence[tuple[str, tuple[int, int, int]]] = (),
+    legend: Legend = _NO_LEGEND,
 ) -> Image.Image:
-    """Lays out titled columns of pictures, a caption above each row, colour bars and legend below."""
-    widths = [
-        max((row[i].shape[1] for row in rows if i < len(row)), default=SIDE)
-        for i in range(len(titles))
-    ]
+    """Lays out titled columns of pictures, a caption above each row, and the legend below.
+
+    Args:
+      titles: of the columns.
+      rows: pictures, uint8 (h, w, 3), at most one a column.
+      captions: of the rows, or none.
+      legend: color bars on one line, then the classes like words in a paragraph.
+    """
+    # Columns are as wide, and rows as high, as their largest picture.
+    widths = []
+    for column in range(len(titles)):
+        pictures = [row[column] for row in rows if column < len(row)]
+        widths.append(max((picture.shape[1] for picture in pictures), default=SIDE))
     heights = [max(picture.shape[0] for picture in row) for row in rows]
-    width = 2 * MARGIN + max(sum(widths) + GAP * (len(widths) - 1), sum(map(_bar_width, bars)))
-    swatches = _flow(legend, width - 2 * MARGIN)
+
+    bars_width = sum(map(_bar_width, legend.bars))
+    width = 2 * MARGIN + max(sum(widths) + GAP * (len(widths) - 1), bars_width)
+
+    # From top to bottom: titles, rows, color bars with an empty line below, classes.
     caption = LINE if captions else 0
-    below = LINE * (2 * bool(bars) + (swatches[-1][1] + 1 if swatches else 0))
-    height = 2 * MARGIN + LINE + sum(heights) + len(rows) * (caption + GAP) + below
+    bars_height = 2 * LINE if legend.bars else 0
+    entries = _flow(legend.classes, width - 2 * MARGIN)
+    classes_height = LINE * (entries[-1].line + 1) if entries else 0
+    rows_height = sum(heights) + len(rows) * (caption + GAP)
+    height = 2 * MARGIN + LINE + rows_height + bars_height + classes_height
+
     canvas = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(canvas)
-    lefts = [MARGIN + sum(widths[:i]) + GAP * i for i in range(len(widths))]
-    for left, title in zip(lefts, titles):
-        draw.text((left, MARGIN), title, INK, _font(15))
+    lefts = [MARGIN + sum(widths[:column]) + GAP * column for column in range(len(widths))]
+    for left, title in zip(lefts, titles, strict=True):
+        draw.text((left, MARGIN), title, INK, _font(TITLE_SIZE))
+
     top = MARGIN + LINE
     for index, row in enumerate(rows):
         if captions:
-            draw.text((MARGIN, top + 3), captions[index], FAINT, _font(13))
-        for left, picture in zip(lefts, row):
+            draw.text((MARGIN, top + 3), captions[index], FAINT, _font(TEXT_SIZE))
+        for left, picture in zip(lefts, row, strict=False):
             canvas.paste(Image.fromarray(picture), (left, top + caption))
         top += caption + heights[index] + GAP
-    _draw_bars(canvas, draw, bars, top)
-    _draw_legend(draw, swatches, top + 2 * LINE * bool(bars))
+
+    _draw_bars(canvas, draw, legend.bars, top)
+    _draw_classes(draw, entries, top + bars_height)
     return canvas
 
 
 def _draw_bars(
-    canvas: Image.Image, draw: ImageDraw.ImageDraw, bars: Sequence[Bar], top: int
+    canvas: Image.Image, draw: ImageDraw.ImageDraw, bars: Sequence[ColorBar], top: int
 ) -> None:
+    """Draws color bars on one line: title, low end, colors, high end."""
     start = MARGIN
     for bar in bars:
         left = start
-        for text in (bar.title, bar.low):
-            draw.text((left, top + 3), text, INK if text == bar.title else FAINT, _font(13))
+        for text, color in ((bar.title, INK), (bar.low, FAINT)):
+            draw.text((left, top + 3), text, color, _font(TEXT_SIZE))
             left += _text_width(text) + GAP
-        colours = np.repeat(bar.colours[None], LINE - 8, 0)
-        canvas.paste(Image.fromarray(np.ascontiguousarray(colours)), (left, top + 4))
-        draw.text((left + colours.shape[1] + GAP, top + 3), bar.high, FAINT, _font(13))
+
+        colors = np.repeat(bar.colors[None], LINE - 8, 0)
+        canvas.paste(Image.fromarray(np.ascontiguousarray(colors)), (left, top + 4))
+        left += len(bar.colors) + GAP
+        draw.text((left, top + 3), bar.high, FAINT, _font(TEXT_SIZE))
         start += _bar_width(bar)
 
 
-def _bar_width(bar: Bar) -> int:
-    """Pixels that a colour bar takes with its texts and the room behind it."""
-    return len(bar.colours) + sum(map(_text_width, (bar.title, bar.low, bar.high))) + 7 * GAP
+def _bar_width(bar: ColorBar) -> int:
+    """Returns the pixels that a color bar takes with its texts and the room behind it."""
+    return len(bar.colors) + sum(map(_text_width, (bar.title, bar.low, bar.high))) + 7 * GAP
 
 
-def _flow(
-    legend: Sequence[tuple[str, tuple[int, int, int]]], width: int
-) -> list[tuple[int, int, str, tuple[int, int, int]]]:
-    """Places legend entries like words in a paragraph: (left, line, name, colour) each."""
-    placed, left, line = [], 0, 0
-    for name, colour in legend:
+class _Entry(NamedTuple):
+    """A class in the legend: `left` in pixels, `line` from 0."""
+
+    left: int
+    line: int
+    name: str
+    color: Color
+
+
+def _flow(classes: Sequence[tuple[str, Color]], width: int) -> list[_Entry]:
+    """Places the classes like words in a paragraph of `width` pixels."""
+    entries = []
+    left = 0
+    line = 0
+    for name, color in classes:
         needed = _text_width(name) + LINE + 2 * GAP
         if left and left + needed > width:
-            left, line = 0, line + 1
-        placed.append((left, line, name, colour))
+            left = 0
+            line += 1
+        entries.append(_Entry(left, line, name, color))
         left += needed
-    return placed
+    return entries
 
 
-def _draw_legend(draw: ImageDraw.ImageDraw, swatches, top: int) -> None:
-    for left, line, name, colour in swatches:
-        x, y = MARGIN + left, top + line * LINE
-        draw.rectangle((x, y + 4, x + LINE - 8, y + LINE - 4), fill=colour, outline=FAINT)
-        draw.text((x + LINE - 2, y + 3), name, INK, _font(13))
+def _draw_classes(draw: ImageDraw.ImageDraw, entries: Sequence[_Entry], top: int) -> None:
+    """Draws a patch of the color and the name of each class."""
+    for entry in entries:
+        x = MARGIN + entry.left
+        y = top + entry.line * LINE
+        patch = (x, y + 4, x + LINE - 8, y + LINE - 4)
+        draw.rectangle(patch, fill=entry.color, outline=FAINT)
+        draw.text((x + LINE - 2, y + 3), entry.name, INK, _font(TEXT_SIZE))
 
 
-def _font(size: int):
+def _font(size: int) -> Any:
     return ImageFont.load_default(size)
 
 
 def _text_width(text: str) -> int:
-    return round(_font(13).getlength(text))
+    return round(_font(TEXT_SIZE).getlength(text))

@@ -59,11 +59,14 @@ class Partial:
             return {}
         return state
 
+    def is_due(self) -> bool:
+        """Returns whether the last state is old enough to write another."""
+        return time.monotonic() - self._saved_at >= _SAVE_EVERY_SECONDS
+
     def save(self, state: Mapping[str, Any]) -> None:
-        """Writes the state if the last one is old enough."""
-        if time.monotonic() - self._saved_at >= _SAVE_EVERY_SECONDS:
-            write_atomically(self._path, pickle.dumps((self._identity, state)))
-            self._saved_at = time.monotonic()
+        """Writes the state."""
+        write_atomically(self._path, pickle.dumps((self._identity, state)))
+        self._saved_at = time.monotonic()
 
     def remove(self) -> None:
         """Removes the file, once the evaluation is complete."""

@@ -1,87 +1,162 @@
-"""The model as a predictor: the whole image at once, or in tiles at its native resolution."""
+"""Predictors: the model on the whole image, or in tiles at the image's own resolution."""
 
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from generalist.evaluation.scores import Example, component_tasks, decode, native_size
 from generalist.inference.tiling import paint_tiles
 from generalist.tasks import Task
 
-# (images uint8 (b, h, w, 3) or a list of (h, w, 3), task name) -> float32 (b, s, s, 3) in about [-1, 1]
+T = TypeVar("T")
+
+# What a source returns: {"image": uint8 (h, w, 3), "label": ..., "key": str}.
+Example = Mapping[str, Any]
+
+# (images uint8 (b, h, w, 3) or a list of (h, w, 3), task name)
+# -> float32 (b, s, s, 3) in about [-1, 1]
 PredictRGB = Callable[[np.ndarray | list[np.ndarray], str], np.ndarray]
+
+
+class Predictor(Protocol):
+    """Whatever predicts a task: the model, the trivial predictor, or the encoded truth."""
+
+    def __call__(self, task: Task, examples: Sequence[Example]) -> list[Any]:
+        """Returns the task's prediction for each example of a batch, at the size of its label."""
+        ...
+
+
+class Painted(NamedTuple):
+    """What the model painted for a batch.
+
+    Attributes:
+      images: the batch, uint8 (h, w, 3) each.
+      rgb: float32 (b, s, s, 3) in about [-1, 1].
+      seconds: how long it took.
+    """
+
+    images: list[np.ndarray]
+    rgb: np.ndarray
+    seconds: float
 
 
 class Model:
     """The model as a predictor. It paints a batch once, also where several tasks need it.
+
+    Args:
+      predict_rgb: the model.
+      target_size: side of the square that the model paints, in pixels.
 
     Attributes:
       seconds: {codec: seconds an image for painting and decoding, of each batch}.
     """
 
     def __init__(self, predict_rgb: PredictRGB, target_size: int):
-        self._predict_rgb, self._target_size = predict_rgb, target_size
-        self._last: dict[
-            str, tuple[list, np.ndarray, float]
-        ] = {}  # component -> images, what was painted, seconds
         self.seconds: dict[Task, list[float]] = {}
+        self._predict_rgb = predict_rgb
+        self._target_size = target_size
+        self._last: dict[str, Painted] = {}  # by component task
 
-    def __call__(self, task: Task, examples: Sequence[Example]) -> list:
+    def __call__(self, task: Task, examples: Sequence[Example]) -> list[Any]:
+        """Returns the task's prediction for each example of a batch, at the size of its label."""
         images = [example["image"] for example in examples]
-        for part in component_tasks(task):
-            self._paint(images, part.name)
-        painted = {part.name: self._last[part.name] for part in component_tasks(task)}
+        painted = {part.name: self._paint(images, part.name) for part in task.component_tasks}
+
         began = time.perf_counter()
-        predictions = decode(
-            task,
-            {name: rgb for name, (_, rgb, _) in painted.items()},
-            [native_size(example["label"]) for example in examples],
-        )
-        spent = time.perf_counter() - began + sum(seconds for _, _, seconds in painted.values())
-        self.seconds.setdefault(task, []).append(spent / len(examples))
+        rgbs = {name: part.rgb for name, part in painted.items()}
+        predictions = decode(task, rgbs, examples)
+        decoding = time.perf_counter() - began
+
+        # A task is charged for its painting also where another task has paid before.
+        painting = sum(part.seconds for part in painted.values())
+        self.seconds.setdefault(task, []).append((decoding + painting) / len(examples))
         return predictions
 
-    def _paint(self, images: list[np.ndarray], name: str) -> None:
-        if name in self._last and _same(self._last[name][0], images):
-            return
+    def _paint(self, images: list[np.ndarray], name: str) -> Painted:
+        """Returns what the model paints for these images; the same batch is not painted again."""
+        last = self._last.get(name)
+        if last is not None and _same(last.images, images):
+            return last
+
         one_size = len({image.shape for image in images}) == 1
         began = time.perf_counter()
         rgb = np.asarray(self._predict_rgb(np.stack(images) if one_size else images, name))
+        seconds = time.perf_counter() - began
+
         expected = (len(images), self._target_size, self._target_size, 3)
         if rgb.shape != expected or rgb.dtype.kind != "f":
             raise ValueError(
-                f"Task '{name}': predict_rgb returned {rgb.dtype} of shape {rgb.shape}, expected float32 of "
-                f"shape {expected}: pass the model's own target_size."
+                f"Task '{name}': predict_rgb returned {rgb.dtype} of shape {rgb.shape}, expected "
+                f"float32 of shape {expected}: pass the model's own target_size."
             )
         if not np.isfinite(rgb).all():
             raise ValueError(
-                f"Task '{name}': predict_rgb returned nan or inf: the weights are broken, take an older checkpoint."
+                f"Task '{name}': predict_rgb returned nan or inf: "
+                "the weights are broken, take an older checkpoint."
             )
-        self._last[name] = images, rgb, time.perf_counter() - began
+        self._last[name] = Painted(images, rgb, seconds)
+        return self._last[name]
 
 
 class Tiles:
-    """The model on overlapping tiles of its target size, as `Generalist.predict` restores large images.
+    """The model on overlapping tiles of its target size, as `Generalist.predict` restores images.
 
     Args:
-      predict_rgb: as `Model` takes it.
-      target_size: side of a tile; neighbours overlap by at least a quarter of it.
+      predict_rgb: the model.
+      target_size: side of a tile in pixels; neighbors overlap by at least a quarter of it.
     """
 
     def __init__(self, predict_rgb: PredictRGB, target_size: int):
-        self._predict_rgb, self._side = predict_rgb, target_size
+        self._predict_rgb = predict_rgb
+        self._side = target_size
 
-    def __call__(self, task: Task, examples: Sequence[Example]) -> list:
-        paint = lambda tiles: self._predict_rgb(tiles, task.name)
-        whole = [
-            paint_tiles(paint, example["image"], self._side, self._side // 4)
-            for example in examples
-        ]
-        return [
-            task.decode(rgb, native_size(example["label"])) for rgb, example in zip(whole, examples)
-        ]
+    def __call__(self, task: Task, examples: Sequence[Example]) -> list[Any]:
+        """Returns the task's prediction for each example of a batch, at the size of its label."""
+
+        def paint(tiles: np.ndarray) -> np.ndarray:
+            return self._predict_rgb(tiles, task.name)
+
+        predictions = []
+        for example in examples:
+            rgb = paint_tiles(paint, example["image"], self._side, self._side // 4)
+            predictions.append(task.decode(rgb, native_size(example["label"])))
+        return predictions
 
 
-def _same(ones: list[np.ndarray], others: list[np.ndarray]) -> bool:
-    return len(ones) == len(others) and all(map(np.array_equal, ones, others))
+def decode(task: Task, rgbs: Mapping[str, np.ndarray], examples: Sequence[Example]) -> list[Any]:
+    """Decodes a batch.
+
+    Args:
+      task: the codec.
+      rgbs: {component task: what was painted for it, float32 (b, s, s, 3) in about [-1, 1]}.
+      examples: the b examples, whose labels say at which sizes.
+
+    Returns:
+      b predictions of the task.
+    """
+
+    def decode_one(index: int) -> Any:
+        colors = {name: rgb[index] for name, rgb in rgbs.items()}
+        return task.decode_components(colors, native_size(examples[index]["label"]))
+
+    return in_parallel(decode_one, range(len(examples)))
+
+
+def in_parallel(function: Callable[[Any], T], arguments: Sequence[Any]) -> list[T]:
+    """Calls a function with each argument, in threads: NumPy and OpenCV let each other run."""
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
+        return list(pool.map(function, arguments))
+
+
+def native_size(label: Any) -> tuple[int, int]:
+    """Returns (h, w) of a label of any task: an array, or a tuple that begins with one."""
+    array = label[0] if isinstance(label, tuple) else label
+    height, width = array.shape[:2]
+    return height, width
+
+
+def _same(images: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> bool:
+    return len(images) == len(others) and all(map(np.array_equal, images, others))

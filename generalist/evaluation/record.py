@@ -17,7 +17,6 @@ import PIL
 
 from generalist import __version__
 from generalist.evaluation import panels, tables
-from generalist.evaluation.scores import WAYS, further_metrics
 from generalist.files import write_atomically
 from generalist.metrics import PROTOCOLS
 from generalist.names import some_of
@@ -30,6 +29,16 @@ CARD = "card.json"
 CARD_TEXT = "card.md"
 PER_IMAGE = "per_image.csv"
 PANELS = "panels"
+
+
+# What a suffix of a metric's name means: how else the task was predicted. Without one, it is the
+# task's own way.
+WAYS = {
+    "_painter": "the colors interpolated to the label's size, then the nearest class (Painter)",
+    "_distance": "the distances to the class colors interpolated to the label's size, then the "
+    "smallest",
+    "_tiles": "at native resolution in overlapping tiles of the target size",
+}
 
 
 class TaskRecord(NamedTuple):
@@ -85,20 +94,27 @@ def _describe(record: TaskRecord) -> dict[str, Any]:
     """Returns the card of one task."""
     task = record.task
     protocol = task.metric().protocol
-    also = {key: metric.protocol for key, metric in further_metrics(task).items()}
-    keys = [row["key"] for row in record.rows]
+
+    # A further metric without a suffix has a name of its own.
+    also = {}
+    for further in task.further_metrics():
+        key = further.suffix or next(iter(further.metric.compute()))
+        name = further.metric.protocol
+        also[key] = f"{name}: {PROTOCOLS[name]}"
 
     # The columns of the table per image show which ways to predict were measured.
+    meanings = {suffix: repr(codec) for suffix, codec in task.variants().items()} | WAYS
     columns = list(record.rows[0]) if record.rows else []
     ways = {
         suffix: meaning
-        for suffix, meaning in WAYS.items()
+        for suffix, meaning in meanings.items()
         if any(column.endswith(suffix) for column in columns)
     }
+    keys = [row["key"] for row in record.rows]
     return {
         "protocol": protocol,
         "counts": PROTOCOLS[protocol],
-        "also": {key: f"{name}: {PROTOCOLS[name]}" for key, name in also.items()},
+        "also": also,
         "ways": ways,
         "codec_version": task.version,
         "examples": len(record.rows),
@@ -112,8 +128,8 @@ def describe_source(source: Any) -> dict[str, str | int | None]:
     """Returns a source's class, its split and, where it has one, its seed."""
     return {
         "source": type(source).__name__,
-        "split": getattr(source, "split", None),
-        "data_seed": getattr(source, "seed", None),
+        "split": source.split,
+        "data_seed": source.seed,
     }
 
 
@@ -263,7 +279,8 @@ def write(
     }
     if shown:
         pictures["overview"] = panels.overview(
-            {name: (record.task, record.samples) for name, record in shown.items()}
+            {name: record.task for name, record in shown.items()},
+            {name: record.samples for name, record in shown.items()},
         )
     for name, picture in pictures.items():
         write_atomically(out_dir / PANELS / f"{name}.png", encode_png(np.asarray(picture)))

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from generalist.devices import mesh, processes
 from generalist.evaluation.data import open_data
-from generalist.evaluation.evaluate import BASELINES, PARTIAL, evaluate
+from generalist.evaluation.evaluate import BASELINES, PARTIAL, EvaluationSettings, evaluate
 from generalist.inference import load
 from generalist.pretrained import weights
 
@@ -42,8 +42,8 @@ def evaluate_workdir(
       names: tasks; None takes all of `config.eval.tasks`, empty those of them that the data have.
       out_dir: folder of the results; None takes `eval/<step>/` of the workdir.
       steps: denoising steps; None takes the config's.
-      native: see `generalist.evaluation.evaluate`.
-      submission: see `generalist.evaluation.evaluate`.
+      native: see `EvaluationSettings`.
+      submission: see `EvaluationSettings`.
 
     Returns:
       The content of metrics.json.
@@ -63,15 +63,24 @@ def evaluate_workdir(
     # Fails here for a task that the model was not trained on, before anything is measured.
     generalist.components(data.tasks)
 
-    facts = {
-        "step": int(step),
-        "seed": config.seed,
-        "split": config.eval.split,
-        "sampler": config.diffusion.sampler,
-        "x_init": config.diffusion.x_init,
-        "weights": str(workdir),
-        "weights_sha256": _sha256_of_weights(workdir),
-    }
+    settings = EvaluationSettings(
+        target_size=config.model.target_size,
+        steps=steps,
+        batch_size=config.eval.batch_size,
+        limit=limit,
+        panels=config.eval.panels,
+        native=native,
+        submission=submission,
+        facts={
+            "step": int(step),
+            "seed": config.seed,
+            "split": config.eval.split,
+            "sampler": config.diffusion.sampler,
+            "x_init": config.diffusion.x_init,
+            "weights": str(workdir),
+            "weights_sha256": _sha256_of_weights(workdir),
+        },
+    )
 
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as unused:
@@ -87,16 +96,9 @@ def evaluate_workdir(
             functools.partial(generalist.predict_rgb, steps=steps),
             data.tasks,
             data.sources,
-            train_sources=data.train_sources,
-            limit=limit,
-            batch_size=config.eval.batch_size,
-            panels=config.eval.panels,
-            out_dir=out_dir,
-            target_size=config.model.target_size,
-            steps=steps,
-            native=native,
-            submission=submission,
-            facts=facts,
+            settings,
+            out_dir,
+            data.train_sources,
         )
     logger.info(f"evaluated step {step} in {time.monotonic() - began:.0f} s")
     return metrics

@@ -7,7 +7,7 @@ import types
 import numpy as np
 import pytest
 
-from generalist.evaluation import evaluate
+from generalist.evaluation import EvaluationSettings, evaluate
 from generalist.input_pipeline.scenes import ScenesSource
 from generalist.tasks import SCENES_TASKS
 
@@ -84,13 +84,11 @@ def finished(sources, train_sources, tmp_path_factory):
             oracle,
             SCENES_TASKS,
             sources,
+            EvaluationSettings(
+                target_size=SIZE, batch_size=2, panels=2, steps=1, facts={"weights": "an <oracle>"}
+            ),
             train_sources=train_sources,
-            target_size=SIZE,
-            batch_size=2,
-            panels=2,
             out_dir=workdir / "eval" / "20",
-            steps=1,
-            facts={"weights": "an <oracle>"},
         )
     return types.SimpleNamespace(
         metrics=metrics, workdir=workdir, folder=workdir / "eval" / "20", log=lines, oracle=oracle

@@ -3,10 +3,11 @@ import json
 import numpy as np
 import pytest
 
-from generalist.evaluation import evaluate
-from generalist.evaluation.baselines import Cache, Trivial, cache_key, majority_map, mean_target
+from generalist.evaluation import EvaluationSettings, evaluate
+from generalist.evaluation.baselines import Cache, Trivial, cache_key
 from generalist.metrics import DepthMetric, ImageQuality, SegmentationMetric
 from generalist.tasks import SCENES_TASKS
+from generalist.tasks.semantic import majority_map
 
 SIZE, COUNT = 32, 3  # as in conftest.py
 
@@ -77,7 +78,7 @@ def test_the_mean_of_depths_worked_out_by_hand():
     labels = [np.array([[2.0, 0.0, 0.0]]), np.array([[4.0, 6.0, 0.0]])]
     # 2 and 4 average to 3, 6 stands alone, and where nothing is known the mean of 2, 4 and 6 stands.
     np.testing.assert_allclose(
-        depth.decode(mean_target(depth, labels, (1, 3))).depth, [[3.0, 6.0, 4.0]], rtol=1e-6
+        depth.decode(depth.trivial_rgb(labels, (1, 3))).depth, [[3.0, 6.0, 4.0]], rtol=1e-6
     )
 
 
@@ -88,8 +89,7 @@ def test_without_training_sources_only_what_needs_none_has_trivial_figures(
         make_oracle(sources),
         SCENES_TASKS,
         sources,
-        target_size=SIZE,
-        panels=0,
+        EvaluationSettings(target_size=SIZE, panels=0),
         out_dir=tmp_path / "0",
     )
     found = {name.split("/")[1] for name in metrics if name.startswith("trivial/")}
@@ -97,9 +97,9 @@ def test_without_training_sources_only_what_needs_none_has_trivial_figures(
 
 
 def test_baselines_are_computed_once(make_oracle, sources, train_sources, tmp_path, monkeypatch):
-    settings = {"train_sources": train_sources, "target_size": SIZE, "panels": 0}
+    settings = EvaluationSettings(target_size=SIZE, panels=0)
     first = evaluate(
-        make_oracle(sources), SCENES_TASKS, sources, out_dir=tmp_path / "1", **settings
+        make_oracle(sources), SCENES_TASKS, sources, settings, tmp_path / "1", train_sources
     )
     for name in ("Ceiling", "Trivial"):
         monkeypatch.setattr(
@@ -107,7 +107,12 @@ def test_baselines_are_computed_once(make_oracle, sources, train_sources, tmp_pa
             lambda *_: pytest.fail("computed again"),
         )
     second = evaluate(
-        make_oracle(sources, noise=0.1), SCENES_TASKS, sources, out_dir=tmp_path / "2", **settings
+        make_oracle(sources, noise=0.1),
+        SCENES_TASKS,
+        sources,
+        settings,
+        tmp_path / "2",
+        train_sources,
     )
     baselines = [name for name in first if name.startswith(("trivial/", "ceiling/"))]
     assert {name: second[name] for name in baselines} == {name: first[name] for name in baselines}

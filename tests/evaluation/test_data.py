@@ -13,10 +13,10 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 import generalist
-from generalist.evaluation.data import open_data, with_official_protocol
+from generalist.evaluation.data import open_data
 from generalist.evaluation.workdir import evaluate_workdir
 from generalist.pretrained.weights import load_weights
-from generalist.tasks import SCENES_TASKS
+from generalist.tasks import SCENES_TASKS, TASKS
 
 
 @pytest.fixture(scope="module")
@@ -68,13 +68,13 @@ def test_the_models_codec_is_measured_by_the_official_protocol():
         ("depth", "nyu-eigen-metric"),
         ("instance", "panoptic-coco"),
     ):
-        task = with_official_protocol(SCENES_TASKS[name])
+        task = SCENES_TASKS[name].official(TASKS[name])
         assert task == dataclasses.replace(SCENES_TASKS[name], protocol=protocol)
     for name in ("semantic", "panoptic"):
         with pytest.raises(
             ValueError, match=f"Task '{name}': the model paints 16 classes .*train it on them first"
         ):
-            with_official_protocol(SCENES_TASKS[name])
+            SCENES_TASKS[name].official(TASKS[name])
 
 
 def test_tasks_without_data_are_left_out_by_name(rain, log):

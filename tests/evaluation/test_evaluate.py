@@ -10,7 +10,7 @@ from PIL import Image
 
 from generalist.configs import common
 from generalist.console import Progress
-from generalist.evaluation import evaluate
+from generalist.evaluation import EvaluationSettings, evaluate
 from generalist.evaluation.ceiling import ceiling
 from generalist.input_pipeline.scenes import ScenesSource
 from generalist.input_pipeline.sources import DataError, open_source
@@ -47,8 +47,7 @@ def test_an_oracle_reaches_the_ceiling_exactly(make_oracle, sources, tmp_path):
         make_oracle(sources),
         SCENES_TASKS,
         sources,
-        target_size=SIZE,
-        panels=0,
+        EvaluationSettings(target_size=SIZE, panels=0),
         out_dir=tmp_path / "0",
     )
     ceiling = {
@@ -134,7 +133,11 @@ def test_panoptic_shares_what_its_components_painted(finished):
 def test_panoptic_alone_paints_its_components(make_oracle, sources, finished, tmp_path):
     oracle = make_oracle(sources, noise=0.1)
     metrics = evaluate(
-        oracle, of("panoptic"), sources, target_size=SIZE, panels=0, out_dir=tmp_path / "0"
+        oracle,
+        of("panoptic"),
+        sources,
+        EvaluationSettings(target_size=SIZE, panels=0),
+        out_dir=tmp_path / "0",
     )
     assert oracle.calls == ["semantic", "instance"]
     assert metrics["panoptic/pq"] == finished.metrics["panoptic/pq"]
@@ -151,9 +154,7 @@ def test_a_limit_takes_examples_evenly_spread(make_oracle, sources, tmp_path):
         oracle,
         of("derain"),
         sources,
-        target_size=SIZE,
-        limit=2,
-        panels=0,
+        EvaluationSettings(target_size=SIZE, limit=2, panels=0),
         out_dir=tmp_path / "0",
     )
     assert metrics["derain/examples"] == 2
@@ -177,16 +178,16 @@ def evaluate_lol(lol, out, on_error="raise", batch_size=2, limit=0):
     source = {
         "light": open_source("lol", "light", "test", lol.parents[1], on_error=on_error, log=len)
     }
-    grey = lambda images, task: np.zeros((len(images), SIZE, SIZE, 3), np.float32)
+
+    def gray(images, task):
+        return np.zeros((len(images), SIZE, SIZE, 3), np.float32)
+
     return evaluate(
-        grey,
+        gray,
         {"light": TASKS["light"]},
         source,
-        target_size=SIZE,
-        panels=0,
+        EvaluationSettings(target_size=SIZE, panels=0, batch_size=batch_size, limit=limit),
         out_dir=out,
-        batch_size=batch_size,
-        limit=limit,
     )
 
 
@@ -254,8 +255,7 @@ def test_labels_larger_than_the_model_are_measured_at_their_own_size(make_oracle
         make_oracle(large),
         of("denoise"),
         large,
-        target_size=SIZE,
-        panels=0,
+        EvaluationSettings(target_size=SIZE, panels=0),
         out_dir=tmp_path / "0",
     )
     assert metrics["denoise/psnr"] == metrics["ceiling/denoise/psnr"] < 40
@@ -264,12 +264,22 @@ def test_labels_larger_than_the_model_are_measured_at_their_own_size(make_oracle
 def test_images_of_several_sizes_come_as_a_list(tmp_path):
     class Mixed:
         task = "depth"
+        groups = ()
+        damaged = ()
+        split = "val"
+        seed = None
 
         def __len__(self):
             return 3
 
         def __getitem__(self, index):
             return ScenesSource("depth", "val", 3, ((16, 24), (16, 24), (20, 16))[index])[index]
+
+        def intact(self, index):
+            return self[index]
+
+        def stamp(self):
+            return ""
 
     seen = []
 
@@ -282,8 +292,7 @@ def test_images_of_several_sizes_come_as_a_list(tmp_path):
         predict,
         of("depth"),
         {"depth": Mixed()},
-        target_size=8,
-        panels=3,
+        EvaluationSettings(target_size=8, panels=3),
         out_dir=tmp_path / "0",
     )
     assert seen == [[(16, 24, 3), (16, 24, 3), (20, 16, 3)]]
@@ -302,9 +311,7 @@ def test_the_log_says_how_far_it_is_and_how_long_it_takes(
         make_oracle(sources),
         of("light"),
         sources,
-        target_size=SIZE,
-        batch_size=2,
-        panels=0,
+        EvaluationSettings(target_size=SIZE, batch_size=2, panels=0),
         out_dir=tmp_path / "0",
     )
     lines = log()
@@ -341,7 +348,13 @@ def test_missing_and_empty_sources_are_named(make_oracle, sources, tmp_path, cha
     sources = dict(sources)
     change(sources)
     with pytest.raises(ValueError, match=message):
-        evaluate(make_oracle({}), of("depth"), sources, target_size=SIZE, out_dir=tmp_path / "0")
+        evaluate(
+            make_oracle({}),
+            of("depth"),
+            sources,
+            EvaluationSettings(target_size=SIZE),
+            out_dir=tmp_path / "0",
+        )
 
 
 def test_an_empty_training_source_is_named(make_oracle, sources, tmp_path):
@@ -350,8 +363,8 @@ def test_an_empty_training_source_is_named(make_oracle, sources, tmp_path):
             make_oracle({}),
             of("depth"),
             sources,
+            EvaluationSettings(target_size=SIZE),
             train_sources={"depth": ScenesSource("depth", "train", 0, SIZE)},
-            target_size=SIZE,
             out_dir=tmp_path / "0",
         )
 
@@ -373,7 +386,7 @@ def test_what_cannot_be_a_painting_is_refused(sources, tmp_path, painted, messag
             lambda images, name: painted,
             of("light"),
             sources,
-            target_size=SIZE,
+            EvaluationSettings(target_size=SIZE),
             out_dir=tmp_path / "0",
         )
 
@@ -387,4 +400,10 @@ def test_an_example_that_is_no_image_is_named(make_oracle, tmp_path):
         ValueError, match="Task 'depth', example 'scenes/0/val/00000000': the image must be uint8"
     ):
         broken = {"depth": Broken("depth", "val", 1, SIZE)}
-        evaluate(make_oracle({}), of("depth"), broken, target_size=SIZE, out_dir=tmp_path / "0")
+        evaluate(
+            make_oracle({}),
+            of("depth"),
+            broken,
+            EvaluationSettings(target_size=SIZE),
+            out_dir=tmp_path / "0",
+        )

@@ -5,6 +5,7 @@ from PIL import Image
 from generalist.evaluation import panels
 from generalist.evaluation.panels import GAP, LINE, MARGIN, OVERVIEW_SIDE, SIDE
 from generalist.tasks import SCENES_TASKS
+from generalist.tasks.drawing import ColorBar, Legend, heat
 
 SIZE = 32  # as in conftest.py
 
@@ -63,31 +64,27 @@ def test_the_error_of_depth_is_dark_where_right_bright_where_wrong_black_where_u
     depth = SCENES_TASKS["depth"]
     rgb = depth.encode(np.array([[2.0, 3.0, 5.0]], np.float32), (1, 3)).rgb
     example = {"image": np.zeros((1, 3, 3), np.uint8), "label": label, "key": "a"}
-    picture = np.asarray(
-        panels.task_panel(depth, [panels.Sample(example, depth.decode(rgb), {"rmse": 0.7})])
-    )
+    sample = panels.describe(depth, example, depth.decode(rgb), {"rmse": 0.7})
+    picture = np.asarray(panels.task_panel(depth, [sample]))
     left, zoom = MARGIN + 3 * (SIDE // 3 * 3 + GAP), SIDE // 3
     right, wrong, unknown = picture[
         MARGIN + 2 * LINE + 5, left + zoom // 2 : left + 3 * zoom : zoom
     ]
-    np.testing.assert_array_equal(right, panels.heat(np.zeros(1))[0])
-    np.testing.assert_array_equal(wrong, panels.heat(np.ones(1))[0])
+    np.testing.assert_array_equal(right, heat(np.zeros(1))[0])
+    np.testing.assert_array_equal(wrong, heat(np.ones(1))[0])
     np.testing.assert_array_equal(unknown, (0, 0, 0))
 
 
 def test_a_legend_breaks_into_lines_that_fit():
     placed = panels._flow([(f"class {i}", (i, i, i)) for i in range(30)], 400)
-    assert [name for _, _, name, _ in placed] == [f"class {i}" for i in range(30)]
-    assert placed[-1][1] >= 5 and max(left for left, *_ in placed) < 400
+    assert [entry.name for entry in placed] == [f"class {i}" for i in range(30)]
+    assert placed[-1].line >= 5 and max(entry.left for entry in placed) < 400
 
 
 def test_a_picture_is_wide_enough_for_its_colour_bars():
     ramp = np.full((256, 3), (7, 8, 9), np.uint8)
+    legend = Legend((ColorBar("depth", "0", "10 m", ramp),) * 2)
     picture = np.asarray(
-        panels.compose(
-            ["input"],
-            [[np.zeros((8, 8, 3), np.uint8)]],
-            bars=[panels.Bar("depth", "0", "10 m", ramp)] * 2,
-        )
+        panels.compose(["input"], [[np.zeros((8, 8, 3), np.uint8)]], legend=legend)
     )
     assert ((picture == (7, 8, 9)).all(-1).sum(1) == 512).any()  # both bars, whole

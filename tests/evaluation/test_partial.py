@@ -2,7 +2,7 @@
 
 import pytest
 
-from generalist.evaluation import evaluate
+from generalist.evaluation import EvaluationSettings, evaluate
 from generalist.evaluation import partial as partial_lib
 from generalist.tasks import SCENES_TASKS
 
@@ -20,12 +20,14 @@ def run(predict, sources, out_dir, **settings):
         predict,
         tasks,
         sources,
-        target_size=SIZE,
-        batch_size=1,
-        panels=2,
-        submission=True,
+        EvaluationSettings(
+            target_size=SIZE,
+            batch_size=1,
+            panels=2,
+            submission=True,
+            facts={"weights": "a"} | settings,
+        ),
         out_dir=out_dir,
-        facts={"weights": "a"} | settings,
     )
 
 

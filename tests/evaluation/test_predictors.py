@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from generalist.evaluation import evaluate
+from generalist.evaluation import EvaluationSettings, evaluate
 from generalist.evaluation.predictors import Tiles
 from generalist.input_pipeline.scenes import ScenesSource
 from generalist.tasks import SCENES_TASKS
@@ -21,16 +21,12 @@ def copy(images, name):
 def test_native_resolution_beside_the_whole_image(tmp_path):
     sources = {name: ScenesSource(name, "val", 2, 48) for name in ("denoise", "depth")}
     tasks = {name: SCENES_TASKS[name] for name in sources}
-    run = lambda folder, **settings: evaluate(
-        copy,
-        tasks,
-        sources,
-        target_size=SIZE,
-        panels=0,
-        out_dir=tmp_path / folder / "0",
-        **settings,
-    )
-    metrics = run("native", native=True)
+
+    def run(folder, native):
+        settings = EvaluationSettings(target_size=SIZE, panels=0, native=native)
+        return evaluate(copy, tasks, sources, settings, tmp_path / folder / "0")
+
+    metrics = run("native", True)
     # What copies its input has the trivial figures, and far worse ones after 48 -> 16 -> 48.
     for key in ("psnr", "ssim"):
         assert metrics[f"denoise/{key}_tiles"] == pytest.approx(
@@ -40,7 +36,7 @@ def test_native_resolution_beside_the_whole_image(tmp_path):
             metrics[f"trivial/denoise/{key}"], rel=1e-2
         )
     assert not any("_tiles" in key for key in metrics if not key.startswith("denoise/"))
-    whole = run("whole")
+    whole = run("whole", False)
     assert whole.keys() == {key for key in metrics if not key.endswith("_tiles")}
     assert all(whole[key] == metrics[key] for key in whole if not key.endswith("seconds_per_image"))
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from generalist.evaluation import evaluate
+from generalist.evaluation import EvaluationSettings, evaluate
 from generalist.evaluation.submission import Submission
 from generalist.metrics import PanopticQuality
 from generalist.tasks import (
@@ -82,9 +82,7 @@ def test_an_evaluation_writes_what_it_measured(make_oracle, sources, tmp_path):
         make_oracle(sources, noise=0.1),
         tasks,
         sources,
-        target_size=SIZE,
-        panels=0,
-        submission=True,
+        EvaluationSettings(target_size=SIZE, panels=0, submission=True),
         out_dir=tmp_path / "0",
     )
     folder = tmp_path / "0" / "submission"

@@ -44,7 +44,7 @@ def test_the_text_table_is_aligned_and_names_a_task_once():
         len(
             {
                 line.index(end) + len(end)
-                for line, end in zip(lines, ("prediction", "0.500", "75.0", "27.50"))
+                for line, end in zip(lines, ("prediction", "0.500", "75.0", "27.50"), strict=False)
             }
         )
         == 1

@@ -647,7 +647,7 @@ def test_rain13k_evaluates_the_test_sets_that_are_there_and_names_the_others(two
         f"rain13k/test: {two_rain_sets}/derain/test lacks Test100, Test2800, Test1200: figures are means over Rain100H, Rain100L, "
         "not the official ones\n"
     ) in capsys.readouterr().err
-    scores = Scores(TASKS["derain"])
+    scores = Scores(TASKS["derain"], source.groups)
     for example in source:
         scores.update([example], {"": [RestorationPrediction(example["image"], None)]})
     values = scores.compute()
