@@ -241,7 +241,7 @@ def make_objective(config: ConfigDict, tasks: dict[str, Task], prompts: np.ndarr
     palettes = {
         i: jnp.asarray(task.palette / 127.5 - 1.0)
         for i, task in enumerate(tasks.values())
-        if hasattr(task, "palette")
+        if task.palette is not None
     }
     return Objective(
         schedule=make_schedule(config.to_dict()),
