@@ -9,7 +9,6 @@ from ml_collections import ConfigDict
 
 from generalist.configs import common
 
-
 # Rooms whose shape types are checked whenever a test calls them.
 CHECKED_ROOMS = [f"generalist.{room}" for room in ("diffusion", "metrics", "models", "tasks")]
 
@@ -44,18 +43,16 @@ def tiny_config() -> ConfigDict:
 
 
 def _random_value(rng: np.random.Generator, path: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Values of an ordinary size everywhere; layers that begin at zero would make every prediction the same."""
+    """Draws values of an ordinary size; layers at zero would make every prediction the same."""
     noise = rng.standard_normal(shape, np.float32)
-    return (
-        1.0 + 0.1 * noise
-        if path.endswith("scale")
-        else noise / np.sqrt(np.prod(shape[:-1]), dtype=np.float32)
-    )
+    if path.endswith("scale"):
+        return 1.0 + 0.1 * noise
+    return noise / np.sqrt(np.prod(shape[:-1]), dtype=np.float32)
 
 
 @pytest.fixture(scope="session")
 def tiny_workdir(tmp_path_factory):
-    """A model folder (config.json, model.safetensors) of that config with random weights; read only."""
+    """A model folder of that config, with random weights; tests only read it."""
     from generalist import models
     from generalist.inference.generalist import model_settings
     from generalist.models import parameters
