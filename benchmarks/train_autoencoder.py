@@ -159,11 +159,11 @@ def main() -> None:
     if args.out.is_dir() and any(args.out.iterdir()):
         parser.error(f"--out {args.out} is not empty: choose an empty or a new folder")
     launch.use_all_cores(os.cpu_count(), args.batch_size)
-    from generalist.pretrained.export import export_part
+    from generalist.pretrained.export import export_component
 
     graphdef, values, steps = train(args.minutes, args.lr, args.batch_size, args.init)
     scaling_factor, psnr = measure(graphdef, values)
-    export_part(
+    export_component(
         "autoencoder",
         SETTINGS | {"scaling_factor": round(scaling_factor, 5)},
         values,

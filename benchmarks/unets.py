@@ -69,14 +69,14 @@ def prepare(size: str, variant: str, folder: pathlib.Path) -> None:
     from generalist.models import parameters
     from generalist.models.layers import HostRngs
     from generalist.models.unet import UNet
-    from generalist.pretrained.export import export_part
+    from generalist.pretrained.export import export_component
 
     chosen = settings(size, variant)
     _, values = parameters.split(UNet(**chosen, rngs=HostRngs(0)))
     values = {path: np.asarray(value) for path, value in values.items()}
     safetensors.numpy.save_file(values, folder / "ours.safetensors")
     if not chosen.get("window"):
-        export_part(
+        export_component(
             "unet", {**chosen, "patch": 1}, values, folder / "peer"
         )  # the stem of E and S is around it, see `peer`
     print(json.dumps({"parameters": sum(value.size for value in values.values())}))
