@@ -1,53 +1,75 @@
-"""Makes the table of docs/scale.md: the full-size recipe compiled for TPU pods, on a machine without one.
+"""Makes the table of compiled pods: the full-size recipe for TPU pods, on a machine without one.
 
     python benchmarks/compile_table.py v5e:16x16,16 v5p:4x4x4,4 v6e:16x16,16
 
-Each argument is a topology and the value of sharding.fsdp. Compiling takes tens of minutes each and up to 12 GB of memory.
+Each argument is a topology and the value of sharding.fsdp. Prints a row a program, as soon as it is
+known. Compiling takes tens of minutes each and up to 12 GB of memory.
 """
 
+import argparse
 import sys
 
 from generalist.configs import multitask
 from generalist.devices.memory import GIB
 from generalist.training import compile
 
-HEADER = """| topology | fsdp | images a chip | program | GiB a chip, of | state + temporaries | TFLOP a chip | collectives (count, GiB received a chip) | compiled in |
-|---|---|---|---|---|---|---|---|---|"""
+COLUMNS = (
+    "topology",
+    "fsdp",
+    "images a chip",
+    "program",
+    "GiB a chip, of",
+    "state + temporaries",
+    "TFLOP a chip",
+    "collectives (count, GiB received a chip)",
+    "compiled in",
+)
 
 
-def row(topology: str, fsdp: int, chips: int, batch: int, name: str, cost: compile.Cost) -> str:
-    """One program as a line of Markdown."""
-    moved = (
-        "; ".join(
-            f"{kind} {count}, {size / GIB:.2f}" for kind, (count, size) in cost.collectives.items()
-        )
-        or "none"
-    )
+def cells(cost: compile.Cost, chip: str) -> list[str]:
+    """Returns what one program needs on a chip, as cells of the table."""
+    moved = [
+        f"{kind} {count}, {size / GIB:.2f}" for kind, (count, size) in cost.collectives.items()
+    ]
     total = cost.state + cost.temporaries
-    return (
-        f"| {topology} | {fsdp} | {batch / chips:g} | {name} | {total / GIB:.2f} of {compile.HBM[topology.partition(':')[0]]} | "
-        f"{cost.state / GIB:.2f} + {cost.temporaries / GIB:.2f} | {cost.flops / 1e12:.2f} | {moved} | {cost.seconds:.0f} s |"
+    return [
+        f"{total / GIB:.2f} of {compile.HBM[chip]}",
+        f"{cost.state / GIB:.2f} + {cost.temporaries / GIB:.2f}",
+        f"{cost.flops / 1e12:.2f}",
+        "; ".join(moved) or "none",
+        f"{cost.seconds:.0f} s",
+    ]
+
+
+def log(line: str) -> None:
+    """Prints a line of progress beside the table."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("topologies", nargs="+", metavar="TOPOLOGY,FSDP")
+    args = parser.parse_args()
 
-
-def main(arguments: list[str]) -> None:
-    """Prints the table, a row as soon as it is known."""
-    print(HEADER, flush=True)
-    for argument in arguments:
+    print("| " + " | ".join(COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|", flush=True)
+    for argument in args.topologies:
         topology, fsdp = argument.split(",")
+        chips = len(compile.devices(topology))
         config = multitask.get_config("paper")
         config.sharding.fsdp = int(fsdp)
-        chips = len(compile.devices(topology))
-        for name, cost in compile.run(
-            config, topology, lambda line: print(line, file=sys.stderr, flush=True)
-        ).items():
-            batch = (
-                config.batch_size
-                if name == "training"
-                else -(-config.eval.batch_size // chips) * chips
-            )
-            print(row(topology, config.sharding.fsdp, chips, batch, name, cost), flush=True)
+
+        for program, cost in compile.run(config, topology, log).items():
+            batch = config.batch_size
+            if program == "sampling":
+                # Every chip samples the same number of images.
+                batch = -(-config.eval.batch_size // chips) * chips
+            first = [topology, fsdp, f"{batch / chips:g}", program]
+            row = [*first, *cells(cost, topology.partition(":")[0])]
+            print("| " + " | ".join(row) + " |", flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -1,4 +1,4 @@
-"""What the benchmarks share: arms measured in processes of their own, in turns, and one table of them."""
+"""What the benchmarks share: arms measured in processes of their own, in turns, and their table."""
 
 import importlib.metadata
 import json
@@ -13,18 +13,33 @@ from collections.abc import Callable, Mapping, Sequence
 
 
 def device(name: str) -> str:
-    """ "auto" -> "cuda" where there is an NVIDIA GPU, else "cpu"."""
-    return name if name != "auto" else "cuda" if shutil.which("nvidia-smi") else "cpu"
+    """Returns `name`; for "auto" it is "cuda" where there is an NVIDIA GPU, else "cpu"."""
+    if name != "auto":
+        return name
+    return "cuda" if shutil.which("nvidia-smi") else "cpu"
 
 
 def machine(packages: Sequence[str]) -> str:
-    """A line on versions, cores and how busy they are before anything is measured."""
-    versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
-    return f"Python {platform.python_version()}, {versions}; {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f} before the start"
+    """Returns a line on versions, cores, and how busy they are before anything is measured."""
+    versions = [f"{package} {importlib.metadata.version(package)}" for package in packages]
+    cores = len(os.sched_getaffinity(0))
+    return (
+        f"Python {platform.python_version()}, {', '.join(versions)}; "
+        f"{cores} cores, load {os.getloadavg()[0]:.1f} before the start"
+    )
+
+
+def flags(**options) -> list[str]:
+    """Returns keyword arguments as the flags of a command line: `--size=small`, and so on."""
+    return [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
 
 
 def arm(script: str, arguments: Sequence, environment: Mapping[str, str], limit: float) -> dict:
-    """The last line that `python script arguments` prints, a JSON object; {"error": why} if it fails or takes over `limit` seconds."""
+    """Runs `python script arguments`, which prints a JSON object as its last line.
+
+    Returns:
+      That object; {"error": why} if the script fails or takes more than `limit` seconds.
+    """
     command = [sys.executable, script, *map(str, arguments)]
     try:
         done = subprocess.run(
@@ -37,16 +52,21 @@ def arm(script: str, arguments: Sequence, environment: Mapping[str, str], limit:
         )
     except subprocess.TimeoutExpired:
         return {"error": f"stopped after {limit:.0f} s"}
+
     if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
-        return {
-            "error": f"exit code {done.returncode}: {next((x for x in reversed(lines) if 'Error' in x), lines[-1] if lines else '')[:200]}"
-        }
+        return {"error": f"exit code {done.returncode}: {_last_error(done.stderr)[:200]}"}
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def _last_error(stderr: str) -> str:
+    """Returns the last line that names an error, else the last line."""
+    lines = [line for line in stderr.splitlines() if line.strip()]
+    errors = [line for line in lines if "Error" in line]
+    return (errors or lines or [""])[-1]
+
+
 def caches(device: str, folder: pathlib.Path) -> dict[str, str]:
-    """The environment of the arms of one benchmark, whose compiled programs are kept in `folder` from run to run."""
+    """Returns the environment of all arms; compiled programs are kept in `folder` between runs."""
     return {
         "JAX_PLATFORMS": device,
         "JAX_COMPILATION_CACHE_DIR": str(folder / "jax"),
@@ -57,23 +77,42 @@ def caches(device: str, folder: pathlib.Path) -> dict[str, str]:
 
 
 def rounds(
-    names: Sequence[str], runs: int, measure: Callable[[str], dict], describe: Callable[[dict], str]
+    names: Sequence[str],
+    runs: int,
+    measure: Callable[[str], dict],
+    describe: Callable[[dict], str],
 ) -> dict[str, list[dict]]:
-    """{name: results of `runs` runs}, in turns, every second round backwards; an arm that fails is left out from then on."""
+    """Measures every arm `runs` times, in turns, every second round backward.
+
+    An arm that fails is left out from then on.
+
+    Args:
+      names: of the arms.
+      runs: of each arm.
+      measure: name -> result, with "error" where it failed.
+      describe: result -> text of a progress line.
+
+    Returns:
+      {name: its results}.
+    """
     found: dict[str, list[dict]] = {name: [] for name in names}
     for number in range(runs):
-        for name in list(names)[:: -1 if number % 2 else 1]:
+        # Backward and forward, so that a machine that gets busier is nobody's disadvantage.
+        order = list(names) if number % 2 == 0 else list(names)[::-1]
+        for name in order:
             if any("error" in result for result in found[name]):
                 continue
-            found[name].append(measure(name))
-            text = found[name][-1].get("error") or describe(found[name][-1])
+            result = measure(name)
+            found[name].append(result)
+            text = result.get("error") or describe(result)
             print(f"run {number + 1} of {runs}: {name}: {text}", file=sys.stderr, flush=True)
     return found
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:
-    """ "median (lowest..highest)"."""
-    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f}..{max(values):.{digits}f})"
+    """Returns "median (lowest..highest)"."""
+    middle = statistics.median(values)
+    return f"{middle:.{digits}f} ({min(values):.{digits}f}..{max(values):.{digits}f})"
 
 
 def row(*cells) -> None:

@@ -1,14 +1,21 @@
-"""A training step of our UNet beside diffusers' with the same weights, inputs and batch: PYTHONPATH=. python benchmarks/train_step.py
+"""A training step of our UNet beside diffusers' with the same weights, inputs and batch.
 
-    python benchmarks/train_step.py --variants S --runs 5                                        # on a CPU
-    python benchmarks/train_step.py --size full --variants E --batch 8 32 --steps 50             # on a GPU, in bfloat16
-    python benchmarks/train_step.py --size full --variants A --batch 64 --arms ours ours+products ours+blocks tuned
+    PYTHONPATH=. python benchmarks/train_step.py --variants S --runs 5
+    PYTHONPATH=. python benchmarks/train_step.py --variants E --batch 8 32
+    PYTHONPATH=. python benchmarks/train_step.py --variants A --batch 64 --arms ours+blocks tuned
 
-A step is forward, mean squared error, backward, AdamW and an average of the weights. Arms: "ours", "ours+products" and "ours+blocks" with
-that `remat`; "eager", diffusers as it comes; "tuned", diffusers with torch.compile, channels_last, SDPA and fused AdamW. Variants A, C,
-W (which diffusers cannot compute) and E of docs/performance.md, and S, the shape of the scenes model. Each run is a process of its
-own, in turns; compiled programs are kept from run to run. The losses of the first two steps show that all arms do the same;
-if they differ by more than float32's (bfloat16's) rounding explains, or an arm fails, the exit code is 1. FLOP are analytic.
+The first is for a CPU, the others for a GPU, at full size in bfloat16. A step is forward, mean
+squared error, backward, AdamW and an average of the weights. The arms:
+
+    ours, ours+products, ours+blocks   with that `remat`
+    eager                              diffusers as it comes
+    tuned                              torch.compile, channels_last, SDPA and fused AdamW
+
+Variants A, C, W (which diffusers cannot compute) and E are those of docs/configuration.md; S is the
+shape of the scenes model. Each run is a process of its own, in turns; compiled programs are kept
+from run to run. Prints a row an arm. The losses of the first two steps show that all arms do the
+same; if they differ by more than float32's (bfloat16's) rounding explains, or an arm fails, the
+exit code is 1. FLOP are analytic.
 """
 
 import argparse
@@ -19,6 +26,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 
 import side_by_side
 import unets
@@ -26,7 +34,24 @@ import unets
 ARMS = ("ours", "eager", "tuned")
 ADAMW = {"learning_rate": 1e-4, "b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": 0.01}
 EMA = 0.999
-AGREE = {"float32": 1e-3, "bfloat16": 2e-2}
+AGREE = {"float32": 1e-3, "bfloat16": 2e-2}  # relative difference of the losses
+COLUMNS = (
+    "variant",
+    "batch",
+    "arm",
+    "images/s: median (lowest..highest)",
+    "images a CPU second",
+    "x eager",
+    "x tuned",
+    "TFLOP/s",
+    "of peak",
+    "memory, GiB",
+    "build, s",
+    "loss before and after the first step",
+)
+
+
+# What the processes of the arms do --------------------------------------------------------------
 
 
 def measure_ours(args, batch: int, remat: str) -> dict:
@@ -42,21 +67,18 @@ def measure_ours(args, batch: int, remat: str) -> dict:
 
     def loss_fn(values, batch):
         model = parameters.merge(graphdef, values)
-        return jnp.square(
-            model(batch["x"], batch["timesteps"], model.context(batch["tokens"])) - batch["target"]
-        ).mean()
+        output = model(batch["x"], batch["timesteps"], model.context(batch["tokens"]))
+        return jnp.square(output - batch["target"]).mean()
 
     def step(state, batch):
         values, ema, moments = state
         loss, gradient = jax.value_and_grad(loss_fn)(values, batch)
         updates, moments = optimizer.update(gradient, moments, values)
         values = optax.apply_updates(values, updates)
-        return (
-            values,
-            jax.tree.map(lambda e, v: e + (1 - EMA) * (v - e), ema, values),
-            moments,
-        ), loss
+        ema = jax.tree.map(lambda e, v: e + (1 - EMA) * (v - e), ema, values)
+        return (values, ema, moments), loss
 
+    # The average starts as a copy: the step donates its arguments.
     state = (values, jax.tree.map(jnp.copy, values), optimizer.init(values))
     data = jax.device_put(unets.inputs(args.size, batch))
     began = time.perf_counter()
@@ -67,9 +89,11 @@ def measure_ours(args, batch: int, remat: str) -> dict:
         state, loss = compiled(state, data)
         return loss
 
-    result = timed(call, float, lambda: jax.block_until_ready(state), args.steps, began)
+    result = timed(call, lambda: jax.block_until_ready(state), args.steps, began)
     stats = jax.local_devices()[0].memory_stats() or {}
-    return result | ({"memory": stats["peak_bytes_in_use"]} if "peak_bytes_in_use" in stats else {})
+    if "peak_bytes_in_use" in stats:
+        result["memory"] = stats["peak_bytes_in_use"]
+    return result
 
 
 def measure_peer(args, batch: int, tune: bool) -> dict:
@@ -77,25 +101,26 @@ def measure_peer(args, batch: int, tune: bool) -> dict:
     import torch
 
     model = unets.peer(args.size, args.variants[0], args.folder).train().to(args.device)
-    x = {
-        name: torch.from_numpy(value).to(args.device)
-        for name, value in unets.inputs(args.size, batch).items()
-    }
-    x |= {name: x[name].permute(0, 3, 1, 2).contiguous() for name in ("x", "target")}
-    values = list(model.parameters())
+    parameters = list(model.parameters())
+    x = {}
+    for name, value in unets.inputs(args.size, batch).items():
+        x[name] = torch.from_numpy(value).to(args.device)
+    for name in ("x", "target"):
+        x[name] = x[name].permute(0, 3, 1, 2).contiguous()
+
     began = time.perf_counter()
     call_model = model
     if tune:
         call_model, x = unets.tuned(model, x, args.compile_mode)
     optimizer = torch.optim.AdamW(
-        values,
+        parameters,
         ADAMW["learning_rate"],
         (ADAMW["b1"], ADAMW["b2"]),
         ADAMW["eps"],
         ADAMW["weight_decay"],
         **({"fused": True} if tune else {}),
     )
-    ema = [value.detach().clone() for value in values]
+    ema = [value.detach().clone() for value in parameters]
 
     def call():
         with torch.autocast(args.device, torch.bfloat16, enabled=args.dtype == "bfloat16"):
@@ -105,21 +130,30 @@ def measure_peer(args, batch: int, tune: bool) -> dict:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
-            torch._foreach_lerp_(ema, values, 1 - EMA)
+            torch._foreach_lerp_(ema, parameters, 1 - EMA)
         return loss.detach()
 
-    on_gpu = args.device == "cuda"
-    result = timed(
-        call, float, torch.cuda.synchronize if on_gpu else lambda: None, args.steps, began
-    )
-    return result | ({"memory": torch.cuda.max_memory_allocated()} if on_gpu else {})
+    def wait():
+        if args.device == "cuda":
+            torch.cuda.synchronize()
+
+    result = timed(call, wait, args.steps, began)
+    if args.device == "cuda":
+        result["memory"] = torch.cuda.max_memory_allocated()
+    return result
 
 
-def timed(call, read, wait, steps: int, began: float) -> dict:
-    """Losses of the first two calls, seconds until then, seconds and processor seconds a call of `steps` more, the process's peak memory."""
-    losses = [read(call()) for _ in range(2)]
+def timed(call: Callable, wait: Callable, steps: int, began: float) -> dict:
+    """Times `steps` calls after two that warm up.
+
+    Returns:
+      losses of the first two calls, seconds from `began` until then (`build`), seconds and
+      processor seconds a call, and the process's peak memory in bytes.
+    """
+    losses = [float(call()) for _ in range(2)]
     wait()
-    ready, used = time.perf_counter(), time.process_time()
+    ready = time.perf_counter()
+    used = time.process_time()
     for _ in range(steps):
         call()
     wait()
@@ -132,97 +166,115 @@ def timed(call, read, wait, steps: int, began: float) -> dict:
     }
 
 
+# What the parent process does -------------------------------------------------------------------
+
+
 def compare(args, variant: str, batch: int, folder: pathlib.Path) -> bool:
-    """All arms of a variant and batch, and their rows; whether they computed the same."""
+    """Prints the rows of a variant and batch; returns whether all arms computed the same."""
+    here = prepare(args, variant, folder)
+    environment = side_by_side.caches(args.device, folder)
+    options = side_by_side.flags(
+        size=args.size,
+        variants=variant,
+        batch=batch,
+        steps=args.steps,
+        device=args.device,
+        dtype=args.dtype,
+        compile_mode=args.compile_mode,
+        folder=here,
+    )
+
+    def measure(arm):
+        arguments = ["--measure", arm, *options]
+        return side_by_side.arm(__file__, arguments, environment, args.limit)
+
+    def describe(result):
+        return f"{variant}, batch {batch}: {batch / result['seconds']:.2f} images/s"
+
+    arms = [arm for arm in args.arms if arm.startswith("ours") or variant != "W"]
+    found = side_by_side.rounds(arms, args.runs, measure, describe)
+    print_rows(args, variant, batch, found)
+
+    losses = []
+    for runs in found.values():
+        losses += [run["losses"] for run in runs if "error" not in run]
+    apart = 0.0
+    for column in zip(*losses, strict=True):
+        apart = max(apart, max(column) / min(column) - 1)
+    if apart > AGREE[args.dtype]:
+        print(
+            f"{variant}, batch {batch}: the arms do not compute the same: "
+            f"losses differ by {apart:.1e} of themselves",
+            flush=True,
+        )
+    failed = any("error" in run for runs in found.values() for run in runs)
+    return not failed and apart <= AGREE[args.dtype]
+
+
+def prepare(args, variant: str, folder: pathlib.Path) -> pathlib.Path:
+    """Writes the weights of a variant, where they are not written yet; returns their folder."""
     here = folder / variant
     if not here.exists():
         here.mkdir()
-        options = ["--prepare", "--size", args.size, "--variants", variant, "--folder", here]
-        made = side_by_side.arm(__file__, options, {"JAX_PLATFORMS": "cpu"}, args.limit)
+        options = side_by_side.flags(size=args.size, variants=variant, folder=here)
+        made = side_by_side.arm(
+            __file__, ["--prepare", *options], {"JAX_PLATFORMS": "cpu"}, args.limit
+        )
         if "error" in made:
             raise SystemExit(f"{variant}: {made['error']}")
-    arms = [arm for arm in args.arms if arm.startswith("ours") or variant != "W"]
-    options = [
-        "--size",
-        args.size,
-        "--variants",
-        variant,
-        "--batch",
-        batch,
-        "--steps",
-        args.steps,
-        "--device",
-        args.device,
-        "--dtype",
-        args.dtype,
-        "--compile-mode",
-        args.compile_mode,
-        "--folder",
-        here,
-    ]
-    environment = side_by_side.caches(args.device, folder)
-    found = side_by_side.rounds(
-        arms,
-        args.runs,
-        lambda arm: side_by_side.arm(
-            __file__, ["--measure", arm, *options], environment, args.limit
-        ),
-        lambda result: f"{variant}, batch {batch}: {batch / result['seconds']:.2f} images/s",
-    )
-    cost = training_flops(args.size, variant)
-    good = {arm: runs for arm, runs in found.items() if not any("error" in run for run in runs)}
-    rates = {arm: [batch / run["seconds"] for run in runs] for arm, runs in good.items()}
+    return here
+
+
+def print_rows(args, variant: str, batch: int, found: dict[str, list[dict]]) -> None:
+    """Prints a row an arm."""
+    flops = training_flops(args.size, variant)
+    rates = {}
     for arm, runs in found.items():
-        if arm not in good:
-            side_by_side.row(variant, batch, arm, f"failed: {runs[-1]['error']}", *["-"] * 8)
+        if not any("error" in run for run in runs):
+            rates[arm] = [batch / run["seconds"] for run in runs]
+
+    for arm, runs in found.items():
+        if arm not in rates:
+            empty = ["-"] * (len(COLUMNS) - 4)
+            side_by_side.row(variant, batch, arm, f"failed: {runs[-1]['error']}", *empty)
             continue
+
         middle = statistics.median(rates[arm])
-        against = [
-            f"{middle / statistics.median(rates[other]):.2f}" if other in rates else "-"
-            for other in ("eager", "tuned")
-        ]
-        share = f"{middle * cost / args.peak / 1e12:.1%}" if args.peak else "-"
+        against = []
+        for other in ("eager", "tuned"):
+            known = other in rates
+            against.append(f"{middle / statistics.median(rates[other]):.2f}" if known else "-")
+        used = statistics.median(run["used"] for run in runs)
         before, after = runs[0]["losses"]
-        a_cpu_second = (
-            f"{batch / statistics.median(run['used'] for run in runs):.2f}"
-            if args.device == "cpu"
-            else "-"
-        )
         side_by_side.row(
             variant,
             batch,
             arm,
             side_by_side.spread(rates[arm]),
-            a_cpu_second,
+            f"{batch / used:.2f}" if args.device == "cpu" else "-",
             *against,
-            f"{middle * cost / 1e12:.3f}",
-            share,
+            f"{middle * flops / 1e12:.3f}",
+            f"{middle * flops / args.peak / 1e12:.1%}" if args.peak else "-",
             f"{min(run['memory'] for run in runs) / 2**30:.2f}",
             f"{runs[0]['build']:.0f}",
             f"{before:.5f}, {after:.5f}",
         )
     if variant == "W":
-        side_by_side.row(variant, batch, "diffusers", "has no windows", *["-"] * 8)
-    losses = [run["losses"] for runs in good.values() for run in runs]
-    apart = max((max(column) / min(column) - 1 for column in zip(*losses)), default=0.0)
-    if apart > AGREE[args.dtype]:
-        print(
-            f"{variant}, batch {batch}: the arms do not compute the same: losses differ by {apart:.1e} of themselves",
-            flush=True,
-        )
-    return len(good) == len(found) and apart <= AGREE[args.dtype]
+        empty = ["-"] * (len(COLUMNS) - 4)
+        side_by_side.row(variant, batch, "diffusers", "has no windows", *empty)
 
 
 def training_flops(size: str, variant: str) -> int:
-    """FLOP of one image and step; the inputs are data, the UNet learns."""
+    """Returns the FLOP of one image and step; the inputs are data, the UNet learns."""
     from generalist.models import flops
 
-    side, tokens, _ = unets.SIZES[size]
-    return flops.training([*flops.unet(side, tokens, **unets.settings(size, variant))], {"unet"})
+    shape = unets.SIZES[size]
+    parts = [*flops.unet(shape.side, shape.tokens, **unets.settings(size, variant))]
+    return flops.training(parts, {"unet"})
 
 
 def parse() -> argparse.Namespace:
-    """The command line, with what follows from the device filled in."""
+    """Reads the command line and fills in what follows from the device."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -255,7 +307,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--peak",
         type=float,
-        help="TFLOP/s of the device (default: 989, an H200's in bfloat16, on a GPU; else no share is printed)",
+        help="TFLOP/s of the device (default: 989 on a GPU, an H200's in bfloat16; else none)",
     )
     parser.add_argument(
         "--compile-mode", default="default", help="of torch.compile, such as max-autotune"
@@ -267,61 +319,47 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--prepare", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=pathlib.Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
+
     args.device = side_by_side.device(args.device)
     on_gpu = args.device == "cuda"
     args.size = args.size or ("full" if on_gpu else "small")
-    args.variants = args.variants or [
-        name for name in unets.VARIANTS if name != "S" or args.size == "small"
-    ]
-    args.batch, args.steps = (
-        args.batch or ([8, 32] if on_gpu else [4]),
-        args.steps or (50 if on_gpu else 3),
-    )
-    args.dtype, args.peak = (
-        args.dtype or ("bfloat16" if on_gpu else "float32"),
-        args.peak or (989.0 if on_gpu else None),
-    )
+    if args.variants is None:
+        args.variants = [name for name in unets.VARIANTS if name != "S" or args.size == "small"]
+    args.batch = args.batch or ([8, 32] if on_gpu else [4])
+    args.steps = args.steps or (50 if on_gpu else 3)
+    args.dtype = args.dtype or ("bfloat16" if on_gpu else "float32")
+    args.peak = args.peak or (989.0 if on_gpu else None)
     return args
 
 
+def measure_arm(args) -> dict:
+    """Times the arm `args.measure` in this process."""
+    arm, _, remat = args.measure.partition("+")
+    if arm == "ours":
+        return measure_ours(args, args.batch[0], remat or "none")
+    return measure_peer(args, args.batch[0], tune=arm == "tuned")
+
+
 def main() -> int:
+    """Prints the table; returns the exit code."""
     args = parse()
     if args.prepare:
         unets.prepare(args.size, args.variants[0], args.folder)
         return 0
     if args.measure:
-        arm, _, remat = args.measure.partition("+")
-        measure = (
-            measure_ours(args, args.batch[0], remat or "none")
-            if arm == "ours"
-            else measure_peer(args, args.batch[0], arm == "tuned")
-        )
-        print(json.dumps(measure))
+        print(json.dumps(measure_arm(args)))
         return 0
-    machine = side_by_side.machine(("jax", "torch", "diffusers"))
+
     print(
-        f"{machine}; {args.size}, {args.dtype} on {args.device}, {args.runs} runs of {args.steps} steps"
+        f"{side_by_side.machine(('jax', 'torch', 'diffusers'))}; {args.size}, {args.dtype} on "
+        f"{args.device}, {args.runs} runs of {args.steps} steps"
     )
-    side_by_side.header(
-        "variant",
-        "batch",
-        "arm",
-        "images/s: median (lowest..highest)",
-        "images a CPU second",
-        "x eager",
-        "x tuned",
-        "TFLOP/s",
-        "of peak",
-        "memory, GiB",
-        "build, s",
-        "loss before and after the first step",
-    )
+    side_by_side.header(*COLUMNS)
+    same = []
     with tempfile.TemporaryDirectory() as folder:
-        same = [
-            compare(args, variant, batch, pathlib.Path(folder))
-            for variant in args.variants
-            for batch in args.batch
-        ]
+        for variant in args.variants:
+            for batch in args.batch:
+                same.append(compare(args, variant, batch, pathlib.Path(folder)))
     return 0 if all(same) else 1
 
 

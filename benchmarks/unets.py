@@ -2,12 +2,21 @@
 
 import json
 import pathlib
+from typing import NamedTuple
 
 import numpy as np
 
-# side of the image in pixels, condition tokens and arguments of `UNet`, for each size
+
+class Size(NamedTuple):
+    """A size at which the variants are compared."""
+
+    side: int  # of the image, pixels
+    tokens: int  # of the condition
+    unet: dict  # arguments of `UNet`
+
+
 SIZES = {
-    "small": (
+    "small": Size(
         64,
         72,
         {
@@ -19,7 +28,7 @@ SIZES = {
             "groups": 16,
         },
     ),
-    "full": (
+    "full": Size(
         128,
         333,
         {
@@ -32,28 +41,37 @@ SIZES = {
         },
     ),
 }
-# What each variant changes: faithful, no transformer at the first level, windows, 2x2 blocks of pixels. S: the shape of the scenes model.
+
+# What each variant changes (docs/configuration.md).
 VARIANTS = {
-    "A": {},
-    "C": {},
-    "W": {"window": 16},
-    "E": {"patch": 2},
-    "S": {"channels": (64, 128), "attention_levels": (False, True), "patch": 4},
+    "A": {},  # Stable Diffusion's UNet on pixels
+    "C": {},  # no transformer at the first level, see `settings`
+    "W": {"window": 16},  # self-attention in windows
+    "E": {"patch": 2},  # works on 2x2 blocks of pixels
+    "S": {"channels": (64, 128), "attention_levels": (False, True), "patch": 4},  # the scenes model
 }
 
 
 def settings(size: str, variant: str) -> dict:
-    """Arguments of `UNet`."""
-    base = SIZES[size][2]
-    first = {"attention_levels": (False, *base["attention_levels"][1:])} if variant == "C" else {}
+    """Returns the arguments of `UNet`."""
+    base = SIZES[size].unet
+    first = {}
+    if variant == "C":
+        first["attention_levels"] = (False, *base["attention_levels"][1:])
     return {**base, **first, **VARIANTS[variant]}
 
 
 def inputs(size: str, batch: int) -> dict[str, np.ndarray]:
-    """The same for every arm: x and target (b, s, s, 3), timesteps (b,), tokens (b, n, context_dim)."""
+    """Returns the same inputs for every arm, float32.
+
+    x and target are (b, s, s, 3), timesteps (b,), tokens (b, n, context_dim).
+    """
     side, tokens, unet = SIZES[size]
     rng = np.random.default_rng(0)
-    normal = lambda *shape: rng.standard_normal((batch, *shape), np.float32)
+
+    def normal(*shape):
+        return rng.standard_normal((batch, *shape), np.float32)
+
     return {
         "x": normal(side, side, 3),
         "target": normal(side, side, 3),
@@ -63,27 +81,30 @@ def inputs(size: str, batch: int) -> dict[str, np.ndarray]:
 
 
 def prepare(size: str, variant: str, folder: pathlib.Path) -> None:
-    """Writes random weights: folder/ours.safetensors, and folder/peer as diffusers reads it, but for W, which it cannot compute."""
+    """Writes random weights: folder/ours.safetensors, and folder/peer as diffusers reads it.
+
+    There is no folder/peer for W, which diffusers cannot compute.
+    """
     import safetensors.numpy
 
     from generalist.models import parameters
     from generalist.models.layers import HostRngs
     from generalist.models.unet import UNet
-    from generalist.pretrained.export import export_component
+    from generalist.pretrained.export import export_part
 
     chosen = settings(size, variant)
     _, values = parameters.split(UNet(**chosen, rngs=HostRngs(0)))
     values = {path: np.asarray(value) for path, value in values.items()}
     safetensors.numpy.save_file(values, folder / "ours.safetensors")
+
     if not chosen.get("window"):
-        export_component(
-            "unet", {**chosen, "patch": 1}, values, folder / "peer"
-        )  # the stem of E and S is around it, see `peer`
+        # `peer` puts the stem of E and S around the model, which is none of diffusers'.
+        export_part("unet", {**chosen, "patch": 1}, values, folder / "peer")
     print(json.dumps({"parameters": sum(value.size for value in values.values())}))
 
 
 def ours(size: str, variant: str, folder: pathlib.Path, dtype: str, remat: str = "none"):
-    """(graph definition, {path: array}) of our UNet."""
+    """Returns (graph definition, {path: array}) of our UNet."""
     import jax.numpy as jnp
     import safetensors.numpy
 
@@ -91,58 +112,57 @@ def ours(size: str, variant: str, folder: pathlib.Path, dtype: str, remat: str =
     from generalist.models.layers import HostRngs
     from generalist.models.unet import UNet
 
-    make = lambda: UNet(
-        **settings(size, variant), dtype=jnp.dtype(dtype), remat=remat, rngs=HostRngs(None)
-    )
+    def make():
+        chosen = settings(size, variant)
+        return UNet(**chosen, dtype=jnp.dtype(dtype), remat=remat, rngs=HostRngs(None))
+
+    graphdef, _ = parameters.abstract(make)
     values = safetensors.numpy.load_file(folder / "ours.safetensors")
-    return parameters.abstract(make)[0], {
-        path: jnp.asarray(value) for path, value in values.items()
-    }
+    return graphdef, {path: jnp.asarray(value) for path, value in values.items()}
 
 
 def peer(size: str, variant: str, folder: pathlib.Path):
-    """Diffusers' UNet as a torch module of (x (b, 3, s, s), timesteps, tokens), with the stem of E and S around it."""
+    """Returns diffusers' UNet as a torch module of (x (b, 3, s, s), timesteps, tokens)."""
     import torch
     from diffusers import UNet2DConditionModel
 
     class Peer(torch.nn.Module):
+        """The library's UNet, with the stem of E and S around it."""
+
         def __init__(self):
             super().__init__()
             self.unet = UNet2DConditionModel.from_pretrained(folder / "peer", local_files_only=True)
             self.patch = settings(size, variant).get("patch", 1)
 
         def forward(self, x, timesteps, tokens):
-            p, (b, c, h, w) = self.patch, x.shape
+            p = self.patch
+            b, c, h, w = x.shape
             if p > 1:
-                x = (
-                    x.reshape(b, c, h // p, p, w // p, p)
-                    .permute(0, 3, 5, 1, 2, 4)
-                    .reshape(b, p * p * c, h // p, w // p)
-                )
+                blocks = x.reshape(b, c, h // p, p, w // p, p).permute(0, 3, 5, 1, 2, 4)
+                x = blocks.reshape(b, p * p * c, h // p, w // p)
+
             y = self.unet(x, timesteps, tokens, return_dict=False)[0]
-            return (
-                y
-                if p == 1
-                else y.reshape(b, p, p, c, h // p, w // p)
-                .permute(0, 3, 4, 1, 5, 2)
-                .reshape(b, c, h, w)
-            )
+            if p == 1:
+                return y
+            blocks = y.reshape(b, p, p, c, h // p, w // p).permute(0, 3, 4, 1, 5, 2)
+            return blocks.reshape(b, c, h, w)
 
     return Peer()
 
 
 def tuned(model, tensors: dict, mode: str = "default"):
-    """The torch module and its inputs as one tunes them: channels_last, TF32 where float32 remains, compiled; SDPA is diffusers' own default."""
+    """Returns the torch module and its inputs as one tunes them.
+
+    channels_last, TF32 where float32 remains, compiled; SDPA is diffusers' own default.
+    """
     import torch
 
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")
-    images = {
-        name: tensor.contiguous(memory_format=torch.channels_last)
-        for name, tensor in tensors.items()
-        if tensor.ndim == 4
-    }
-    return torch.compile(model.to(memory_format=torch.channels_last), mode=mode), {
-        **tensors,
-        **images,
-    }
+    tuned_tensors = dict(tensors)
+    for name, tensor in tensors.items():
+        if tensor.ndim == 4:
+            tuned_tensors[name] = tensor.contiguous(memory_format=torch.channels_last)
+
+    compiled = torch.compile(model.to(memory_format=torch.channels_last), mode=mode)
+    return compiled, tuned_tensors

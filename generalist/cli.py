@@ -458,11 +458,11 @@ def weights(args: argparse.Namespace) -> int:
     if args.action == "export":
         from generalist.pretrained.export import export_model
 
-        export_model(args.source or DEFAULT_WORKDIR, args.out, args.part, args.dtype)
+        export_model(args.source or DEFAULT_WORKDIR, args.out, args.part, args.dtype, print)
         return 0
-    from generalist.pretrained.huggingface import read_published
+    from generalist.pretrained.huggingface import read_part
 
-    print(read_published(args.folder).report)
+    print(read_part(args.folder).report)
     return 0
 
 
