@@ -21,6 +21,8 @@ def show_log(level: int = logging.INFO) -> None:
     library calls it too, or configures the logger "generalist" as it likes.
     """
     logger.setLevel(level)
+    # Libraries add handlers to the root logger (absl does), which would print every line again.
+    logger.propagate = False
     if not any(isinstance(handler, _Stdout) for handler in logger.handlers):
         logger.addHandler(_Stdout())
 

@@ -1,6 +1,7 @@
 """A config small enough for tests, and a model folder with random weights made from it."""
 
 import json
+import logging
 import os
 
 import numpy as np
@@ -27,6 +28,16 @@ def pytest_configure(config):
     import jaxtyping
 
     jaxtyping.install_import_hook(CHECKED_ROOMS, "shape_check.check_shapes")
+
+
+@pytest.fixture(autouse=True)
+def _fresh_log():
+    """Undoes `show_log`, which every command calls: `caplog` needs lines that propagate."""
+    yield
+    logger = logging.getLogger("generalist")
+    logger.handlers.clear()
+    logger.setLevel(logging.NOTSET)
+    logger.propagate = True
 
 
 def _tiny_config() -> ConfigDict:
