@@ -111,15 +111,13 @@ def test_evaluate_refuses_to_write_into_the_package(capsys):
 def test_evaluate_and_report(tiny_workdir, tmp_path, monkeypatch):
     """They hand the workdir's own config, with the data directory of today, to the evaluation, and the folder to the report."""
     from generalist import evaluation
-    from generalist.training import setup
+    from generalist.evaluation import workdir as evaluation_of_workdir
 
     calls = []
     monkeypatch.setattr(
-        setup,
-        "evaluate",
-        lambda config, workdir, limit, log, **choices: calls.append(
-            (config, workdir, limit, choices)
-        ),
+        evaluation_of_workdir,
+        "evaluate_workdir",
+        lambda config, workdir, limit, **choices: calls.append((config, workdir, limit, choices)),
     )
     monkeypatch.setattr(evaluation, "write_report", lambda workdir: calls.append(workdir))
     monkeypatch.setenv("GENERALIST_DATA_DIR", str(tmp_path))
@@ -145,13 +143,13 @@ def test_evaluate_and_report(tiny_workdir, tmp_path, monkeypatch):
 def test_evaluate_on_other_data_keeps_apart_what_is_chosen(
     tiny_workdir, tmp_path, monkeypatch, capsys
 ):
-    from generalist.training import setup
+    from generalist.evaluation import workdir as evaluation_of_workdir
 
     calls = []
     monkeypatch.setattr(
-        setup,
-        "evaluate",
-        lambda config, workdir, limit, log, **choices: calls.append((config, choices)),
+        evaluation_of_workdir,
+        "evaluate_workdir",
+        lambda config, workdir, limit, **choices: calls.append((config, choices)),
     )
     command = ["evaluate", "--from", str(tiny_workdir), "--data-dir", f"{tmp_path}/data"]
     assert cli.main(command) == 0
