@@ -458,11 +458,11 @@ def weights(args: argparse.Namespace) -> int:
     if args.action == "export":
         from generalist.pretrained.export import export_model
 
-        export_model(args.source or DEFAULT_WORKDIR, args.out, args.part, args.dtype, print)
+        export_model(args.source or DEFAULT_WORKDIR, args.out, args.part, args.dtype)
         return 0
-    from generalist.pretrained.huggingface import read_part
+    from generalist.pretrained.huggingface import read_published
 
-    print(read_part(args.folder).report)
+    print(read_published(args.folder).report)
     return 0
 
 

@@ -1,7 +1,7 @@
 """Help with names: one "did you mean" for every name that a user can misspell."""
 
 import difflib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -44,3 +44,11 @@ def first_line(error: BaseException) -> str:
     """Returns the first line of an error's message; that of a library may have hundreds."""
     lines = str(error).splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def listed(lines: Sequence[str], most: int = 20) -> str:
+    """Lists the first `most` lines for a message, indented: "  a\\n  b\\n  ... and 4 more"."""
+    shown = [f"  {line}" for line in lines[:most]]
+    if len(lines) > most:
+        shown.append(f"  ... and {len(lines) - most} more")
+    return "\n".join(shown)

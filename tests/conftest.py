@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 
 from generalist.configs import common
 
-
 # Rooms whose shape types are checked whenever a test calls them.
 CHECKED_ROOMS = [f"generalist.{room}" for room in ("diffusion", "metrics", "models", "tasks")]
 
@@ -41,43 +40,30 @@ def _fresh_log():
 
 
 def _tiny_config() -> ConfigDict:
-    c = common.scenes(scratch=True)
+    c = common.get_config("scenes,tiny")
     c.total_steps = 2
-    c.batch_size = 4
-    c.data.image_size = c.model.target_size = 32
-    c.data.scenes_train, c.data.scenes_size, c.data.threads, c.data.prefetch = 64, 32, 1, 1
-    c.model.unet.update(
-        {"channels": (16, 32), "context_dim": 32, "heads": 2, "patch": 4, "groups": 8}
-    )
-    c.model.image_encoder.update({"image_size": 32, "patch": 8, "dim": 16, "depth": 1, "heads": 2})
-    c.model.text_encoder.update({"dim": 16, "depth": 1, "heads": 2})
-    c.optimizer.warmup_steps, c.optimizer.muon = 1, ()  # Muon takes long to compile
+    c.optimizer.warmup_steps = 1
     c.checkpoint.every_steps = 1
-    c.eval.batch_size = c.eval.examples = c.eval.final_examples = 4
-    c.eval.panels = 1
-    c.log.every_steps = 1
     return c
 
 
 @pytest.fixture
 def tiny_config() -> ConfigDict:
-    """The scenes config at 32x32 with 16 and 32 channels, from scratch, two steps; yours to change."""
+    """The public `:tiny` config on the scenes, of two steps; yours to change."""
     return _tiny_config()
 
 
 def _random_value(rng: np.random.Generator, path: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Values of an ordinary size everywhere; layers that begin at zero would make every prediction the same."""
+    """Draws values of an ordinary size; layers at zero would make every prediction the same."""
     noise = rng.standard_normal(shape, np.float32)
-    return (
-        1.0 + 0.1 * noise
-        if path.endswith("scale")
-        else noise / np.sqrt(np.prod(shape[:-1]), dtype=np.float32)
-    )
+    if path.endswith("scale"):
+        return 1.0 + 0.1 * noise
+    return noise / np.sqrt(np.prod(shape[:-1]), dtype=np.float32)
 
 
 @pytest.fixture(scope="session")
 def tiny_workdir(tmp_path_factory):
-    """A model folder (config.json, model.safetensors) of that config with random weights; read only."""
+    """A model folder of that config, with random weights; tests only read it."""
     from generalist import models
     from generalist.inference.generalist import model_settings
     from generalist.models import parameters

@@ -135,6 +135,18 @@ def test_the_small_model_on_the_papers_data_has_the_papers_tasks_and_the_scenes_
     assert common.get_config("paper,small,scratch").model.init_from == ""
 
 
+@pytest.mark.parametrize("data", ["scenes", "paper"])
+def test_tiny_is_the_small_recipe_from_scratch_with_every_part_of_its_model(data):
+    tiny = common.get_config(f"{data},tiny")
+    small = common.get_config(f"{data},small,scratch")
+    assert tiny.tasks.to_dict() == small.tasks.to_dict()
+    assert tiny.diffusion.to_dict() == small.diffusion.to_dict()
+    assert tiny.data.source == data and tiny.model.init_from == ""
+    for part in ("aligned_features", "concatenate_image", "pooled_text"):
+        assert tiny.model[part] == small.model[part]
+    assert tiny.total_steps * tiny.batch_size < 100
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -23,12 +23,14 @@ class Choice(NamedTuple):
       data: "scenes" or "paper".
       small: the small model instead of the full-size one; the scenes always take the small one.
       scratch: do not start from the shipped weights.
+      tiny: a model from scratch that is trained in seconds, see `tiny`.
       tasks: the tasks to train; empty takes all.
     """
 
     data: str
     small: bool
     scratch: bool
+    tiny: bool
     tasks: tuple[str, ...]
 
 
@@ -45,16 +47,17 @@ def parse(arg: str) -> Choice:
     else:
         data = "paper" if os.environ.get("GENERALIST_DATA_DIR") else "scenes"
 
-    switches = ("small", "scratch")
+    switches = ("small", "scratch", "tiny")
     tasks = tuple(word for word in words if word not in (*data_words, *switches))
     known_tasks = (*(SCENES if data == "scenes" else PAPER), "panoptic")
     if len(data_words) > 1 or set(tasks) - set(known_tasks):
         hints = _hints(tasks, (*known_tasks, *switches))
         raise ValueError(
             f"config argument {arg!r}:{hints} choose 'scenes' or 'paper', and optionally 'small', "
-            f"'scratch' and the tasks to train, by default all of them: {', '.join(known_tasks)}"
+            f"'scratch', 'tiny' and the tasks to train, by default all of them: "
+            f"{', '.join(known_tasks)}"
         )
-    return Choice(data, "small" in words, "scratch" in words, tasks)
+    return Choice(data, "small" in words, "scratch" in words, "tiny" in words, tasks)
 
 
 def _hints(words: Collection[str], known: Collection[str]) -> str:
@@ -322,6 +325,41 @@ def small(c: ConfigDict, scratch: bool = False) -> ConfigDict:
     return c
 
 
+def tiny(c: ConfigDict) -> ConfigDict:
+    """Turns a small config from scratch into a run of less than a minute; it learns nothing of use.
+
+    It has every part of the small model, and trains, evaluates and reports: a first look at what a
+    run writes, and what the tests train.
+    """
+    c.total_steps = 20
+    c.batch_size = 4
+    c.data.image_size = 32
+    c.data.scenes_size = 32
+    c.data.scenes_train = 64
+    c.data.threads = 1
+    c.data.prefetch = 1
+
+    # Most of the time is compiling, which grows with the number of arrays, not with their sizes.
+    c.model.target_size = 32
+    c.model.unet.channels = (16, 32)
+    c.model.unet.attention_levels = (False, False)  # the middle block attends
+    c.model.unet.context_dim = 32
+    c.model.unet.heads = 2
+    c.model.unet.groups = 8
+    c.model.image_encoder.update({"image_size": 32, "dim": 16, "depth": 1, "heads": 2})
+    c.model.text_encoder.update({"dim": 16, "depth": 1, "heads": 2})
+
+    c.optimizer.warmup_steps = 2
+    c.optimizer.muon = ()
+    c.checkpoint.every_steps = 10
+    c.eval.batch_size = 4
+    c.eval.examples = 4
+    c.eval.final_examples = 4
+    c.eval.panels = 1
+    c.log.every_steps = 1
+    return c
+
+
 def scenes(scratch: bool = False) -> ConfigDict:
     """Returns the small model on the built-in scenes."""
     c = full_size()
@@ -400,10 +438,14 @@ def only(c: ConfigDict, names: Collection[str]) -> ConfigDict:
 def get_config(arg: str = "") -> ConfigDict:
     """Returns the paper's or the scenes' recipe, small or not, with all tasks or some."""
     choice = parse(arg)
+    scratch = choice.scratch or choice.tiny
     if choice.data == "scenes":
-        c = scenes(choice.scratch)
-    elif choice.small:
-        c = small(full_size(), choice.scratch)
+        c = scenes(scratch)
+    elif choice.small or choice.tiny:
+        c = small(full_size(), scratch)
     else:
         c = full_size()
+
+    if choice.tiny:
+        c = tiny(c)
     return only(c, choice.tasks) if choice.tasks else c

@@ -7,6 +7,7 @@ model, without one the built-in scenes and a small model. Words behind the file 
     multitask.py:paper,small                 the paper's data with the small model, for a laptop
     multitask.py:paper,small,depth,semantic  only these tasks: no other data set is needed
     multitask.py:scenes,scratch              a small model that does not start from the shipped weights
+    multitask.py:tiny                        trained and evaluated in well under a minute: a first look
 """
 
 from generalist.configs import common

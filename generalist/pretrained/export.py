@@ -1,6 +1,6 @@
 """Our parts -> the folders of diffusers and transformers: the inverse of `huggingface.py`.
 
-    export_part("image_encoder", part.settings, part.values, "out/image_encoder")
+    export_component("image_encoder", part.settings, part.values, "out/image_encoder")
     transformers.AutoModel.from_pretrained("out/image_encoder")
 
 What the library's class cannot compute is an error that lists it, unless it is zero and without effect: then it is left out.
@@ -9,10 +9,11 @@ What the library's class cannot compute is an error that lists it, unless it is 
 import dataclasses
 import inspect
 import json
+import logging
 import os
 import pathlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,9 +27,11 @@ from generalist.models.t5_encoder import T5Encoder
 from generalist.models.text_encoder import TextEncoder
 from generalist.models.unet import UNet
 from generalist.models.vision_transformer import VisionTransformer
-from generalist.pretrained import names
+from generalist.pretrained import families
 from generalist.pretrained.huggingface import ACTIVATIONS
 from generalist.pretrained.weights import WeightsError, check_fit, load_weights
+
+logger = logging.getLogger("generalist")
 
 DTYPES = {"float32": np.float32, "float16": np.float16}
 THEIR_ACTIVATIONS = {
@@ -102,25 +105,25 @@ class Export:
                 )
 
 
-def export_part(
+def export_component(
     kind: str,
     settings: Mapping[str, Any],
     values: Mapping[str, np.ndarray],
     folder: str | os.PathLike,
     dtype: str = "float32",
-    normalisation: Sequence[Sequence[float]] | None = None,
+    normalization: Sequence[Sequence[float]] | None = None,
 ) -> Export:
-    """Writes a part as a folder that diffusers or transformers reads; see `plan_part` and `Export.write`, whose errors it raises."""
-    export = plan_part(kind, settings, values, normalisation)
+    """Writes a part as a folder that diffusers or transformers reads; see `plan_component` and `Export.write`, whose errors it raises."""
+    export = plan_component(kind, settings, values, normalization)
     export.write(folder, dtype)
     return export
 
 
-def plan_part(
+def plan_component(
     kind: str,
     settings: Mapping[str, Any],
     values: Mapping[str, np.ndarray],
-    normalisation: Sequence[Sequence[float]] | None = None,
+    normalization: Sequence[Sequence[float]] | None = None,
 ) -> Export:
     """A part in its library's form.
 
@@ -128,7 +131,7 @@ def plan_part(
         kind: "unet", "image_encoder", "text_encoder" or "autoencoder".
         settings: keyword arguments of the module; what follows from the values (a UNet's channels, the widths of its extras) may be absent.
         values: {path without the part's name: array}, all of its parameters.
-        normalisation: mean and standard deviation, each (r, g, b) of 0 to 1, of what an image encoder wants.
+        normalization: mean and standard deviation, each (r, g, b) of 0 to 1, of what an image encoder wants.
 
     Raises:
         WeightsError: values that do not fit the settings, or a model that the library has no class for, with all that stands in the way.
@@ -136,17 +139,16 @@ def plan_part(
     if kind not in PARTS:
         raise WeightsError(f"part {kind!r}: choose one of {', '.join(PARTS)}")
     export = PARTS[kind](settings, values)
-    if normalisation and kind == "image_encoder":
-        export.processor.update(_processor(normalisation, settings.get("image_size", 224)))
+    if normalization and kind == "image_encoder":
+        export.processor.update(_processor(normalization, settings.get("image_size", 224)))
     return export
 
 
 def export_model(
     source: str | os.PathLike,
     out: str | os.PathLike,
-    parts: Sequence[str] = (),
+    components: Sequence[str] = (),
     dtype: str = "float32",
-    log: Callable[[str], None] = print,
 ) -> None:
     """Writes parts of a model folder of this project (by default all it has) to out/unet, out/image_encoder, ...
 
@@ -155,9 +157,9 @@ def export_model(
     config, values = load_weights(source)
     model, plans, problems = config["model"], {}, []
     present = [part for part in PARTS if any(path.startswith(f"{part}.") for path in values)]
-    if absent := [part for part in parts if part not in present]:
+    if absent := [part for part in components if part not in present]:
         raise WeightsError(f"{source} has no {', '.join(absent)}, only {', '.join(present)}")
-    for part in parts or present:
+    for part in components or present:
         try:
             own = {
                 path.removeprefix(f"{part}."): value
@@ -165,7 +167,7 @@ def export_model(
                 if path.startswith(f"{part}.")
             }
             half = (0.5, 0.5, 0.5)
-            plans[part] = plan_part(
+            plans[part] = plan_component(
                 part,
                 model[part],
                 own,
@@ -178,9 +180,9 @@ def export_model(
         raise WeightsError(".\n".join([*problems, f"Nothing was written; {able}."]))
     for part, plan in plans.items():
         plan.write(pathlib.Path(out) / part, dtype)
-        log(f"{part} -> {pathlib.Path(out) / part}: {plan}")
+        logger.info(f"{part} -> {pathlib.Path(out) / part}: {plan}")
     if rest := sorted({path.split(".")[0] for path in values} - set(present)):
-        log(f"not exported, of no part: {', '.join(rest)}")
+        logger.info(f"not exported, of no component: {', '.join(rest)}")
 
 
 def _unet(settings: Mapping[str, Any], values: Mapping[str, np.ndarray]) -> Export:
@@ -226,7 +228,7 @@ def _unet(settings: Mapping[str, Any], values: Mapping[str, np.ndarray]) -> Expo
         {} if s["heads"] is None else {r"\.attentions\.\d+\.proj_(in|out)\.kernel$": 4}
     )  # 1.x and 2.x, the same function
     tensors = _tensors(
-        {path: value for path, value in values.items() if path not in extra}, names.UNET, ranks
+        {path: value for path, value in values.items() if path not in extra}, families.UNET, ranks
     )
     return Export(config, tensors, "diffusion_pytorch_model", left_out=tuple(sorted(extra)))
 
@@ -255,7 +257,7 @@ def _autoencoder(settings: Mapping[str, Any], values: Mapping[str, np.ndarray]) 
         "norm_num_groups": s["groups"],
         "scaling_factor": s["scaling_factor"],
     }
-    return Export(config, _tensors(values, names.AUTOENCODER, {}), "diffusion_pytorch_model")
+    return Export(config, _tensors(values, families.AUTOENCODER, {}), "diffusion_pytorch_model")
 
 
 def _text_encoder(settings: Mapping[str, Any], values: Mapping[str, np.ndarray]) -> Export:
@@ -279,7 +281,7 @@ def _t5(settings: Mapping[str, Any], values: Mapping[str, np.ndarray]) -> Export
         "relative_attention_num_buckets": s["buckets"],
         "relative_attention_max_distance": s["max_distance"],
     }
-    return Export(config, _tensors(values, names.T5, {}))
+    return Export(config, _tensors(values, families.T5, {}))
 
 
 def _clip_text(settings: Mapping[str, Any], values: Mapping[str, np.ndarray]) -> Export:
@@ -307,7 +309,7 @@ def _clip_text(settings: Mapping[str, Any], values: Mapping[str, np.ndarray]) ->
         "bos_token_id": s["vocabulary"] - 2,
         "eos_token_id": s["vocabulary"] - 1,
     }  # where CLIP's vocabulary has them
-    return Export(config, _tensors(values, names.CLIP_TEXT, {}))
+    return Export(config, _tensors(values, families.CLIP_TEXT, {}))
 
 
 def _image_encoder(settings: Mapping[str, Any], values: Mapping[str, np.ndarray]) -> Export:
@@ -353,25 +355,29 @@ def _image_encoder(settings: Mapping[str, Any], values: Mapping[str, np.ndarray]
             for name, fill in (("weight", 1.0), ("bias", 0.0))
         }
         config |= {"architectures": ["CLIPVisionModel"], "intermediate_size": inner}
-        return Export(config, _tensors(values, names.CLIP_VISION, {}) | added, added=tuple(added))
+        return Export(
+            config, _tensors(values, families.CLIP_VISION, {}) | added, added=tuple(added)
+        )
     config |= {
         "architectures": ["SiglipVisionModel"],
         "intermediate_size": inner,
         "vision_use_head": False,
     }
     if kind == "siglip_vision_model":
-        return Export(config, _tensors(values, names.SIGLIP_VISION, {}))
+        return Export(config, _tensors(values, families.SIGLIP_VISION, {}))
     config |= {
         "architectures": ["Siglip2VisionModel"],
         "num_patches": (config.pop("image_size") // s["patch"]) ** 2,
     }
-    return Export(config, _tensors(values, names.SIGLIP2_VISION, {"^patch_embedding.kernel$": 2}))
+    return Export(
+        config, _tensors(values, families.SIGLIP2_VISION, {"^patch_embedding.kernel$": 2})
+    )
 
 
 def _dinov2(
     config: dict, s: Mapping[str, Any], inner: int, values: Mapping[str, np.ndarray]
 ) -> Export:
-    width = names.swiglu_width if s["gated"] else int
+    width = families.swiglu_width if s["gated"] else int
     ratio = next((ratio for ratio in range(1, 65) if width(ratio * s["dim"]) == inner), None)
     if ratio is None:
         raise WeightsError(
@@ -383,7 +389,7 @@ def _dinov2(
         "use_swiglu_ffn": s["gated"],
         "qkv_bias": True,
     }
-    tensors = _tensors(values, names.DINOV2, {"^(class_token|registers|position_embedding)$": 3})
+    tensors = _tensors(values, families.DINOV2, {"^(class_token|registers|position_embedding)$": 3})
     if not s["registers"]:
         return Export(config | {"use_mask_token": False}, tensors)
     config |= {"architectures": ["Dinov2WithRegistersModel"], "num_register_tokens": s["registers"]}
@@ -424,7 +430,7 @@ def _refuse(part: str, peer: str, problems: Sequence[str]) -> None:
 
 
 def _tensors(
-    values: Mapping[str, np.ndarray], family: names.Family, ranks: Mapping[str, int]
+    values: Mapping[str, np.ndarray], family: families.Family, ranks: Mapping[str, int]
 ) -> dict[str, np.ndarray]:
     """Our parameters by their names, in their layout; `ranks` {regex of our path: number of axes} where that is not ours."""
     values = dict(values)
@@ -442,7 +448,7 @@ def _tensors(
         )
     rank = lambda path: next((n for pattern, n in ranks.items() if re.search(pattern, path)), None)
     return {
-        names.to_theirs(path, family): from_ours(value, path, rank(path))
+        families.to_theirs(path, family): from_ours(value, path, rank(path))
         for path, value in values.items()
     }
 
@@ -472,8 +478,8 @@ def _cast(tensor: np.ndarray, dtype: str, name: str) -> np.ndarray:
     return cast
 
 
-def _processor(normalisation: Sequence[Sequence[float]], size: int) -> dict[str, Any]:
-    mean, std = (list(map(float, values)) for values in normalisation)
+def _processor(normalization: Sequence[Sequence[float]], size: int) -> dict[str, Any]:
+    mean, std = (list(map(float, values)) for values in normalization)
     return {
         "image_processor_type": "ViTImageProcessor",
         "do_resize": True,

@@ -92,7 +92,7 @@ def read_config(folder: pathlib.Path) -> Config:
         ) from error
 
 
-def read_normalisation(folder: pathlib.Path) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+def read_normalization(folder: pathlib.Path) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     """Mean and standard deviation, each (r, g, b) of 0 to 1, by preprocessor_config.json, or None where it does not say."""
     file = folder / "preprocessor_config.json"
     if not file.is_file():

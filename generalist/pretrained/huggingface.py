@@ -22,12 +22,13 @@ from generalist.models.t5_encoder import T5Encoder
 from generalist.models.text_encoder import TextEncoder
 from generalist.models.unet import UNet
 from generalist.models.vision_transformer import VisionTransformer
-from generalist.pretrained import names
+from generalist.names import listed
+from generalist.pretrained import families
 from generalist.pretrained.folders import (
     Config,
     find_folder,
     read_config,
-    read_normalisation,
+    read_normalization,
     read_tensors,
 )
 from generalist.pretrained.weights import WeightsError
@@ -65,20 +66,20 @@ class Report:
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class PublishedModel:
     """A published part read into our names.
 
     make: builds it, `make(seed)`. settings: the keyword arguments it is built with, but for dtype and rngs.
     values: its parameters, {our path: float32 array}. family: the names they were published under.
-    normalisation: (mean, std), each (r, g, b) of 0 to 1: an image encoder wants (image - mean) / std. None for the other parts.
+    normalization: (mean, std), each (r, g, b) of 0 to 1: an image encoder wants (image - mean) / std. None for the other parts.
     """
 
     make: Callable[[int | None], nnx.Module]
     settings: dict[str, Any]
     values: dict[str, np.ndarray]
     report: Report
-    family: names.Family
-    normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    family: families.Family
+    normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
     def module(self) -> nnx.Module:
         """The module, filled."""
@@ -112,7 +113,7 @@ def load_autoencoder(path: str | os.PathLike, dtype=jnp.float32) -> Autoencoder:
     return read_autoencoder(path, dtype).module()
 
 
-def read_part(path: str | os.PathLike) -> Part:
+def read_published(path: str | os.PathLike) -> PublishedModel:
     """A folder of any of these models, by what its config.json says it is."""
     c = read_config(find_folder(path))
     kind = c.get("_class_name") or c.get("model_type")
@@ -125,10 +126,10 @@ def read_part(path: str | os.PathLike) -> Part:
     return readers.get(kind, read_image_encoder)(path)
 
 
-def read_unet(path: str | os.PathLike, dtype=jnp.float32) -> Part:
+def read_unet(path: str | os.PathLike, dtype=jnp.float32) -> PublishedModel:
     """See `load_unet`. WeightsError where the config asks for what this UNet is not (SDXL's extras, for example)."""
     folder = find_folder(path, "unet")
-    c = _with_defaults(read_config(folder), names.UNET)
+    c = _with_defaults(read_config(folder), families.UNET)
     _require(
         c,
         folder,
@@ -180,16 +181,16 @@ def read_unet(path: str | os.PathLike, dtype=jnp.float32) -> Part:
         head_dim=next(iter(widths), 0),
         groups=c["norm_num_groups"],
     )
-    return _read(folder, names.UNET, UNet, settings, dtype)
+    return _read(folder, families.UNET, UNet, settings, dtype)
 
 
-def read_text_encoder(path: str | os.PathLike, dtype=jnp.float32, skip: int = 0) -> Part:
+def read_text_encoder(path: str | os.PathLike, dtype=jnp.float32, skip: int = 0) -> PublishedModel:
     """See `load_text_encoder`."""
     folder = find_folder(path, "text_encoder")
     c = read_config(folder)
     kind = c.get("model_type")
     if kind == "t5":
-        c = _with_defaults(c, names.T5)
+        c = _with_defaults(c, families.T5)
         activation = c["feed_forward_proj"]
         if skip:
             raise WeightsError(
@@ -211,19 +212,19 @@ def read_text_encoder(path: str | os.PathLike, dtype=jnp.float32, skip: int = 0)
             buckets=c["relative_attention_num_buckets"],
             max_distance=c["relative_attention_max_distance"],
         )
-        return _read(folder, names.T5, T5Encoder, settings, dtype)
+        return _read(folder, families.T5, T5Encoder, settings, dtype)
     if kind not in ("clip", "clip_text_model"):
         raise WeightsError(
             f"{folder}: model_type {kind!r} is no text encoder that is read here; choose clip_text_model, clip or t5"
         )
-    c = _with_defaults(_tower(c, "text_config"), names.CLIP_TEXT)
+    c = _with_defaults(_tower(c, "text_config"), families.CLIP_TEXT)
     _require(c, folder, layer_norm_eps=1e-5)  # of the final norm; the layers' would be free
     depth = c["num_hidden_layers"]
     if not 0 <= skip < depth:
         raise WeightsError(f"{folder}: skip={skip} of {depth} layers; choose 0 to {depth - 1}")
-    family = names.CLIP_TEXT._replace(
+    family = families.CLIP_TEXT._replace(
         ignored=[
-            *names.CLIP_TEXT.ignored,
+            *families.CLIP_TEXT.ignored,
             *(f"encoder.layers.{i}.*" for i in range(depth - skip, depth)),
         ]
     )
@@ -241,29 +242,29 @@ def read_text_encoder(path: str | os.PathLike, dtype=jnp.float32, skip: int = 0)
     return _read(folder, family, TextEncoder, settings, dtype)
 
 
-def read_image_encoder(path: str | os.PathLike, dtype=jnp.float32) -> Part:
+def read_image_encoder(path: str | os.PathLike, dtype=jnp.float32) -> PublishedModel:
     """See `load_image_encoder`."""
     folder = find_folder(path, "image_encoder")
     c = read_config(folder)
     kind = c.get("model_type", "")
-    families = {
-        "clip": names.CLIP_VISION,
-        "siglip": names.SIGLIP_VISION,
-        "siglip2": names.SIGLIP2_VISION,
-        "dinov2": names.DINOV2,
-        "dinov2_with_registers": names.DINOV2_WITH_REGISTERS,
+    known = {
+        "clip": families.CLIP_VISION,
+        "siglip": families.SIGLIP_VISION,
+        "siglip2": families.SIGLIP2_VISION,
+        "dinov2": families.DINOV2,
+        "dinov2_with_registers": families.DINOV2_WITH_REGISTERS,
     }
     name = kind.removesuffix("_vision_model")
-    if name not in families:
+    if name not in known:
         raise WeightsError(
-            f"{folder}: model_type {kind!r} is no image encoder that is read here; choose one of {', '.join(families)}"
+            f"{folder}: model_type {kind!r} is no image encoder that is read here; choose one of {', '.join(known)}"
         )
     settings = _vision_settings(
-        _with_defaults(_tower(c, "vision_config"), families[name]), name, folder
+        _with_defaults(_tower(c, "vision_config"), known[name]), name, folder
     )
-    part = _read(folder, families[name], VisionTransformer, settings, dtype)
+    part = _read(folder, known[name], VisionTransformer, settings, dtype)
     return dataclasses.replace(
-        part, normalisation=read_normalisation(folder) or part.family.normalisation
+        part, normalization=read_normalization(folder) or part.family.normalization
     )
 
 
@@ -303,15 +304,15 @@ def _vision_settings(c: Mapping[str, Any], family: str, folder) -> dict:
         layer_scale=True,
         registers=c["num_register_tokens"] if has_registers else 0,
         gated=gated,
-        inner=names.swiglu_width(inner) if gated else inner,
+        inner=families.swiglu_width(inner) if gated else inner,
         interpolation="bicubic_antialias" if has_registers else "bicubic",
     )
 
 
-def read_autoencoder(path: str | os.PathLike, dtype=jnp.float32) -> Part:
+def read_autoencoder(path: str | os.PathLike, dtype=jnp.float32) -> PublishedModel:
     """See `load_autoencoder`."""
     folder = find_folder(path, "vae")
-    c = _with_defaults(read_config(folder), names.AUTOENCODER)
+    c = _with_defaults(read_config(folder), families.AUTOENCODER)
     _require(
         c,
         folder,
@@ -333,7 +334,7 @@ def read_autoencoder(path: str | os.PathLike, dtype=jnp.float32) -> Part:
         groups=c["norm_num_groups"],
         scaling_factor=c["scaling_factor"],
     )
-    return _read(folder, names.AUTOENCODER, Autoencoder, settings, dtype)
+    return _read(folder, families.AUTOENCODER, Autoencoder, settings, dtype)
 
 
 def _tower(c: Mapping[str, Any], key: str) -> Mapping[str, Any]:
@@ -341,7 +342,7 @@ def _tower(c: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return {**(c.get(key) or {}), **(c.get(f"{key}_dict") or {})} if key in c else c
 
 
-def _with_defaults(c: Mapping[str, Any], family: names.Family) -> Config:
+def _with_defaults(c: Mapping[str, Any], family: families.Family) -> Config:
     return Config({**family.defaults, **c})
 
 
@@ -364,7 +365,9 @@ def _require(c: Mapping[str, Any], folder, **values) -> None:
         raise WeightsError(f"{folder}: a model with {', '.join(other)} cannot be read")
 
 
-def _read(folder, family: names.Family, kind: type[nnx.Module], settings: dict, dtype) -> Part:
+def _read(
+    folder, family: families.Family, kind: type[nnx.Module], settings: dict, dtype
+) -> PublishedModel:
     """The tensors of a folder as the parameters of a `kind`; WeightsError that lists all that is missing, left over or misshapen."""
     make = lambda seed: kind(**settings, rngs=layers.HostRngs(seed), dtype=dtype)
     _, shapes = parameters.abstract(lambda: make(None))
@@ -373,14 +376,16 @@ def _read(folder, family: names.Family, kind: type[nnx.Module], settings: dict, 
         path = to_path(name, tensor, family, shapes)
         if path is not None:
             used[name], tensors[path] = path, tensor.astype(np.float32)
-        elif names.is_ignored(name, family):
+        elif families.is_ignored(name, family):
             ignored.append(name)
         else:
             problems.append(f"left over: {name} {tensor.shape}")
     values, reshaped = {}, _split_positions(tensors, shapes)
     for path, expected in shapes.items():
         if path not in tensors:
-            problems.append(f"missing: {names.to_theirs(path, family)} for {path} {expected.shape}")
+            problems.append(
+                f"missing: {families.to_theirs(path, family)} for {path} {expected.shape}"
+            )
         elif tensors[path].size != expected.size:
             problems.append(
                 f"shape of {path}: {tensors[path].shape} in the folder, {expected.shape} here"
@@ -389,16 +394,15 @@ def _read(folder, family: names.Family, kind: type[nnx.Module], settings: dict, 
             values[path], note = convert(tensors[path], path, expected.shape)
             reshaped.update({path: note} if note else {})
     if problems:
-        shown = "\n  ".join(problems[:20]) + (
-            f"\n  ... and {len(problems) - 20} more" if len(problems) > 20 else ""
-        )
-        raise WeightsError(f"{folder} does not fit its config.json:\n  {shown}")
-    return Part(make, settings, values, Report(str(folder), used, reshaped, tuple(ignored)), family)
+        raise WeightsError(f"{folder} does not fit its config.json:\n{listed(problems)}")
+    return PublishedModel(
+        make, settings, values, Report(str(folder), used, reshaped, tuple(ignored)), family
+    )
 
 
-def to_path(name: str, tensor: np.ndarray, family: names.Family, shapes: Mapping) -> str | None:
+def to_path(name: str, tensor: np.ndarray, family: families.Family, shapes: Mapping) -> str | None:
     """The parameter a tensor is for, or None if there is none of that name."""
-    path = names.to_ours(name, tensor.ndim, family)
+    path = families.to_ours(name, tensor.ndim, family)
     return path if path in shapes else None
 
 

@@ -1,15 +1,16 @@
 """A generalist that starts from published parts: `model.init_from=FOLDER` or `unet=FOLDER,image_encoder=FOLDER,...`."""
 
-import difflib
+import logging
 import pathlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from generalist.models import layers
+from generalist.names import did_you_mean, listed
 from generalist.pretrained.huggingface import (
-    Part,
+    PublishedModel,
     read_autoencoder,
     read_image_encoder,
     read_text_encoder,
@@ -17,6 +18,8 @@ from generalist.pretrained.huggingface import (
 )
 from generalist.pretrained.tokenizer import read_tokenizer
 from generalist.pretrained.weights import WeightsError
+
+logger = logging.getLogger("generalist")
 
 READERS = {
     "unet": read_unet,
@@ -44,10 +47,9 @@ def parse(init_from: str) -> dict[str, str]:
             whole.append(item)
     for part in named:
         if part not in READERS:
-            close = difflib.get_close_matches(part, READERS, 1)
             raise WeightsError(
-                f"model.init_from: unknown part {part!r}.{f' Did you mean {close[0]!r}?' if close else ''} "
-                f"Parts: {', '.join(READERS)}."
+                f"model.init_from: unknown component {part!r}.{did_you_mean(part, READERS)} "
+                f"Components: {', '.join(READERS)}."
             )
     if len(whole) == 1 and (pathlib.Path(whole[0]).expanduser() / "unet" / "config.json").is_file():
         return {"unet": whole[0], "text_encoder": whole[0]} | named
@@ -59,12 +61,12 @@ def parse(init_from: str) -> dict[str, str]:
     return named
 
 
-def read_parts(init_from: str) -> dict[str, Part]:
+def read_parts(init_from: str) -> dict[str, PublishedModel]:
     """Reads every part that `init_from` names. WeightsError as the readers raise it."""
     return {part: READERS[part](folder) for part, folder in parse(init_from).items()}
 
 
-def settle(model: Mapping, parts: Mapping[str, Part], prompts: Mapping[str, str]) -> dict:
+def settle(model: Mapping, parts: Mapping[str, PublishedModel], prompts: Mapping[str, str]) -> dict:
     """The `model` group of a config, plain, with the sizes of the parts that are given, and the ids of the prompts.
 
     What the checkpoint does not decide stays: the UNet's variant, stem and extras, and the size of the encoder's image, which is
@@ -88,7 +90,7 @@ def settle(model: Mapping, parts: Mapping[str, Part], prompts: Mapping[str, str]
         model["image_encoder"] = image.settings | {
             "image_size": patch * max(1, round(size / patch))
         }
-        model["image_mean"], model["image_std"] = image.normalisation
+        model["image_mean"], model["image_std"] = image.normalization
     if text := parts.get("text_encoder"):
         kind = "t5" if "buckets" in text.settings else "transformer"
         model["text_encoder"] = text.settings | {"kind": kind}
@@ -100,10 +102,9 @@ def settle(model: Mapping, parts: Mapping[str, Part], prompts: Mapping[str, str]
 
 
 def fill(
-    parts: Mapping[str, Part],
+    parts: Mapping[str, PublishedModel],
     initial: Mapping[str, np.ndarray],
     model: Mapping,
-    log: Callable[[str], None],
 ) -> dict[str, np.ndarray]:
     """The initial parameters of a model, with those of the given parts put in; says what was adapted and what is new.
 
@@ -146,18 +147,16 @@ def fill(
         ]
         values.update({f"{name}.{path}": given[path] for path in expected if path in given})
         groups = sorted({path.split(".")[0] for path in new})
-        log(
+        logger.info(
             f"{name}: {len(expected) - len(new)} parameters from {part.report.source}"
             + "".join(f"; {note}" for note in notes)
             + (f"; new: {', '.join(groups)}" if groups else "")
             + (f"; {len(unused)} not in this variant" if unused else "")
         )
     if problems:
-        shown = "\n  ".join(problems[:20]) + (
-            f"\n  ... and {len(problems) - 20} more" if len(problems) > 20 else ""
-        )
         raise WeightsError(
-            f"model.init_from does not fit the model (model.adapt.new lists what may be new):\n  {shown}"
+            "model.init_from does not fit the model (model.adapt.new lists what may be new):\n"
+            + listed(problems)
         )
     return values
 

@@ -14,6 +14,7 @@ import safetensors
 import safetensors.numpy
 
 from generalist.files import write_atomically
+from generalist.names import listed
 from generalist.pretrained.old_configs import rename_fields
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -118,9 +119,7 @@ def check_fit(parameters: Mapping[str, np.ndarray], expected: Mapping, source: s
         if path in parameters and parameters[path].shape != x.shape
     ]
     if problems:
-        shown = "\n  ".join(problems[:20]) + (
-            "" if len(problems) <= 20 else f"\n  ... and {len(problems) - 20} more"
-        )
         raise WeightsError(
-            f"{source} does not fit the model of this config:\n  {shown}\nUse the model group of the config beside the weights."
+            f"{source} does not fit the model of this config:\n{listed(problems)}\n"
+            "Use the model group of the config beside the weights."
         )

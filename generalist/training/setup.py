@@ -70,7 +70,7 @@ def drop_untrained(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def resolve(config: ConfigDict) -> tuple[ConfigDict, dict[str, parts.Part]]:
+def resolve(config: ConfigDict) -> tuple[ConfigDict, dict[str, parts.PublishedModel]]:
     """Drops what is not trained, reads the published parts that `model.init_from` names -> (the config with their sizes, the parts)."""
     config = drop_untrained(config)
     given = parts.read_parts(config.model.init_from)
@@ -132,7 +132,9 @@ def plan(config: ConfigDict) -> Plan:
 
 
 def prepare(
-    config: ConfigDict, log: Callable[[str], None], given: Mapping[str, parts.Part] | None = None
+    config: ConfigDict,
+    log: Callable[[str], None],
+    given: Mapping[str, parts.PublishedModel] | None = None,
 ) -> Run:
     """Mesh, tasks, model, optimizer and the initial state, created where it will live. config, given: from `resolve`."""
     planned = plan(config)
@@ -227,7 +229,7 @@ def _starting_weights(config, given, shapes, log):
         return values
     _, values = parameters_lib.split(models.build(model_settings(to_plain(config)), config.seed))
     log(f"weights: from scratch{', but for' if given else ''}")
-    return parts.fill(given, values, to_plain(config)["model"], log) if given else values
+    return parts.fill(given, values, to_plain(config)["model"]) if given else values
 
 
 def make_objective(config: ConfigDict, tasks: dict[str, Task], prompts: np.ndarray) -> Objective:
@@ -241,7 +243,7 @@ def make_objective(config: ConfigDict, tasks: dict[str, Task], prompts: np.ndarr
     palettes = {
         i: jnp.asarray(task.palette / 127.5 - 1.0)
         for i, task in enumerate(tasks.values())
-        if hasattr(task, "palette")
+        if task.palette is not None
     }
     return Objective(
         schedule=make_schedule(config.to_dict()),

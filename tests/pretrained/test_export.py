@@ -1,6 +1,7 @@
 """Our parts as folders of diffusers and transformers: they load without a complaint and compute the same."""
 
 import json
+import logging
 import re
 
 import jax
@@ -18,7 +19,7 @@ from generalist.models.text_encoder import TextEncoder
 from generalist.models.unet import UNet
 from generalist.models.vision_transformer import VisionTransformer
 from generalist.pretrained import WeightsError, save_weights
-from generalist.pretrained.export import export_model, export_part, plan_part
+from generalist.pretrained.export import export_model, export_component, plan_component
 from generalist.pretrained.huggingface import (
     read_autoencoder,
     read_image_encoder,
@@ -167,7 +168,7 @@ def test_unet(tmp_path, name):
     """Stable Diffusion's two forms, and one on pixels with an image concatenated and without attention at the first level."""
     settings = UNETS[name]
     ours, values = make(UNet, settings)
-    export_part("unet", settings, values, tmp_path)
+    export_component("unet", settings, values, tmp_path)
     rng = np.random.default_rng(0)
     x, tokens = (
         rng.standard_normal((2, 8, 16, settings["in_channels"]), np.float32),
@@ -187,7 +188,7 @@ def test_image_encoder(tmp_path, name):
     """At the size it is made for and at another; "ours" is the form the configs train from scratch."""
     settings = {**VIT, **VITS[name]}
     ours, values = make(VisionTransformer, settings)
-    export_part("image_encoder", settings, values, tmp_path)
+    export_component("image_encoder", settings, values, tmp_path)
     peer = load(transformers.AutoModel, tmp_path)
     interpolate = {} if name.startswith("dino") else {"interpolate_pos_encoding": True}
     for size in ((24, 24), (36, 18)):
@@ -201,7 +202,7 @@ def test_image_encoder(tmp_path, name):
 def test_siglip2(tmp_path):
     settings = {**VIT, "interpolation": "bilinear_antialias"}
     ours, values = make(VisionTransformer, settings)
-    export_part("image_encoder", settings, values, tmp_path)
+    export_component("image_encoder", settings, values, tmp_path)
     image = np.random.default_rng(0).standard_normal((1, 18, 36, 3), np.float32)
     patches = torch.tensor(np.asarray(layers.patchify(image, 6)).reshape(1, 18, 108))
     with torch.no_grad():
@@ -217,7 +218,7 @@ def test_siglip2(tmp_path):
 def test_text_encoder(tmp_path, name):
     module, settings = TEXTS[name]
     ours, values = make(module, settings)
-    export_part("text_encoder", settings, values, tmp_path)
+    export_component("text_encoder", settings, values, tmp_path)
     peer = load(
         transformers.CLIPTextModel if name == "clip" else transformers.T5EncoderModel, tmp_path
     )
@@ -228,7 +229,7 @@ def test_text_encoder(tmp_path, name):
 
 def test_autoencoder(tmp_path):
     ours, values = make(Autoencoder, AUTOENCODER)
-    export_part("autoencoder", AUTOENCODER, values, tmp_path)
+    export_component("autoencoder", AUTOENCODER, values, tmp_path)
     peer = load(AutoencoderKL, tmp_path)
     rng = np.random.default_rng(0)
     image, latent = (
@@ -259,10 +260,10 @@ CASES = (
 def test_round_trip_is_bit_identical(tmp_path, kind, module, settings):
     """Folder -> ours -> folder: every tensor, and what is read says the same settings."""
     _, values = make(module, settings)
-    export_part(kind, settings, values, tmp_path / "a")
+    export_component(kind, settings, values, tmp_path / "a")
     part = READERS[kind](tmp_path / "a")
     assert {name: part.settings[name] for name in settings} == settings
-    export_part(kind, part.settings, part.values, tmp_path / "b")
+    export_component(kind, part.settings, part.values, tmp_path / "b")
     (first,), (second,) = (
         [safetensors.numpy.load_file(f) for f in (tmp_path / x).glob("*.safetensors")] for x in "ab"
     )
@@ -316,7 +317,7 @@ def test_round_trip_from_the_library_is_bit_identical(request, tmp_path, peer):
     kind = request.node.callspec.id
     peer.save_pretrained(tmp_path / "a")
     part = READERS[kind](tmp_path / "a")
-    export_part(kind, part.settings, part.values, tmp_path / "b")
+    export_component(kind, part.settings, part.values, tmp_path / "b")
     (first,), (second,) = (
         [safetensors.numpy.load_file(f) for f in (tmp_path / x).glob("*.safetensors")] for x in "ab"
     )
@@ -342,7 +343,7 @@ def test_round_trip_from_the_library_is_bit_identical(request, tmp_path, peer):
 def test_float16_halves_the_folder_and_is_declared(tmp_path):
     _, settings = TEXTS["clip"]
     _, values = make(TextEncoder, settings)
-    export_part("text_encoder", settings, values, tmp_path, dtype="float16")
+    export_component("text_encoder", settings, values, tmp_path, dtype="float16")
     peer = load(transformers.CLIPTextModel, tmp_path, dtype="auto")
     assert (
         peer.dtype == torch.float16
@@ -353,17 +354,17 @@ def test_float16_halves_the_folder_and_is_declared(tmp_path):
         WeightsError,
         match=r"text_model.embeddings.token_embedding.weight: has values that float16 cannot hold, up to 1e\+05",
     ):
-        export_part("text_encoder", settings, values, tmp_path, dtype="float16")
+        export_component("text_encoder", settings, values, tmp_path, dtype="float16")
     with pytest.raises(WeightsError, match="dtype 'int8': choose one of float32, float16"):
-        export_part("text_encoder", settings, values, tmp_path, dtype="int8")
+        export_component("text_encoder", settings, values, tmp_path, dtype="int8")
 
 
 def test_normalisation_is_written_for_the_processor_and_read_back(tmp_path):
     settings = {**VIT}
     _, values = make(VisionTransformer, settings)
     colours = ((0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
-    export_part("image_encoder", settings, values, tmp_path, normalisation=colours)
-    assert read_image_encoder(tmp_path).normalisation == colours
+    export_component("image_encoder", settings, values, tmp_path, normalization=colours)
+    assert read_image_encoder(tmp_path).normalization == colours
     processor = transformers.AutoImageProcessor.from_pretrained(tmp_path, backend="pil")
     image = np.random.default_rng(0).integers(0, 256, (24, 24, 3), np.uint8)
     actual = np.asarray(processor(image, return_tensors="np")["pixel_values"])[0].transpose(1, 2, 0)
@@ -378,7 +379,7 @@ def test_extras_that_do_nothing_are_left_out(tmp_path):
     settings = {**UNETS["pixels"], **EXTRAS}
     graphdef, values = parameters.split(UNet(**settings, rngs=layers.HostRngs(0)))
     values = {path: np.asarray(x) for path, x in values.items()}
-    export = export_part("unet", settings, values, tmp_path)
+    export = export_component("unet", settings, values, tmp_path)
     assert {path.split(".")[0] for path in export.left_out} == set(EXTRAS)
     assert np.any(
         values["refine.conv_in.kernel"]
@@ -405,7 +406,7 @@ def test_a_unet_that_diffusers_has_not_is_refused_with_all_reasons():
     settings = {**UNETS["pixels"], **EXTRAS, "patch": 2, "window": 4}
     _, values = make(UNet, settings)
     with pytest.raises(WeightsError, match="unet: UNet2DConditionModel cannot express") as error:
-        plan_part("unet", settings, values)
+        plan_component("unet", settings, values)
     for reason in (
         "patch=2: the stem works on blocks of 2x2 pixels",
         "window=4",
@@ -465,7 +466,7 @@ def test_what_cannot_be_exported_is_said(kind, module, settings, message):
     )
     _, values = make(module, built)
     with pytest.raises(WeightsError, match=message):
-        plan_part(kind, settings, values)
+        plan_component(kind, settings, values)
 
 
 def test_a_folder_with_other_files_is_not_written_into(tmp_path):
@@ -474,7 +475,7 @@ def test_a_folder_with_other_files_is_not_written_into(tmp_path):
     with pytest.raises(
         WeightsError, match="holds model.safetensors.index.json, .* choose an empty or a new folder"
     ):
-        export_part("image_encoder", VIT, values, tmp_path)
+        export_component("image_encoder", VIT, values, tmp_path)
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -507,27 +508,29 @@ def model_folder(folder, unet):
     (folder / "config.json").write_text(json.dumps({"model": model}))
 
 
-def test_a_model_folder_part_by_part(tmp_path):
+def test_a_model_folder_component_by_component(tmp_path, caplog):
     """Either all that is asked for is written, or nothing and what could be is named."""
     unet = {name: value for name, value in UNETS["pixels"].items() if name != "in_channels"} | {
         "window": 0
     }
     model_folder(tmp_path, unet)
-    lines = []
     with pytest.raises(WeightsError, match="causal=False") as error:
-        export_model(tmp_path, tmp_path / "out", log=lines.append)
+        export_model(tmp_path, tmp_path / "out")
     assert (
         "Nothing was written; --part unet image_encoder can be written." in str(error.value)
         and not (tmp_path / "out").exists()
     )
-    export_model(tmp_path, tmp_path / "out", ["unet", "image_encoder"], log=lines.append)
+    with caplog.at_level(logging.INFO, logger="generalist"):
+        export_model(tmp_path, tmp_path / "out", ["unet", "image_encoder"])
+    lines = caplog.messages
     assert load(UNet2DConditionModel, tmp_path / "out" / "unet").config.in_channels == 6
     assert (
         load(transformers.SiglipVisionModel, tmp_path / "out" / "image_encoder").config.hidden_size
         == 24
     )
     assert (
-        "aligned.2.bias" in lines[0] and lines[-1] == "not exported, of no part: image_projection"
+        "aligned.2.bias" in lines[0]
+        and lines[-1] == "not exported, of no component: image_projection"
     )
     with pytest.raises(
         WeightsError, match="has no autoencoder, only unet, image_encoder, text_encoder"

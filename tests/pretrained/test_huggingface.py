@@ -20,9 +20,9 @@ from generalist.pretrained import (
     load_image_encoder,
     load_text_encoder,
     load_unet,
-    names,
+    families,
 )
-from generalist.pretrained.folders import Config, read_normalisation, read_tensors
+from generalist.pretrained.folders import Config, read_normalization, read_tensors
 from generalist.pretrained.huggingface import read_image_encoder, read_text_encoder, read_unet
 
 QUICK = {"xla_backend_optimization_level": 0}  # every program runs once
@@ -352,7 +352,7 @@ def test_a_part_says_how_it_is_built_and_what_it_was_called(image_encoders):
     _, folder = image_encoders["clip"]
     part = read_image_encoder(folder)
     assert (
-        part.family is names.CLIP_VISION
+        part.family is families.CLIP_VISION
         and part.settings["dim"] == 24
         and "dtype" not in part.settings
     )
@@ -369,7 +369,7 @@ def test_a_part_says_how_it_is_built_and_what_it_was_called(image_encoders):
     [("clip", transformers.CLIPImageProcessor), ("siglip", transformers.SiglipImageProcessor)],
 )
 def test_normalisation_without_a_file_is_the_processors_own(image_encoders, name, processor):
-    assert read_image_encoder(image_encoders[name][1]).normalisation == (
+    assert read_image_encoder(image_encoders[name][1]).normalization == (
         tuple(processor().image_mean),
         tuple(processor().image_std),
     )
@@ -392,7 +392,7 @@ def test_normalisation_without_a_file_is_the_processors_own(image_encoders, name
 def test_normalisation_by_the_preprocessors_file(image_encoders, tmp_path, content, expected):
     shutil.copytree(image_encoders["dinov2"][1], tmp_path, dirs_exist_ok=True)
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(content))
-    assert read_image_encoder(tmp_path).normalisation == expected
+    assert read_image_encoder(tmp_path).normalization == expected
 
 
 @pytest.mark.parametrize(
@@ -406,7 +406,7 @@ def test_normalisation_by_the_preprocessors_file(image_encoders, tmp_path, conte
 def test_a_damaged_preprocessors_file_is_named(tmp_path, content):
     (tmp_path / "preprocessor_config.json").write_text(content)
     with pytest.raises(WeightsError, match="preprocessor_config.json: .*Fetch the file again"):
-        read_normalisation(tmp_path)
+        read_normalization(tmp_path)
 
 
 PEERS = {  # family -> the configuration class of its library
@@ -421,10 +421,10 @@ PEERS = {  # family -> the configuration class of its library
 
 
 @pytest.mark.parametrize(
-    "family", [name for name, value in vars(names).items() if isinstance(value, names.Family)]
+    "family", [name for name, value in vars(families).items() if isinstance(value, families.Family)]
 )
 def test_defaults_are_those_of_the_library(family):
-    defaults = getattr(names, family).defaults
+    defaults = getattr(families, family).defaults
     assert defaults
     if family in PEERS:
         config = PEERS[family]()

@@ -1,6 +1,7 @@
 """A generalist that starts from a Stable Diffusion folder and other published parts, wired by `model.init_from`."""
 
 import json
+import logging
 
 import jax
 import jax.numpy as jnp
@@ -103,13 +104,12 @@ def dinov2(tmp_path_factory):
 
 
 def prepared(config, init_from, **unet):
-    """(resolved config, {path: initial value}, lines of the log)."""
+    """(resolved config, {path: initial value})."""
     config.model.init_from = init_from
     config.model.unet.update(unet)
     config, given = setup.resolve(config)
-    lines = []
-    run = setup.prepare(config, lines.append, given)
-    return config, {**run.state.parameters, **run.state.frozen}, lines
+    run = setup.prepare(config, lambda line: None, given)
+    return config, {**run.state.parameters, **run.state.frozen}
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_training_starts_from_the_function_of_the_checkpoint(
     """The pixel UNet at step 0 gives what the peer gives with the same conv_in and conv_out, whatever is new beside it."""
     folder, peer = pipeline
     tiny_config.model.concatenate_image = concatenate
-    _, values, _ = prepared(
+    _, values = prepared(
         tiny_config,
         str(folder),
         **{"patch": patch, "position": False, "refine": 0, "attention_levels": (True, False)}
@@ -199,7 +199,7 @@ def test_output_channels_are_taken_over_with_their_bias():
 
 def test_fresh_convolutions_are_those_of_a_run_from_scratch(tiny_config, pipeline):
     tiny_config.model.adapt.conv = "fresh"
-    config, values, _ = prepared(tiny_config, str(pipeline[0]), attention_levels=(True, False))
+    config, values = prepared(tiny_config, str(pipeline[0]), attention_levels=(True, False))
     settings = model_settings(to_plain(config))
     scratch = parameters.split(models.build(settings, config.seed))[1]
     for path in ("unet.conv_in.kernel", "unet.conv_out.kernel", "unet.conv_out.bias"):
@@ -210,10 +210,11 @@ def test_fresh_convolutions_are_those_of_a_run_from_scratch(tiny_config, pipelin
     )
 
 
-def test_the_log_says_what_was_adapted_and_what_is_new(tiny_config, pipeline):
+def test_the_log_says_what_was_adapted_and_what_is_new(tiny_config, pipeline, caplog):
     """Variant C, without transformers in the upper level, loads all that it shares with the checkpoint."""
-    _, _, lines = prepared(tiny_config, str(pipeline[0]), attention_levels=(False, False), patch=4)
-    unet = next(line for line in lines if line.startswith("unet: "))
+    with caplog.at_level(logging.INFO, logger="generalist"):
+        prepared(tiny_config, str(pipeline[0]), attention_levels=(False, False), patch=4)
+    unet = next(line for line in caplog.messages if line.startswith("unet: "))
     assert "conv_in 4 -> 96 channels, conv_out 4 -> 48 (cycle)" in unet
     assert (
         "new: aligned, pooled_text, position, refine" in unet
@@ -234,7 +235,7 @@ def test_what_is_missing_or_left_over_is_listed(tiny_config, pipeline):
         WeightsError,
         match=r"(?s)left over: unet\.extra\.kernel\n  missing: unet\.aligned\.0\.bias \(16,\)",
     ):
-        fill(parts, initial, model, print)
+        fill(parts, initial, model)
 
 
 @pytest.mark.parametrize(
@@ -242,7 +243,7 @@ def test_what_is_missing_or_left_over_is_listed(tiny_config, pipeline):
     [
         (
             "unnet=/a",
-            r"unknown part 'unnet'\. Did you mean 'unet'\? Parts: unet, image_encoder, text_encoder, autoencoder",
+            r"unknown component 'unnet'\. Did you mean 'unet'\? Components: unet, image_encoder, text_encoder, autoencoder",
         ),
         (
             "scenes,image_encoder=/a",
@@ -269,17 +270,18 @@ def test_init_from_names_a_model_a_pipeline_or_parts(pipeline):
 
 
 def test_an_image_encoder_brings_its_sizes_its_normalisation_and_positions_for_the_input(
-    tiny_config, dinov2
+    tiny_config, dinov2, caplog
 ):
     """28x28 positions of 14-pixel patches; the 32x32 input of the config becomes 28, that of 60 becomes 56."""
     tiny_config.model.image_encoder.image_size = 60
-    config, values, lines = prepared(tiny_config, f"image_encoder={dinov2}")
+    with caplog.at_level(logging.INFO, logger="generalist"):
+        config, values = prepared(tiny_config, f"image_encoder={dinov2}")
     encoder = config.model.image_encoder
     assert (encoder.image_size, encoder.patch, encoder.dim) == (56, 14, 24)
     assert config.model.image_mean == (0.485, 0.456, 0.406)
     assert values["image_encoder.position_embedding"].shape == (4, 4, 24)
     assert "positions 2x2 -> 4x4 (bicubic)" in next(
-        line for line in lines if line.startswith("image_encoder: ")
+        line for line in caplog.messages if line.startswith("image_encoder: ")
     )
     image = np.random.default_rng(0).uniform(-1, 1, (1, 56, 56, 3)).astype(np.float32)
     peer = transformers.Dinov2Model.from_pretrained(dinov2).eval()
@@ -377,7 +379,7 @@ def test_padding_changes_nothing_for_t5(tiny_config, tmp_path):
         tokenizers.normalizers.Lowercase(),
     )
     words.save(str(tmp_path / "tokenizer.json"))
-    config, values, _ = prepared(tiny_config, f"text_encoder={tmp_path}")
+    config, values = prepared(tiny_config, f"text_encoder={tmp_path}")
     assert config.model.text_encoder.kind == "t5"
     graphdef, _ = parameters.abstract(lambda: models.build(model_settings(to_plain(config))))
     tasks = get_tasks("scenes", ["depth", "light"])
@@ -415,7 +417,7 @@ def autoencoder(tmp_path_factory):
 def test_with_an_autoencoder_the_model_diffuses_its_scaled_latents(tiny_config, autoencoder):
     folder, peer = autoencoder
     tiny_config.model.unet.patch, tiny_config.diffusion.prototype_weight = 2, 0.0
-    config, values, _ = prepared(tiny_config, f"autoencoder={folder}")
+    config, values = prepared(tiny_config, f"autoencoder={folder}")
     graphdef, _ = parameters.abstract(lambda: models.build(model_settings(to_plain(config))))
     model = parameters.merge(graphdef, values)
     assert model.diffused_shape == (16, 16, 4)

@@ -1,8 +1,8 @@
 """Solids of the scenes and their exact intersection with camera rays, batched over (solid, pixel).
 
-World axes: x right, y ahead, z up, in meters. The ground is at z = 0, the camera above the origin. A
-ray is `origin + t * direction`, with directions scaled so that t is the z-depth of the point. A solid
-is tested only against the pixels inside its projected bounding rectangle.
+World axes: x right, y ahead, z up, in meters. The ground is at z = 0; the camera is above the
+origin. A ray is `origin + t * direction`, with directions scaled so that t is the z-depth of the
+point. A solid is tested only against the pixels inside its projected bounding rectangle.
 
 Spheres, Boxes and Frusta share one form:
 

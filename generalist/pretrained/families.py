@@ -13,14 +13,14 @@ class Family(NamedTuple):
     """Rows (theirs, ours), the prefix of its names (absent in some files), and the tensors that our model does not have.
 
     defaults: what a config.json leaves out where it is the library's default.
-    normalisation: mean and standard deviation of the colours, each (r, g, b) of 0 to 1, that its image encoders were trained with.
+    normalization: mean and standard deviation of the colours, each (r, g, b) of 0 to 1, that its image encoders were trained with.
     """
 
     rows: Sequence[tuple[str, str]]
     prefix: str = ""
     ignored: Sequence[str] = ()
     defaults: Mapping[str, Any] = {}
-    normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
 
 UNET = Family(
@@ -121,7 +121,7 @@ CLIP_VISION = Family(
     ],
     defaults=_VISION
     | {"image_size": 224, "patch_size": 32, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5},
-    normalisation=((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    normalization=((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
 )
 
 SIGLIP_VISION = Family(
@@ -140,7 +140,7 @@ SIGLIP_VISION = Family(
         "hidden_act": "gelu_pytorch_tanh",
         "layer_norm_eps": 1e-6,
     },
-    normalisation=((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    normalization=((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 )
 SIGLIP2_VISION = SIGLIP_VISION._replace(
     defaults=_VISION
@@ -186,7 +186,7 @@ DINOV2 = Family(
         "patch_size": 14,
         "use_swiglu_ffn": False,
     },
-    normalisation=((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    normalization=((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 )
 DINOV2_WITH_REGISTERS = DINOV2._replace(
     defaults=DINOV2.defaults | {"patch_size": 16, "num_register_tokens": 4}
