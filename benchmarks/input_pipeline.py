@@ -33,12 +33,14 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from generalist.input_pipeline.loader import FINER, fit, training_batches
+from generalist.input_pipeline.loader import FINER, training_batches
 from generalist.input_pipeline.scenes import ScenesSource
-from generalist.input_pipeline.sources.files import Part, read_image, read_part
+from generalist.input_pipeline.source import ReadWindow
+from generalist.input_pipeline.sources.files import read_image, read_window
 from generalist.input_pipeline.sources.folder import Folder
 from generalist.input_pipeline.transforms import random_window
 from generalist.tasks import SCENES_TASKS, get_tasks
+from generalist.tasks.base import resize_image
 from generalist.training.launch import keep_freed_memory
 
 BATCH = 8
@@ -107,8 +109,8 @@ COMPARED = (
 
 # What a stage is called -> the functions that do it.
 STAGES = {
-    "image: read, decode, cut": ("read_part",),
-    "image: resize": ("fit",),
+    "image: read, decode, cut": ("read_window",),
+    "image: resize": ("resize_image",),
     "image: colors": ("brightness", "contrast", "saturation", "hue"),
     "label: read, decode": ("decode_label",),
     "label: look up": ("to_label",),
@@ -379,12 +381,13 @@ def how_exact(root: str, windows: int) -> None:
         whole = read_image(path)
         window = random_window(whole.shape[:2], AUGMENT["scale"], AUGMENT["ratio"], rng)
         for side in (IMAGE_SIZE, IMAGE_SIZE // 4):
-            wanted = Part(lambda size, window=window: window, math.ceil(FINER * side))
-            pixels, shown, _ = read_part(path, wanted)
+            wanted = ReadWindow(lambda size, window=window: window, math.ceil(FINER * side))
+            pixels, shown, _ = read_window(path, wanted)
             cut = whole[shown]
             exact = cv2.resize(cut.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA)
+            ours_small = resize_image(pixels, (side, side))
             by_pil = Image.fromarray(cut).resize((side, side), Image.Resampling.BICUBIC)
-            for name, image in (("ours", fit(pixels, side)), ("PIL bicubic", np.asarray(by_pil))):
+            for name, image in (("ours", ours_small), ("PIL bicubic", np.asarray(by_pil))):
                 difference = np.abs(image - exact)
                 values = found.setdefault((name, side), [])
                 values.append((difference.mean(), difference.max()))

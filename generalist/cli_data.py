@@ -1,11 +1,9 @@
 """The command `generalist data`: check the paper's data sets or your own, prepare them."""
 
 import argparse
-import functools
 import os
 import pathlib
 import re
-import sys
 from collections.abc import Mapping
 
 
@@ -96,7 +94,7 @@ def data(args: argparse.Namespace) -> int:
 
 def _prepare_data(args: argparse.Namespace) -> int:
     from generalist.input_pipeline.prepare import open_original, prepare
-    from generalist.input_pipeline.sources import SOURCES, choose
+    from generalist.input_pipeline.sources import source_class
 
     if args.workers < 1:
         raise ValueError(f"--workers {args.workers}: at least 1")
@@ -107,11 +105,7 @@ def _prepare_data(args: argparse.Namespace) -> int:
             "--shards and --beam: give one of them, Beam shares the shards among its workers"
         )
     shards = tuple(map(int, args.shards.split(":"))) if args.shards else None
-    splits = (
-        [args.split]
-        if args.split
-        else ["train", SOURCES[choose("data set", args.dataset, SOURCES)].EVAL_SPLIT]
-    )
+    splits = [args.split] if args.split else ["train", source_class(args.dataset).EVAL_SPLIT]
     sources = [
         open_original(args.dataset, split, args.data_dir) for split in splits
     ]  # what is missing is said before the work begins
@@ -132,14 +126,13 @@ def _check_data(args: argparse.Namespace) -> int:
 
     if args.limit < 0:
         raise ValueError(f"--limit {args.limit}: a number of at least 0")
-    log = functools.partial(print, file=sys.stderr)
     if args.config:
         own, data_dir = _own_data(args.config)
         data_dir = args.data_dir or data_dir
-        found = check_own(data_dir, own, args.datasets, args.limit, log=log)
+        found = check_own(data_dir, own, args.datasets, args.limit)
     else:
         own, data_dir = {}, args.data_dir
-        found = check(data_dir, args.datasets, args.limit, log=log)
+        found = check(data_dir, args.datasets, args.limit)
     if not found.splits:
         print(describe_missing(found.absent, data_dir))
         raise ValueError(

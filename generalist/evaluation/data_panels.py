@@ -38,12 +38,12 @@ def dataset_panel(
     tasks: dict[str, Task]
     if own:
         tasks = get_tasks({name: own})
-        sources = [Folder(data_dir, split, name, own, on_error="skip", log=_ignore)]
+        sources = [Folder(data_dir, split, name, own, on_error="skip", quiet=True)]
         legend = tasks[name].legend()
     else:
         tasks = {task: TASKS[task] for task in SOURCES[name].TASKS}
         sources = [
-            open_source(name, task, split, data_dir, on_error="skip", log=_ignore) for task in tasks
+            open_source(name, task, split, data_dir, on_error="skip", quiet=True) for task in tasks
         ]
         legend = Legend()
 
@@ -58,7 +58,3 @@ def dataset_panel(
         pictures.append([enlarge(picture, SIDE) for picture in row])
         captions.append(f"{split}: {examples[0]['key']}")
     return compose(["image", *tasks], pictures, captions, legend)
-
-
-def _ignore(line: str) -> None:
-    """Ignores what a source logs: whoever wants a picture has checked the data before."""

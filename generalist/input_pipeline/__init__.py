@@ -4,42 +4,52 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from generalist.input_pipeline.scenes import ScenesSource
+from generalist.input_pipeline.source import Example, ReadWindow, Source
 from generalist.input_pipeline.sources import DATASET_OF, open_source
-from generalist.input_pipeline.sources.base import choose
 from generalist.input_pipeline.sources.folder import Folder
+from generalist.names import one_of
+
+__all__ = ["Example", "ReadWindow", "Source", "open_sources"]
+
+HELD_OUT_SCENES = 200  # scenes of a split that is not "train", where no number is asked for
 
 
 def open_sources(
     config: Mapping[str, Any], tasks: Iterable[str], split: str, length: int | None = None
-) -> dict[str, Any]:
-    """The source of every task: `config.data.source` says which kind.
+) -> dict[str, Source]:
+    """Opens the source of every task, of the kind that `config.data.source` names.
 
     Args:
-      config: of a run. "paper" reads the data sets below `config.data_dir`, "folder" the own data that `config.tasks.set` defines,
-        "scenes" renders by `config.seed`.
-      tasks: names.
+      config: the config of a run. "paper" reads the data sets below `config.data_dir`, "folder" the
+        own data that `config.tasks.set` defines, "scenes" renders by `config.seed`.
+      tasks: names of tasks.
       split: "train", "val" or "test".
-      length: number of scenes; None takes the config's for "train", else 200.
+      length: number of scenes; None takes the config's for "train", else HELD_OUT_SCENES.
+
+    Raises:
+      ValueError: unknown `config.data.source`, task or split.
+      LayoutError: a data set is not there, or not in its layout.
     """
-    data, kind = (
-        config["data"],
-        choose("data.source", config["data"]["source"], ("paper", "folder", "scenes")),
-    )
+    data = config["data"]
+    kind = one_of(data["source"], ("paper", "folder", "scenes"), "data.source")
+
     if kind == "scenes":
-        length = length or (data["scenes_train"] if split == "train" else 200)
+        length = length or (data["scenes_train"] if split == "train" else HELD_OUT_SCENES)
         return {
             task: ScenesSource(task, split, length, data["scenes_size"], config["seed"])
             for task in tasks
         }
+
+    data_dir = config["data_dir"]
+    on_error = data["on_error"]
     if kind == "folder":
         definitions = config["tasks"]["set"]
         return {
-            task: Folder(config["data_dir"], split, task, definitions[task], data["on_error"])
+            task: Folder(data_dir, split, task, definitions[task], on_error=on_error)
             for task in tasks
         }
+
     return {
-        task: open_source(
-            DATASET_OF[task], task, split, config["data_dir"], on_error=data["on_error"]
-        )
+        task: open_source(DATASET_OF[task], task, split, data_dir, on_error=on_error)
         for task in tasks
     }

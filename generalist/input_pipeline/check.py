@@ -1,433 +1,297 @@
-"""Looks at the examples of a data set: what is there, what is damaged or out of range, and which images two splits share."""
+"""Checks data sets: what is there, what is damaged or out of range, what two splits share."""
 
 import dataclasses
 import functools
-import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
-import cv2
 import numpy as np
 
+from generalist.input_pipeline.measure import (
+    THUMBNAIL,
+    Measured,
+    describe_labels,
+    describe_sizes,
+    measure,
+)
 from generalist.input_pipeline.reading import evenly_spaced, in_threads
 from generalist.input_pipeline.sources import (
     SOURCES,
     WHOLE_TASK,
     DataError,
+    DataSet,
     LayoutError,
     MissingDataset,
-    Source,
-    choose,
     describe,
     find_prepared,
     find_root,
     missing,
     open_source,
+    source_class,
 )
 from generalist.input_pipeline.sources.files import NO_FILE, NO_FOLDER
 from generalist.input_pipeline.sources.folder import Folder
 from generalist.tasks import get_tasks
 
-FAR = 20.0  # metres: NYU's sensor reaches about 10, so that more means another unit
-THUMBNAIL = 16  # side of the thumbnails that are compared, pixels
-SAME, FLAT = (
-    1.0,
-    8.0,
-)  # levels: mean difference of two thumbnails of one image; spread under which a thumbnail says nothing
-
-
-@dataclasses.dataclass
-class Measured:
-    """What one example says of itself: numbers for the table, and what is wrong with it.
-
-    Attributes:
-      size: (h, w) pixels.
-      thumbnail: uint8 (THUMBNAIL, THUMBNAIL, 3) of the image, of a restoration's clean one; None where it is flat.
-      problems: one line each.
-      form: of the label: "classes", "values", "instances" or "pair".
-      share: of the pixels without a label, of instances those of the background.
-      low, high: of the values, of a restoration's input in dB, or the number of instances.
-      classes: ids seen.
-    """
-
-    size: tuple[int, int]
-    thumbnail: np.ndarray | None
-    problems: list[str]
-    form: str = "classes"
-    share: float = 0.0
-    low: float = math.inf
-    high: float = -math.inf
-    classes: frozenset[int] = frozenset()
+SAME = 1.0  # levels: two thumbnails of one image differ by at most so much on average
 
 
 @dataclasses.dataclass
 class SplitReport:
-    """One split: `found` examples of which `read` were looked at; sizes and values for people; all problems, and parts with fewer
-    examples than usual, a line each.
-    """
+    """What is in one split."""
 
     dataset: str
     split: str
-    folder: str = ""  # where it was found
-    found: int = 0
+    folder: str = ""  # where it was read
+    found: int = 0  # examples there
     usual: int = 0  # 0: of own data, where no number is usual
-    read: int = 0
-    sizes: str = ""
-    values: str = ""
-    problems: list[str] = dataclasses.field(default_factory=list)
-    incomplete: list[str] = dataclasses.field(default_factory=list)
-    keys: list[str] = dataclasses.field(default_factory=list, repr=False)  # of `thumbnails`
-    thumbnails: np.ndarray | None = dataclasses.field(
-        default=None, repr=False
-    )  # uint8 (n, side, side, 3)
+    read: int = 0  # examples that were looked at
+    sizes: str = ""  # for people
+    values: str = ""  # for people
+    problems: list[str] = dataclasses.field(default_factory=list)  # one line each
+    incomplete: list[str] = dataclasses.field(default_factory=list)  # parts with fewer than usual
+
+    # Images that are not flat: their keys, and uint8 (n, THUMBNAIL, THUMBNAIL, 3).
+    keys: list[str] = dataclasses.field(default_factory=list, repr=False)
+    thumbnails: np.ndarray | None = dataclasses.field(default=None, repr=False)
 
 
 @dataclasses.dataclass
 class Report:
-    """Of `check`: the splits that were looked at, the data sets that are not there, and images that two splits share."""
+    """What `check` saw."""
 
-    splits: list[SplitReport]
-    absent: list[MissingDataset]
-    leaks: list[str]
+    splits: list[SplitReport] = dataclasses.field(default_factory=list)
+    absent: list[MissingDataset] = dataclasses.field(default_factory=list)
+    leaks: list[str] = dataclasses.field(default_factory=list)  # images that two splits share
 
     @property
     def problems(self) -> list[str]:
         """All that is wrong with the data that are there, one line each."""
-        return [
-            f"{split.dataset}/{split.split}: {line}"
-            for split in self.splits
-            for line in split.problems
-        ] + self.leaks
+        lines = []
+        for split in self.splits:
+            lines += [f"{split.dataset}/{split.split}: {line}" for line in split.problems]
+        return lines + self.leaks
 
     @property
     def incomplete(self) -> list[str]:
-        """What of the splits that are there is fewer than usual, one line each: that may be meant so."""
-        return [
-            f"incomplete: {split.dataset}/{split.split}: {line}"
-            for split in self.splits
-            for line in split.incomplete
-        ]
+        """What is less than usual in the splits that are there, which may be meant."""
+        lines = []
+        for split in self.splits:
+            where = f"{split.dataset}/{split.split}"
+            lines += [f"incomplete: {where}: {line}" for line in split.incomplete]
+        return lines
 
 
-def check(
-    data_dir,
-    names: Iterable[str] = (),
-    limit: int = 0,
-    threads: int = 8,
-    log: Callable[[str], object] = print,
-) -> Report:
-    """Reads the training and the evaluation split of every data set below `data_dir`, whatever is wrong with it.
+def check(data_dir, names: Iterable[str] = (), limit: int = 0, threads: int = 8) -> Report:
+    """Reads the training and the evaluation split of every data set below `data_dir`.
+
+    Whatever is wrong is a line of the report; nothing ends the check.
 
     Args:
       data_dir: local path or gs://.
-      names: of data sets (default: all); ValueError for an unknown one.
-      limit: examples of a split, evenly spread (0: all).
-      threads: reading at a time.
-      log: takes lines about the progress.
+      names: names of data sets (default: all).
+      limit: examples of a split, evenly spaced (0: all).
+      threads: number of reading threads.
+
+    Raises:
+      ValueError: unknown name.
     """
-    names = list(dict.fromkeys(choose("data set", name, SOURCES) for name in names or SOURCES))
-    report = Report([], [], [])
-    for name in names:
+    data_sets = {name: source_class(name) for name in names or SOURCES}
+    report = Report()
+    for name, data_set in data_sets.items():
         try:
             absent = missing(data_dir, [name])
-        except LayoutError as error:  # metadata of a prepared form
+        except LayoutError as error:  # the metadata of a prepared form are damaged
             report.splits.append(SplitReport(name, "-", problems=[one_line(error)]))
             continue
+
+        # A data set that lacks some folders is named, and the rest of it is read.
         report.absent += absent
         if absent and not absent[0].absent:
             continue
-        for split in splits_of(name, data_dir):
-            opened = functools.partial(
+        for split in splits_of(data_set, data_dir):
+            open_split = functools.partial(
                 open_source,
                 name,
                 WHOLE_TASK.get(name),
                 split,
                 data_dir,
                 on_error="skip",
-                log=_quiet,
+                quiet=True,
             )
-            report.splits.append(
-                check_split(
-                    SplitReport(name, split, usual=SOURCES[name].USUAL[split]),
-                    opened,
-                    limit,
-                    threads,
-                    log,
-                )
-            )
+            split_report = SplitReport(name, split, usual=data_set.USUAL[split])
+            check_split(split_report, open_split, limit, threads)
+            report.splits.append(split_report)
         report.leaks += leaks(name, report.splits)
     return report
 
 
 def check_own(
     data_dir,
-    definitions: Mapping[str, Mapping],
+    definitions: Mapping[str, Mapping[str, Any]],
     names: Iterable[str] = (),
     limit: int = 0,
     threads: int = 8,
-    log: Callable[[str], object] = print,
 ) -> Report:
-    """`check` of a user's own data (docs/own_data.md): a folder that is not there is a line of `incomplete`.
+    """Checks a user's own data (docs/own_data.md); an absent folder is a line of `incomplete`.
 
     Args:
-      definitions: of the tasks, as in `config.tasks.set`.
-      names: of tasks (default: all).
-      The others: see `check`.
+      data_dir: local path or gs://.
+      definitions: definitions of the tasks, as in `config.tasks.set`.
+      names: names of tasks (default: all).
+      limit: examples of a split, evenly spaced (0: all).
+      threads: number of reading threads.
 
     Raises:
       ValueError: a wrong definition, an unknown task, or `data_dir` has the folder of none.
     """
-    folders = {
-        name: definitions[name].get("folder", ".")
-        for name in get_tasks(definitions, list(names) or None)
-    }
+    tasks = get_tasks(definitions, list(names) or None)
+    folders = {name: definitions[name].get("folder", ".") for name in tasks}
     if not any(find_root(data_dir, (folder,)) for folder in folders.values()):
         where = data_dir or "GENERALIST_DATA_DIR, which is not set"
-        raise ValueError(
-            f"none of the folders {', '.join(dict.fromkeys(folders.values()))} in {where}: give --data-dir"
-        )
-    report = Report([], [], [])
+        all_folders = ", ".join(dict.fromkeys(folders.values()))
+        raise ValueError(f"none of the folders {all_folders} in {where}: give --data-dir")
+
+    report = Report()
     for name, folder in folders.items():
         if not find_root(data_dir, (folder,)):
-            report.splits.append(
-                SplitReport(name, "-", incomplete=[f"{data_dir}/{folder}: {NO_FOLDER}"])
-            )
+            line = f"{data_dir}/{folder}: {NO_FOLDER}"
+            report.splits.append(SplitReport(name, "-", incomplete=[line]))
             continue
+        definition = definitions[name]
         for split in Folder.SPLITS:
-            opened = functools.partial(
-                Folder, data_dir, split, name, definitions[name], on_error="skip", log=_quiet
+            open_split = functools.partial(
+                Folder, data_dir, split, name, definition, on_error="skip", quiet=True
             )
-            report.splits.append(
-                check_split(
-                    SplitReport(name, split), opened, limit, threads, log, definitions[name]
-                )
-            )
+            split_report = SplitReport(name, split)
+            check_split(split_report, open_split, limit, threads, definition)
+            report.splits.append(split_report)
         report.leaks += leaks(name, report.splits)
     return report
 
 
-def _quiet(line: str) -> None:
-    """What a source says while it is opened and read stands in the report."""
-
-
-def splits_of(name: str, data_dir) -> list[str]:
-    """train, and the evaluation split or its parts, each once; a prepared form does not know the parts."""
-    source = SOURCES[name]
-    parts = [split for split in source.SPLITS if split.startswith(f"{source.EVAL_SPLIT}/")]
-    return [
-        "train",
-        *(
-            parts
-            if parts and not find_prepared(source, data_dir, source.EVAL_SPLIT)
-            else [source.EVAL_SPLIT]
-        ),
-    ]
+def splits_of(data_set: type[DataSet], data_dir) -> list[str]:
+    """Returns train, and the evaluation split or its parts; a prepared form has no parts."""
+    evaluation = data_set.EVAL_SPLIT
+    parts = [split for split in data_set.SPLITS if split.startswith(f"{evaluation}/")]
+    if parts and not find_prepared(data_set, data_dir, evaluation):
+        return ["train", *parts]
+    return ["train", evaluation]
 
 
 def check_split(
     report: SplitReport,
-    opened: Callable[[], Source],
+    open_split: Callable[[], DataSet],
     limit: int,
     threads: int,
-    log: Callable[[str], object],
-    own: Mapping | None = None,
-) -> SplitReport:
-    """Reads the examples of one split into its report; a damaged one is a line among the problems and never the end.
+    definition: Mapping[str, Any] | None = None,
+) -> None:
+    """Reads the examples of one split into its report; a damaged one is a line of the problems.
 
-    own: the definition of the task, of own data.
+    Args:
+      report: gets everything.
+      open_split: opens the split, skipping damaged files.
+      limit: examples to read, evenly spaced (0: all).
+      threads: number of reading threads.
+      definition: of own data, the definition of the task.
     """
     try:
-        source = opened()
+        source = open_split()
     except (DataError, ImportError) as error:
         absent = isinstance(error, LayoutError) and error.args[1] in (NO_FILE, NO_FOLDER)
-        (report.incomplete if absent else report.problems).append(one_line(error))
-        return report
-    report.found, report.folder = len(source), source.root
+        lines = report.incomplete if absent else report.problems
+        lines.append(one_line(error))
+        return
+
+    report.found = len(source)
+    report.folder = source.root
     report.problems += [f"{path}: {problem}" for path, problem in source.damaged.items()]
-    report.incomplete += [
-        f"{count} examples, usually {source.USUAL[part]}"
-        for part, count in source.counts.items()
-        if count < source.USUAL.get(part, 0)
-    ]
+    for part, count in source.counts.items():
+        usual = source.USUAL.get(part, 0)
+        if count < usual:
+            report.incomplete.append(f"{count} examples, usually {usual}")
+
     rows = evenly_spaced(len(source), limit)
-    measured = list(
-        in_threads(
-            lambda row: look(source, row, own),
-            rows,
-            threads,
-            f"{report.dataset}/{report.split}",
-            log,
-        )
-    )
-    report.problems += dict.fromkeys(line for _, one in measured for line in one.problems)
-    summarise(report, [(key, one) for key, one in measured if one.size != (0, 0)], own)
-    return report
+    look_at = functools.partial(look, source, definition)
+    looked_at = list(in_threads(look_at, rows, threads, f"{report.dataset}/{report.split}"))
+
+    # Crops of one damaged frame fail alike: each line counts once.
+    lines = (line for _, measured in looked_at for line in measured.problems)
+    report.problems += dict.fromkeys(lines)
+    readable = [(key, measured) for key, measured in looked_at if measured.size != (0, 0)]
+    summarize(report, readable, definition)
 
 
-def look(source: Source, row: int, own: Mapping | None) -> tuple[str, Measured]:
-    """The key and the numbers of an example; of one that cannot be read only the problem, and the size (0, 0)."""
+def look(source: DataSet, definition: Mapping[str, Any] | None, row: int) -> tuple[str, Measured]:
+    """Returns key and numbers of an example; the size is (0, 0) if it cannot be read."""
     try:
-        example = source.read(row)
+        example = source.read_or_raise(row)
     except DataError as error:
-        return "", Measured((0, 0), None, [one_line(error)])
-    return example["key"], measure(example, own)
+        return "", Measured((0, 0), problems=[one_line(error)])
+    return example["key"], measure(example, definition)
 
 
 def one_line(error: DataError | ImportError) -> str:
-    """What is wrong and what is allowed, without the layout and the way to skip it."""
+    """Returns what is wrong and what is allowed, without the layout and the way to skip it."""
     if isinstance(error, ImportError):
         return str(error)
     path, problem, allowed = error.args
-    return f"{path}: {problem}" + ("" if "\n" in allowed else f". {allowed}")
+    layout = "\n" in allowed
+    return f"{path}: {problem}" if layout else f"{path}: {problem}. {allowed}"
 
 
-def measure(example: dict, own: Mapping | None = None) -> Measured:
-    """Numbers and problems of one example, by the form of its label; own: the definition of the task, of own data."""
-    image, label, key = example["image"], example["label"], example["key"]
-    if isinstance(label, tuple):
-        return _measure_panoptic(image, key, *label)
-    if label.dtype == np.uint8:
-        return _measure_pair(image, label, key)
-    if label.dtype.kind == "f":
-        return _measure_values(
-            image,
-            key,
-            label.size,
-            label[~np.isnan(label)] if own else label[label > 0],
-            math.inf if own else FAR,
-        )
-    if own and own["kind"] == "instances":
-        count = len(np.unique(label[label > 0]))
-        return Measured(
-            image.shape[:2],
-            thumbnail(image),
-            [],
-            "instances",
-            float((label == 0).mean()),
-            count,
-            count,
-        )
-    return Measured(
-        image.shape[:2],
-        thumbnail(image),
-        [],
-        share=float((label < 0).mean()),
-        classes=frozenset(np.unique(label[label >= 0]).tolist()),
-    )
-
-
-def _measure_values(
-    image: np.ndarray, key: str, pixels: int, known: np.ndarray, far: float
-) -> Measured:
-    measured = Measured(image.shape[:2], thumbnail(image), [], "values", 1 - known.size / pixels)
-    if not known.size:
-        measured.problems.append(f"{key}: no pixel has a value")
-        return measured
-    measured.low, measured.high = float(known.min()), float(known.max())
-    if measured.high > far:
-        measured.problems.append(f"{key}: depth up to {measured.high:.1f} m: is it in millimetres?")
-    return measured
-
-
-def _measure_pair(image: np.ndarray, clean: np.ndarray, key: str) -> Measured:
-    error = float(np.mean((image.astype(np.float32) - clean) ** 2))
-    decibel = 10 * math.log10(255**2 / error) if error else math.inf
-    problems = [] if error else [f"{key}: the degraded and the clean image are the same"]
-    return Measured(
-        image.shape[:2],
-        thumbnail(clean),
-        problems,
-        "pair",
-        low=decibel,
-        high=decibel if error else -math.inf,
-    )
-
-
-def _measure_panoptic(
-    image: np.ndarray, key: str, ids: np.ndarray, segments: list[dict]
-) -> Measured:
-    pixels = dict(zip(*(values.tolist() for values in np.unique(ids, return_counts=True))))
-    problems = [
-        f"{key}: segment {segment['id']} has {pixels[segment['id']]} pixels, its area in the JSON is {segment['area']}"
-        for segment in segments
-        if segment["area"] != pixels[segment["id"]]
-    ]
-    return Measured(
-        image.shape[:2],
-        thumbnail(image),
-        problems,
-        share=float((ids == 0).mean()),
-        classes=frozenset(segment["category_id"] for segment in segments),
-    )
-
-
-def thumbnail(image: np.ndarray) -> np.ndarray | None:
-    """uint8 (h, w, 3) -> its area mean, uint8 (THUMBNAIL, THUMBNAIL, 3), or None if that is nearly one colour."""
-    small = cv2.resize(image, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
-    return small if small.std() >= FLAT else None
-
-
-def summarise(
-    report: SplitReport, measured: list[tuple[str, Measured]], own: Mapping | None = None
+def summarize(
+    report: SplitReport,
+    examples: Sequence[tuple[str, Measured]],
+    definition: Mapping[str, Any] | None = None,
 ) -> None:
-    """Fills in what the examples say together; own: the definition of the task, of own data."""
-    report.read = len(measured)
-    seen = [(key, one.thumbnail) for key, one in measured if one.thumbnail is not None]
-    report.keys = [key for key, _ in seen]
-    report.thumbnails = np.array([small for _, small in seen], np.uint8).reshape(
-        -1, THUMBNAIL, THUMBNAIL, 3
-    )
-    if not measured:
-        return
-    sizes = sorted({one.size[::-1] for _, one in measured}, key=math.prod)
-    report.sizes = "x".join(map(str, sizes[0])) + (
-        f"..{sizes[-1][0]}x{sizes[-1][1]}" if len(sizes) > 1 else ""
-    )
-    report.values = _values([one for _, one in measured], own or {"unit": "m"})
+    """Adds to the report what its examples have in common.
 
+    Args:
+      report: gets numbers, descriptions and thumbnails.
+      examples: (key, numbers) of the examples that could be read.
+      definition: of own data, the definition of the task.
+    """
+    report.read = len(examples)
+    thumbnails = []
+    for key, measured in examples:
+        if measured.thumbnail is not None:
+            report.keys.append(key)
+            thumbnails.append(measured.thumbnail)
+    report.thumbnails = np.array(thumbnails, np.uint8).reshape(-1, THUMBNAIL, THUMBNAIL, 3)
 
-def _values(measured: list[Measured], definition: Mapping) -> str:
-    """What the examples hold together, for people."""
-    low, high, share = (
-        min(one.low for one in measured),
-        max(one.high for one in measured),
-        np.mean([one.share for one in measured]),
-    )
-    form = measured[0].form
-    if form == "classes":
-        of = f" of {len(definition['classes'])}" if "classes" in definition else ""
-        return f"{len(frozenset().union(*(one.classes for one in measured)))}{of} classes, {share:.1%} void"
-    if form == "instances":
-        return f"{low}..{high} instances an image, {share:.1%} background"
-    if form == "values":
-        return (
-            f"{low:.4g}..{high:.4g} {definition.get('unit', '')}".rstrip()
-            + f", {share:.1%} missing"
-            if low <= high
-            else "no values"
-        )
-    return f"input {low:.1f}..{high:.1f} dB"
+    if examples:
+        all_measured = [measured for _, measured in examples]
+        report.sizes = describe_sizes(all_measured)
+        report.values = describe_labels(all_measured, definition)
 
 
 def leaks(name: str, splits: Iterable[SplitReport]) -> list[str]:
-    """A line for every image that the training and another split of the data set `name` show."""
+    """Returns a line for every image that training and another split of a data set share."""
     train, *held_out = [split for split in splits if split.dataset == name]
-    return [
-        f"{name}: train {one!r} and {split.split} {other!r} show the same image"
-        for split in held_out
-        for one, other in shared(train, split)
-    ]
+    lines = []
+    for split in held_out:
+        for one, other in shared(train, split):
+            lines.append(f"{name}: train {one!r} and {split.split} {other!r} show the same image")
+    return lines
 
 
 def shared(one: SplitReport, other: SplitReport) -> list[tuple[str, str]]:
-    """Keys of the images that both splits show, though their files may differ in size or compression a little.
+    """Returns the keys of the images that are in both splits.
 
-    Candidates have nearly the same mean colour; of those the thumbnails differ by at most SAME levels on average.
+    Their files may differ a little in size or compression: their thumbnails differ by at most SAME
+    levels on average.
     """
     if one.thumbnails is None or other.thumbnails is None or not len(one.thumbnails):
         return []
+
+    # Only images of nearly the same mean color are compared pixel by pixel.
     means = one.thumbnails.mean((1, 2, 3))
-    order, means, pairs = np.argsort(means), np.sort(means), []
-    for key, small in zip(other.keys, other.thumbnails):
+    order = np.argsort(means)
+    means = np.sort(means)
+
+    pairs = []
+    for key, small in zip(other.keys, other.thumbnails, strict=True):
         first, last = np.searchsorted(means, [small.mean() - SAME, small.mean() + SAME])
         near = order[first:last]
         difference = np.abs(one.thumbnails[near].astype(np.int16) - small).mean((1, 2, 3))
@@ -436,52 +300,66 @@ def shared(one: SplitReport, other: SplitReport) -> list[tuple[str, str]]:
 
 
 def format_report(report: Report) -> str:
-    """The table of splits, then the folders, what is not there, and every problem on a line of its own."""
-    header = ("data set", "split", "examples", "usually", "read", "wrong", "sizes", "values")
-    lines = [
-        header,
-        *(
-            (
-                s.dataset,
-                s.split,
-                f"{s.found:,}",
-                f"{s.usual:,}" if s.usual else "-",
-                f"{s.read:,}",
-                str(len(s.problems)),
-                s.sizes,
-                s.values,
-            )
-            for s in report.splits
-        ),
-    ]
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    text = (
-        [
-            "  ".join(
-                cell.rjust(w) if 2 <= i <= 5 else cell.ljust(w)
-                for i, (cell, w) in enumerate(zip(line, widths))
-            ).rstrip()
-            for line in lines
-        ]
-        if report.splits
-        else []
-    )
-    text += [
-        "",
-        *dict.fromkeys(
-            f"{split.dataset}: read from {split.folder}" for split in report.splits if split.folder
-        ),
-    ]
+    """Returns the report for people.
+
+    First the table of splits, then the folders, what is not there, and every problem on a line.
+    """
+    lines = _table(report.splits)
+
+    lines.append("")
+    folders = dict.fromkeys((split.dataset, split.folder) for split in report.splits)
+    lines += [f"{dataset}: read from {folder}" for dataset, folder in folders if folder]
+
     for dataset in report.absent:
-        text += ["", describe(dataset)]
+        lines += ["", describe(dataset)]
+
     problems = report.problems
-    last = f"{len(problems)} problem(s)" if problems else "all that is there is well"
-    return "\n".join(
-        [
-            *text,
-            "",
-            *problems,
-            *report.incomplete,
-            last + (", but incomplete" if report.incomplete else ""),
-        ]
-    )
+    incomplete = report.incomplete
+    conclusion = f"{len(problems)} problem(s)" if problems else "no problems"
+    if incomplete:
+        conclusion += ", but incomplete"
+    return "\n".join([*lines, "", *problems, *incomplete, conclusion])
+
+
+# Column -> whether it holds numbers, which are aligned to the right.
+COLUMNS = {
+    "data set": False,
+    "split": False,
+    "examples": True,
+    "usually": True,
+    "read": True,
+    "wrong": True,
+    "sizes": False,
+    "values": False,
+}
+
+
+def _table(splits: Sequence[SplitReport]) -> list[str]:
+    if not splits:
+        return []
+
+    rows = [tuple(COLUMNS)]
+    for split in splits:
+        usual = f"{split.usual:,}" if split.usual else "-"
+        wrong = str(len(split.problems))
+        rows.append(
+            (
+                split.dataset,
+                split.split,
+                f"{split.found:,}",
+                usual,
+                f"{split.read:,}",
+                wrong,
+                split.sizes,
+                split.values,
+            )
+        )
+
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = []
+        for cell, width, is_number in zip(row, widths, COLUMNS.values(), strict=True):
+            cells.append(cell.rjust(width) if is_number else cell.ljust(width))
+        lines.append("  ".join(cells).rstrip())
+    return lines

@@ -1,87 +1,78 @@
 """Sources and tasks -> batches whose content is a pure function of (seed, step)."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import grain
 import numpy as np
 from absl import flags
 
-from generalist.input_pipeline.sources.base import Source
-from generalist.input_pipeline.sources.files import Part
+from generalist.input_pipeline.source import Example, ReadWindow, Source
 from generalist.input_pipeline.transforms import CropAndFlip, Jitter
-from generalist.tasks import Restoration, Task
-from generalist.tasks.base import resize_image, to_size
+from generalist.tasks import Task
+from generalist.tasks.base import resize_image
 
 Batch = dict[str, np.ndarray]
 
-# Sides of a decoded window over those of the network's image, at least. With less, a JPEG decoded at a fraction of its size and then shrunk
-# is further from the mean of the area than one that bicubic shrinks.
+# Sides of a decoded window over those of the network's image, at least. With less, a JPEG decoded
+# at a fraction of its size and then shrunk is further from the mean of the area than one that
+# bicubic shrinks.
 FINER = 1.5
 
 
+@dataclasses.dataclass(frozen=True)
 class Encode:
-    """Example -> what the step takes: image uint8 (S, S, 3), target and mask at (s, s), task index."""
+    """Encodes an example as the training step takes it.
 
-    def __init__(self, task: Task, index: int, image_size: int, target_size: int):
-        self.task, self.index, self.image_size, self.target_size = (
-            task,
-            index,
-            image_size,
-            target_size,
-        )
+    The result has `image` uint8 (S, S, 3), antialiased, `target` float32 (s, s, 3), `mask` float32
+    (s, s, 1), and `task`, the index as int32.
+    """
 
-    def __call__(self, example: dict) -> Batch:
+    task: Task
+    index: int  # of the task, in a batch
+    image_size: int  # S
+    target_size: int  # s
+
+    def __call__(self, example: Example) -> Batch:
+        """Returns the encoded example."""
         target = self.task.encode(example["label"], self.target_size)
         return {
-            "image": fit(example["image"], self.image_size),
+            "image": resize_image(example["image"], (self.image_size, self.image_size)),
             "target": target.rgb,
             "mask": target.mask,
             "task": np.int32(self.index),
         }
 
 
-def fit(image: np.ndarray, size: int) -> np.ndarray:
-    """uint8 (h, w, 3) -> uint8 (size, size, 3), antialiased."""
-    return resize_image(image, to_size(size))
-
-
 class _Unread:
-    """A source whose examples are functions: called with a `Part`, they read only that."""
+    """A source whose items are functions that read an example, or only a window of it."""
 
-    def __init__(self, source):
+    def __init__(self, source: Source):
         self._source = source
 
     def __len__(self) -> int:
         return len(self._source)
 
-    def __getitem__(self, index: int) -> Callable[[Part], dict]:
-        return functools.partial(read_part_of, self._source, index)
-
-
-def read_part_of(source, index: int, part: Part) -> dict:
-    """Part of an example: files are decoded no further than it needs, what is made as a whole is cut."""
-    if isinstance(source, Source):
-        return source.get(index, part)
-    example = source[index]
-    window = part.window(example["image"].shape[:2])
-    return example | {name: example[name][window] for name in ("image", "label")}
+    def __getitem__(self, index: int) -> Callable[[ReadWindow], Example]:
+        return functools.partial(self._source.read, index)
 
 
 class _Augment:
-    """What reads an example -> the encoded example: crop and flip, encode, then change colours: of the small image, and never of a
-    restoration, whose colours are its target.
+    """Crops and flips an example as it is read, encodes it, then changes its colors.
+
+    Colors come last, since a small image takes less time. Those of a task whose target they are,
+    such as restoration, stay.
     """
 
-    def __init__(self, encode: Encode, settings: Mapping):
-        self._encode, self._crop = (
-            encode,
-            CropAndFlip(settings, math.ceil(FINER * encode.image_size)),
-        )
-        self._jitter = None if isinstance(encode.task, Restoration) else Jitter(settings)
+    def __init__(self, encode: Encode, settings: Mapping[str, Any]):
+        self._encode = encode
+        self._crop = CropAndFlip(settings, math.ceil(FINER * encode.image_size))
+        self._jitter = Jitter(settings) if encode.task.jitters_color else None
 
-    def __call__(self, read: Callable[[Part], dict], rng: np.random.Generator) -> Batch:
+    def __call__(self, read: Callable[[ReadWindow], Example], rng: np.random.Generator) -> Batch:
         sample = self._encode(self._crop(read, rng))
         return self._jitter(sample, rng) if self._jitter else sample
 
@@ -90,7 +81,9 @@ class _Rows:
     """Of every `batch_size` examples of a data set, those at `rows`; the others are never read."""
 
     def __init__(self, examples: grain.MapDataset, rows: Sequence[int], batch_size: int):
-        self._examples, self._rows, self._batch_size = examples, rows, batch_size
+        self._examples = examples
+        self._rows = rows
+        self._batch_size = batch_size
 
     def __len__(self) -> int:
         return len(self._examples) // self._batch_size * len(self._rows)
@@ -101,7 +94,7 @@ class _Rows:
 
 
 def training_batches(
-    sources: Mapping[str, object],
+    sources: Mapping[str, Source],
     tasks: Mapping[str, Task],
     weights: Mapping[str, float],
     *,
@@ -111,51 +104,58 @@ def training_batches(
     target_size: int,
     first_step: int = 0,
     rows: Sequence[int] | None = None,
-    augment: Mapping | None = None,
+    augment: Mapping[str, Any] | None = None,
     threads: int = 2,
     prefetch: int = 8,
     workers: int = 0,
 ) -> Iterator[Batch]:
-    """Endless shuffled mixture of the tasks, beginning with the batch of step `first_step`.
+    """Yields an endless shuffled mixture of the tasks, from the batch of step `first_step` on.
+
+    The global position is all there is to save: batch `k` holds the examples from
+    `k * batch_size` on of the global order.
 
     Args:
-      sources: {task: random-access source}.
-      tasks: {task: codec}; the order gives the task index.
-      weights: {task: share of the samples}, relative.
-      seed: of the shuffle; every epoch has its own order.
-      batch_size: of all processes together.
-      image_size, target_size: sides of the batch's images and targets.
+      sources: {task: its source}.
+      tasks: {name: task}; the order gives the task index.
+      weights: {task: relative number of its samples}; a task without weight has none.
+      seed: seed of the shuffle; every epoch has its own order.
+      batch_size: size of the global batch, of all processes together.
+      image_size: side of the batch's images.
+      target_size: side of the batch's targets.
+      first_step: step of the first batch.
       rows: of every global batch, those that this process makes; None makes all.
       augment: the `data.augment` group of a config; None changes nothing.
-      threads, prefetch: reader threads, and batches made ahead; of each worker, where there are any.
-      workers: processes that read; 0 reads in threads of this one, which is enough wherever NumPy and OpenCV do the work.
-
-    The global position is all there is to save: batch `k` holds examples `k * batch_size ...` of the global order.
+      threads: reader threads; of each worker, where there are any.
+      prefetch: batches made ahead; by each worker, where there are any.
+      workers: processes that read; 0 reads in threads of this one, which is enough wherever NumPy
+        and OpenCV do the work.
     """
     rows = range(batch_size) if rows is None else rows
+    index_of_task = {name: index for index, name in enumerate(tasks)}
     names = [name for name in tasks if weights.get(name, 0) > 0]
-    parts = []
-    for i, name in enumerate(names):
-        encode = Encode(tasks[name], list(tasks).index(name), image_size, target_size)
-        augmented = augment and name in augment["tasks"]
-        examples = (
-            grain.MapDataset.source(_Unread(sources[name]) if augmented else sources[name])
-            .seed(seed + i)
-            .shuffle()
-            .repeat()
-        )
-        parts.append(
-            examples.random_map(_Augment(encode, augment)) if augmented else examples.map(encode)
-        )
-    mixed = grain.MapDataset.mix(parts, weights=[weights[name] for name in names])
+
+    # Each task is shuffled by itself, by a seed that depends on its place among the trained ones.
+    samples = []
+    for place, name in enumerate(names):
+        encode = Encode(tasks[name], index_of_task[name], image_size, target_size)
+        augmented = augment is not None and name in augment["tasks"]
+        source = _Unread(sources[name]) if augmented else sources[name]
+        examples = grain.MapDataset.source(source).seed(seed + place).shuffle().repeat()
+        if augmented:
+            samples.append(examples.random_map(_Augment(encode, augment)))
+        else:
+            samples.append(examples.map(encode))
+
+    # Positions are global until here: a process reads only its rows of each batch.
+    mixed = grain.MapDataset.mix(samples, weights=[weights[name] for name in names])
     batches = grain.MapDataset.source(_Rows(mixed, rows, batch_size)).batch(len(rows))
-    examples = batches[first_step:].to_iter_dataset(
-        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
-    )
+    read_options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
+    iterated = batches[first_step:].to_iter_dataset(read_options)
+
     if workers:
-        if not flags.FLAGS.is_parsed():  # grain hands its own flags to the workers
+        # grain passes its own flags on to the workers, so they must count as parsed.
+        if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()
-        examples = examples.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=prefetch)
-        )
-    return iter(examples)
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=prefetch)
+        iterated = iterated.mp_prefetch(options)
+    return iter(iterated)

@@ -1,13 +1,18 @@
-"""Rewrites a data set as ArrayRecord shards that TFDS reads, without loss: image files are stored as they are."""
+"""Rewrites a data set as ArrayRecord shards that TFDS reads, without loss.
+
+Image files are stored as they are.
+"""
 
 import contextlib
+import functools
 import itertools
 import json
+import logging
 import os
 import pathlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
@@ -15,12 +20,11 @@ from etils import epath
 from generalist.files import write_atomically
 from generalist.input_pipeline.reading import in_threads
 from generalist.input_pipeline.sources import (
-    SOURCES,
     WHOLE_TASK,
     DataError,
+    DataSet,
     LayoutError,
-    Source,
-    choose,
+    source_class,
 )
 from generalist.input_pipeline.sources.base import EVALUATION
 from generalist.input_pipeline.sources.coco import NUM_CATEGORIES
@@ -31,30 +35,36 @@ from generalist.input_pipeline.sources.tfds import (
     split_counts,
     subsets_file,
 )
+from generalist.names import one_of
+
+logger = logging.getLogger("generalist")
 
 SHARD = 1_000  # examples: shards of 50 to 500 MB
 EVERY = 50  # one example of so many is decoded again and compared with the original
 
 
 def prepare(
-    source: Source,
-    out,
-    shards: tuple[int, int] | None = None,
-    threads: int = 8,
-    log: Callable[[str], object] = print,
+    source: DataSet, out, shards: tuple[int, int] | None = None, threads: int = 8
 ) -> epath.Path:
-    """Writes one split of a data set below `out`/<name>, or goes on where a run was interrupted; returns the folder.
+    """Writes one split of a data set below `out`/<name>, or continues where it was interrupted.
+
+    A shard appears under its name when it is whole and verified; one that is there is verified and
+    kept.
 
     Args:
-      source: of `open_original`.
-      out: a path, or gs://, to which whole shards are copied. `open_source(name, ..., data_dir=out)` reads it.
-      shards: write only these, from the first up to before the second, so that machines can share the work; the call
-        that finds all of them there writes the metadata, without which nothing reads the split.
-      threads: reading at a time.
-      log: takes lines about the progress.
+      source: what `open_original` returns.
+      out: a path, or gs://, to which whole shards are copied. It is a data_dir of `open_source`.
+      shards: write only these, from the first up to before the second, so that machines can share
+        the work; the call that finds all of them there writes the metadata, without which nothing
+        reads the split.
+      threads: number of reading threads.
 
-    A shard appears under its name when it is whole and verified; one that is there is verified and kept. Raises
-    ValueError for unknown names and for a damaged example, OSError naming the shard where writing fails.
+    Returns:
+      The folder.
+
+    Raises:
+      ValueError: unknown shards, or a damaged example.
+      OSError: writing fails; the message names the shard.
     """
     paths = shard_paths(source, out)
     first, end = shards or (0, len(paths))
@@ -62,86 +72,33 @@ def prepare(
         raise ValueError(
             f"shards {first}:{end}: {source.NAME}/{source.split} has the shards 0:{len(paths)}"
         )
-    write_shards(source, paths, range(first, end), threads, log)
-    return finish(source, paths, log)
+    write_shards(source, paths, range(first, end), threads)
+    return finish(source, paths)
 
 
-def shard_paths(source: Source, out) -> list[epath.Path]:
-    """Where the shards of a split lie below `out`, whose folder is made."""
-    folder = epath.Path(out).expanduser() / source.NAME / VERSION
-    folder.mkdir(parents=True, exist_ok=True)
-    count = -(-len(source) // SHARD)
-    return [folder / shard_name(source, index, count) for index in range(count)]
+def open_original(name: str, split: str, data_dir) -> DataSet:
+    """Opens the original files of a split to prepare it, never a prepared form.
 
+    Args:
+      name: name of the data set.
+      split: "train", "val" or "test", or NYU's "labeled".
+      data_dir: local path or gs://.
 
-def write_shards(
-    source: Source,
-    paths: list[epath.Path],
-    indices: Sequence[int],
-    threads: int,
-    log: Callable[[str], object],
-) -> None:
-    """Writes and verifies those of the shards that are not there or differ; see `prepare`."""
-    name, codec = f"{source.NAME}/{source.split}", Codec(source.NAME)
-    finished = in_threads(
-        lambda index: is_finished(paths[index], rows_of(index, source), source, codec, log),
-        indices,
-        threads,
-        f"{name}: shards compared",
-        log,
-    )
-    todo = [index for index, done in zip(indices, list(finished)) if not done]
-    log(
-        f"{name}: {len(source)} examples in {len(paths)} shard(s), {len(indices) - len(todo)} of them finished before"
-    )
-    records = in_threads(
-        lambda row: encode_row(source, codec, row),
-        [row for index in todo for row in rows_of(index, source)],
-        threads,
-        name,
-        log,
-    )
-    with contextlib.closing(records):
-        for index in todo:
-            rows = rows_of(index, source)
-            write_shard(
-                paths[index],
-                itertools.islice(records, len(rows)),
-                lambda path: flaw(path, rows, source, codec),
-            )
-
-
-def finish(source: Source, paths: list[epath.Path], log: Callable[[str], object]) -> epath.Path:
-    """Writes the metadata if all shards are there, else says what is lacking; returns their folder."""
-    name, folder = f"{source.NAME}/{source.split}", paths[0].parent
-    absent = [path.name for path in paths if not path.exists()]
-    if absent:
-        log(f"{name}: {len(absent)} shard(s) are still to be written, the first is {absent[0]}")
-        return folder
-    before = shard_lengths(folder, source.split)
-    write_metadata(folder, source, Codec(source.NAME), paths)
-    remove_old(folder, source, len(before), paths, log)
-    log(f"{name}: prepared in {folder}")
-    return folder
-
-
-def open_original(name: str, split: str, data_dir) -> Source:
-    """The reader of the original files of one split ("train", "val" or "test", NYU's "labeled"), never of a prepared form.
-
-    ValueError for unknown names and half pairs.
+    Raises:
+      ValueError: unknown name or split, or half a pair.
     """
-    source = SOURCES[choose("data set", name, SOURCES)]
-    whole = [
-        split for split in source.SPLITS if split.isalnum()
-    ]  # a part, "test/Rain100H", is no split for TFDS
-    choose(f"split of {name} to prepare", split, dict.fromkeys([*whole, *EVALUATION]))
+    data_set = source_class(name)
+
+    # Part of a split, "test/Rain100H", is no split for TFDS.
+    whole = [split for split in data_set.SPLITS if split.isalnum()]
+    one_of(split, dict.fromkeys([*whole, *EVALUATION]), f"split of {name} to prepare")
     with prepare_hint():
-        return source(data_dir, split, WHOLE_TASK.get(name))
+        return data_set(data_dir, split, WHOLE_TASK.get(name))
 
 
 @contextlib.contextmanager
 def prepare_hint() -> Iterator[None]:
-    """A DataError leaves as a ValueError that says how to go on here, a LayoutError as it is."""
+    """Raises a DataError as a ValueError that says how to go on here, a LayoutError as it is."""
     try:
         yield
     except LayoutError:
@@ -149,23 +106,90 @@ def prepare_hint() -> Iterator[None]:
     except DataError as error:
         path, problem, allowed = error.args
         raise ValueError(
-            f"{path}: {problem}. {allowed} Mend it or take the pair away (`generalist data check` lists all such "
-            "files), then run the command again: finished shards are kept."
+            f"{path}: {problem}. {allowed} Mend it or take the pair away (`generalist data check` "
+            "lists all such files), then run the command again: finished shards are kept."
         ) from error
 
 
-def rows_of(index: int, source: Source) -> range:
-    """The examples of a shard."""
-    return range(index * SHARD, min((index + 1) * SHARD, len(source)))
+def shard_paths(source: DataSet, out) -> list[epath.Path]:
+    """Returns where the shards of a split lie below `out`; makes their folder."""
+    folder = epath.Path(out).expanduser() / source.NAME / VERSION
+    folder.mkdir(parents=True, exist_ok=True)
+    count = -(-len(source) // SHARD)
+    return [folder / shard_name(source, index, count) for index in range(count)]
 
 
-def shard_name(source: Source, index: int, count: int) -> str:
-    """As TFDS names it."""
+def shard_name(source: DataSet, index: int, count: int) -> str:
+    """Returns the file name that TFDS gives a shard."""
     return f"{source.NAME}-{source.split}.array_record-{index:05d}-of-{count:05d}"
 
 
-class Codec:
-    """Records of a data set <-> the bytes that TFDS stores; images stay encoded both ways."""
+def rows_of(index: int, source: DataSet) -> range:
+    """Returns the examples of a shard."""
+    return range(index * SHARD, min((index + 1) * SHARD, len(source)))
+
+
+def write_shards(
+    source: DataSet, paths: Sequence[epath.Path], indices: Sequence[int], threads: int
+) -> None:
+    """Writes and verifies those of the shards that are not there, or differ; see `prepare`."""
+    name = f"{source.NAME}/{source.split}"
+    form = RecordForm(source.NAME)
+
+    # Shards of an earlier run count after they are compared with the original.
+    is_done = functools.partial(_is_finished, paths, source, form)
+    finished = list(in_threads(is_done, indices, threads, f"{name}: compared", "shards"))
+    todo = [index for index, done in zip(indices, finished, strict=True) if not done]
+    logger.info(
+        f"{name}: {len(source)} examples in {len(paths)} shard(s), "
+        f"{len(indices) - len(todo)} of them finished before"
+    )
+
+    # Threads read ahead of the shard that is written.
+    rows = list(itertools.chain.from_iterable(rows_of(index, source) for index in todo))
+    encode = functools.partial(encode_row, source, form)
+    records = in_threads(encode, rows, threads, name)
+    with contextlib.closing(records):
+        for index in todo:
+            shard_rows = rows_of(index, source)
+            shard_records = itertools.islice(records, len(shard_rows))
+            check = functools.partial(flaw, rows=shard_rows, source=source, form=form)
+            write_shard(paths[index], shard_records, check)
+
+
+def _is_finished(
+    paths: Sequence[epath.Path], source: DataSet, form: "RecordForm", index: int
+) -> bool:
+    return is_finished(paths[index], rows_of(index, source), source, form)
+
+
+def finish(source: DataSet, paths: Sequence[epath.Path]) -> epath.Path:
+    """Writes the metadata if all shards are there, else logs what is missing.
+
+    Returns:
+      The folder of the shards.
+    """
+    name = f"{source.NAME}/{source.split}"
+    folder = paths[0].parent
+    absent = [path.name for path in paths if not path.exists()]
+    if absent:
+        logger.info(
+            f"{name}: {len(absent)} shard(s) are still to be written, the first is {absent[0]}"
+        )
+        return folder
+
+    before = shard_lengths(folder, source.split)
+    write_metadata(folder, source, RecordForm(source.NAME), paths)
+    remove_old(folder, source, len(before), paths)
+    logger.info(f"{name}: prepared in {folder}")
+    return folder
+
+
+class RecordForm:
+    """Converts records of a data set to the bytes that TFDS stores, and back.
+
+    Images stay encoded both ways.
+    """
 
     def __init__(self, name: str):
         import tensorflow_datasets as tfds
@@ -183,24 +207,26 @@ class Codec:
         self._decoders = {key: tfds.decode.SkipDecoding() for key in images}
 
     def encode(self, record: Mapping[str, Any]) -> bytes:
-        """A record of `Source.record` -> bytes."""
+        """Encodes a record of `DataSet.record`."""
         return self._serializer.serialize_example(self.features.encode_example(record))
 
     def decode(self, content: bytes) -> dict[str, Any]:
-        """Bytes -> a record for `Source.read_record`."""
+        """Returns a record for `DataSet.read_record`."""
         return self.features.deserialize_example_np(content, decoders=self._decoders)
 
 
 def _labels(name: str, tfds) -> dict[str, Any]:
-    """The features of the label, with the names and types of the TFDS catalogue where that keeps the original files."""
+    """The features of the label.
+
+    They have the names and types of the TFDS catalog where that keeps the original files.
+    """
     feature = tfds.features
-    grey = {"shape": (None, None, 1), "encoding_format": "png"}
+    gray = {"shape": (None, None, 1), "encoding_format": "png"}
     if name == "nyu":
-        return {
-            "depth": feature.Image(dtype=np.uint16, **grey)
-        }  # millimetres; the catalogue's float16 metres lose digits
+        # Millimeters; the catalog's float16 meters lose digits.
+        return {"depth": feature.Image(dtype=np.uint16, **gray)}
     if name == "ade20k":
-        return {"annotation": feature.Image(**grey)}
+        return {"annotation": feature.Image(**gray)}
     if name == "coco":
         segment = {
             "id": np.int64,
@@ -215,8 +241,8 @@ def _labels(name: str, tfds) -> dict[str, Any]:
     return {"label": feature.Image()}
 
 
-def encode_row(source: Source, codec: Codec, row: int) -> bytes:
-    """The stored form of an example, which was decoded once to see that it can be."""
+def encode_row(source: DataSet, form: RecordForm, row: int) -> bytes:
+    """Returns the stored form of an example, after decoding it to see that it can be."""
     with prepare_hint():
         record = source.record(row)
         try:
@@ -224,65 +250,89 @@ def encode_row(source: Source, codec: Codec, row: int) -> bytes:
         except DataError:
             source.read(row)  # fails as well, and names the file
             raise
-    return codec.encode(record)
+    return form.encode(record)
 
 
 def write_shard(
     path: epath.Path, records: Iterator[bytes], check: Callable[[epath.Path], str]
 ) -> None:
-    """Writes a shard under a temporary name, checks it, and gives it its name; OSError names the shard."""
+    """Writes a shard under a temporary name, checks it, then gives it its name.
+
+    Args:
+      path: local path or gs://.
+      records: its records.
+      check: returns what is wrong with the file at a path, or "".
+
+    Raises:
+      OSError: it cannot be written, or differs from what was written; the message names the shard.
+    """
     from array_record.python import array_record_module
 
+    # ArrayRecord writes local files only; one for a bucket is copied there when it is whole.
     remote = "://" in str(path)
-    temporary = pathlib.Path(tempfile.gettempdir() if remote else path.parent) / f".{path.name}.tmp"
+    folder = pathlib.Path(tempfile.gettempdir() if remote else path.parent)
+    temporary = folder / f".{path.name}.tmp"
     try:
         writer = array_record_module.ArrayRecordWriter(str(temporary), "group_size:1")
         for record in records:
             writer.write(record)
         writer.close()
-        if problem := check(epath.Path(temporary)):
+
+        problem = check(epath.Path(temporary))
+        if problem:
             raise OSError(f"what was written {problem}")
-        epath.Path(temporary).copy(path, overwrite=True) if remote else os.replace(temporary, path)
-    except (
-        OSError,
-        RuntimeError,
-    ) as error:  # ArrayRecord raises RuntimeError where the disk is full
+        if remote:
+            epath.Path(temporary).copy(path, overwrite=True)
+        else:
+            os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # ArrayRecord raises RuntimeError on a full disk
         raise OSError(
-            f"{path}: cannot be written ({error}). Finished shards are kept: run the command again when there is room"
+            f"{path}: cannot be written ({error}). Finished shards are kept: "
+            "run the command again when there is room"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def is_finished(
-    path: epath.Path, rows: range, source: Source, codec: Codec, log: Callable[[str], object]
-) -> bool:
-    """Whether the shard is there and holds these examples; one that does not is written again."""
+def is_finished(path: epath.Path, rows: range, source: DataSet, form: RecordForm) -> bool:
+    """Returns whether the shard is there and holds these examples; if not, it is written again."""
     if not path.exists():
         return False
+
     with tempfile.TemporaryDirectory() as folder:
         local = path
         if "://" in str(path):
             local = path.copy(epath.Path(folder) / path.name)
-        problem = flaw(local, rows, source, codec)
+        problem = flaw(local, rows, source, form)
+
     if problem:
-        log(f"{path}: {problem}; it is written again")
+        logger.info(f"{path}: {problem}; it is written again")
     return not problem
 
 
-def flaw(path: epath.Path, rows: range, source: Source, codec: Codec) -> str:
-    """What is wrong with a shard on this machine, "" if nothing: count, and every EVERY-th example against the original."""
+def flaw(path: epath.Path, rows: range, source: DataSet, form: RecordForm) -> str:
+    """Returns what is wrong with a shard, or "".
+
+    Compares the number of records, and every EVERY-th example with the original.
+
+    Args:
+      path: a path on this machine.
+      rows: the examples that the shard must hold.
+      source: their original.
+      form: how they are stored.
+    """
     from array_record.python import array_record_module
 
+    options = "readahead_buffer_size:0,max_parallelism:0"
     try:
-        reader = array_record_module.ArrayRecordReader(
-            str(path), "readahead_buffer_size:0,max_parallelism:0"
-        )
-        if reader.num_records() != len(rows):
-            return f"has {reader.num_records()} records instead of {len(rows)}"
+        reader = array_record_module.ArrayRecordReader(str(path), options)
+        count = reader.num_records()
+        if count != len(rows):
+            return f"has {count} records instead of {len(rows)}"
+
         samples = sorted({*range(0, len(rows), EVERY), len(rows) - 1})
-        for sample, content in zip(samples, reader.read(samples)):
-            stored = source.read_record(codec.decode(content), f"{path} (record {sample})")
+        for sample, content in zip(samples, reader.read(samples), strict=True):
+            stored = source.read_record(form.decode(content), f"{path} (record {sample})")
             if not same(stored, source.read(rows[sample])):
                 return f"record {sample} differs from {stored['key']}"
     except (RuntimeError, ValueError, IndexError) as error:
@@ -291,7 +341,7 @@ def flaw(path: epath.Path, rows: range, source: Source, codec: Codec) -> str:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two examples, or parts of them, are equal bit for bit."""
+    """Returns whether two examples, or parts of them, are equal bit for bit."""
     if isinstance(one, Mapping):
         return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
     if isinstance(one, tuple | list):
@@ -302,87 +352,114 @@ def same(one: Any, other: Any) -> bool:
 
 
 def shard_lengths(folder: epath.Path, split: str) -> list[int]:
-    """Examples of each shard of a split, as the metadata say; [] where they have none."""
+    """Returns the number of examples of each shard, from the metadata; [] if there are none."""
     import tensorflow_datasets as tfds
 
-    return (
-        tfds.builder_from_directory(folder).info.splits[split].shard_lengths
-        if split in split_counts(folder)
-        else []
-    )
+    if split not in split_counts(folder):
+        return []
+    return tfds.builder_from_directory(folder).info.splits[split].shard_lengths
 
 
 def remove_old(
-    folder: epath.Path,
-    source: Source,
-    before: int,
-    paths: list[epath.Path],
-    log: Callable[[str], object],
+    folder: epath.Path, source: DataSet, before: int, paths: Sequence[epath.Path]
 ) -> None:
-    """Removes the shards that the metadata named until now, `before` of them, and no longer do; names others, which nothing reads."""
-    named = {shard_name(source, index, before) for index in range(before)} - {
-        path.name for path in paths
-    }
-    old = sorted(
-        path
-        for path in folder.glob(f"{source.NAME}-{source.split}.array_record-*")
-        if path not in paths
-    )
-    for path in old:
+    """Removes the shards that the metadata named until now; names others, which nothing reads.
+
+    Args:
+      folder: folder of the shards.
+      source: the split.
+      before: number of shards that the metadata named.
+      paths: the shards that it names now.
+    """
+    new_names = {path.name for path in paths}
+    named = {shard_name(source, index, before) for index in range(before)} - new_names
+    old = set(folder.glob(f"{source.NAME}-{source.split}.array_record-*")) - set(paths)
+    for path in sorted(old):
         if path.name in named:
             path.unlink()
-            log(f"{path}: removed, it was replaced")
+            logger.info(f"{path}: removed, it was replaced")
         else:
-            log(f"{path}: no shard of this data set, and nothing reads it: delete it")
+            logger.info(f"{path}: no shard of this data set, and nothing reads it: delete it")
+
+
+class _SplitFiles(NamedTuple):
+    shard_lengths: list[int]
+    num_bytes: int
 
 
 def write_metadata(
-    folder: epath.Path, source: Source, codec: Codec, paths: list[epath.Path]
+    folder: epath.Path, source: DataSet, form: RecordForm, paths: Sequence[epath.Path]
 ) -> None:
-    """Adds the split to what TFDS needs to read the folder: features.json, dataset_info.json, and our choices of rows."""
+    """Adds a split to what TFDS needs to read the folder.
+
+    That is features.json, dataset_info.json, and our choices of rows.
+    """
+    splits = _prepared_splits(folder)
+    splits[source.split] = _SplitFiles(
+        [len(rows_of(index, source)) for index in range(len(paths))],
+        sum(path.stat().length for path in paths),
+    )
+    files = _tfds_files(folder, source, form, splits)
+    subsets = source.subsets()
+    if subsets:
+        files[subsets_file(source.split)] = json.dumps(subsets).encode()
+
+    # The info comes last, since it makes the split readable.
+    info = files.pop(INFO)
+    for name, content in [*sorted(files.items()), (INFO, info)]:
+        path = folder / name
+        if "://" in str(folder):
+            path.write_bytes(content)
+        else:
+            write_atomically(pathlib.Path(path), content)
+    open_records.cache_clear()
+
+
+def _prepared_splits(folder: epath.Path) -> dict[str, _SplitFiles]:
     import tensorflow_datasets as tfds
 
-    def split_info(name: str, lengths: list[int], size: int):
+    if not split_counts(folder):
+        return {}
+    splits = tfds.builder_from_directory(folder).info.splits
+    return {
+        name: _SplitFiles(split.shard_lengths, split.num_bytes) for name, split in splits.items()
+    }
+
+
+def _tfds_files(
+    folder: epath.Path, source: DataSet, form: RecordForm, splits: Mapping[str, _SplitFiles]
+) -> dict[str, bytes]:
+    """TFDS's own metadata, {name: content}."""
+    import tensorflow_datasets as tfds
+
+    infos = []
+    for name, split in splits.items():
         template = tfds.core.ShardedFileTemplate(
             data_dir=folder, dataset_name=source.NAME, split=name, filetype_suffix="array_record"
         )
-        return tfds.core.SplitInfo(
-            name=name, shard_lengths=lengths, num_bytes=size, filename_template=template
+        infos.append(
+            tfds.core.SplitInfo(
+                name=name,
+                shard_lengths=split.shard_lengths,
+                num_bytes=split.num_bytes,
+                filename_template=template,
+            )
         )
 
-    splits = {}
-    if split_counts(folder):
-        splits = {
-            name: split_info(name, info.shard_lengths, info.num_bytes)
-            for name, info in tfds.builder_from_directory(folder).info.splits.items()
-        }
-    size = sum(path.stat().length for path in paths)
-    splits[source.split] = split_info(
-        source.split, [len(rows_of(index, source)) for index in range(len(paths))], size
-    )
     identity = tfds.core.dataset_info.DatasetIdentity(
         name=source.NAME, version=tfds.core.Version(VERSION), data_dir=str(folder), module_name=""
     )
     info = tfds.core.DatasetInfo(
         builder=identity,
-        features=codec.features,
+        features=form.features,
         description=source.WHERE,
         homepage="see the description",
-        license=source.LICENCE,
+        license=source.LICENSE,
         disable_shuffling=True,
     )
     info.set_file_format("array_record")
-    info.set_splits(tfds.core.splits.SplitDict(list(splits.values())))
+    info.set_splits(tfds.core.splits.SplitDict(infos))
+
     with tempfile.TemporaryDirectory() as local:
         info.write_to_directory(local)
-        files = {path.name: path.read_bytes() for path in pathlib.Path(local).iterdir()}
-    if subsets := source.subsets():
-        files[subsets_file(source.split)] = json.dumps(subsets).encode()
-    for name in sorted(
-        files, key=lambda name: name == INFO
-    ):  # last, since it makes the split readable
-        path = folder / name
-        path.write_bytes(files[name]) if "://" in str(folder) else write_atomically(
-            pathlib.Path(path), files[name]
-        )
-    open_records.cache_clear()
+        return {path.name: path.read_bytes() for path in pathlib.Path(local).iterdir()}

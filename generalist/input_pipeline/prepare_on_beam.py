@@ -1,13 +1,12 @@
-"""`generalist data prepare --beam`: the same shards, written by the workers of an Apache Beam pipeline."""
+"""`generalist data prepare --beam`: workers of an Apache Beam pipeline write the same shards."""
 
 import logging
 import shlex
-from collections.abc import Callable
 
 from etils import epath
 
 from generalist.input_pipeline.prepare import finish, open_original, shard_paths, write_shards
-from generalist.input_pipeline.sources import Source
+from generalist.input_pipeline.sources import DataSet
 
 try:
     import apache_beam as beam
@@ -15,41 +14,59 @@ try:
 except ImportError as error:
     raise ImportError("--beam needs Apache Beam: pip install -e '.[beam]'") from error
 
+logger = logging.getLogger("generalist")
+
 
 class WriteShard(beam.DoFn):
-    """Index of a shard -> its path, once it is written and verified. Every worker opens the data set once."""
+    """Writes and verifies the shard of an index, and yields its path.
+
+    Every worker opens the data set once.
+    """
 
     def __init__(self, name: str, split: str, data_dir: str, out: str, threads: int):
-        self._source_of, self._out, self._threads = (name, split, data_dir), out, threads
+        self._name = name
+        self._split = split
+        self._data_dir = data_dir
+        self._out = out
+        self._threads = threads
 
     def setup(self):
-        self._source = open_original(*self._source_of)
+        """Opens the data set."""
+        self._source = open_original(self._name, self._split, self._data_dir)
 
     def process(self, index: int):
+        """Writes one shard."""
         paths = shard_paths(self._source, self._out)
-        write_shards(self._source, paths, [index], self._threads, logging.info)
+        write_shards(self._source, paths, [index], self._threads)
         yield str(paths[index])
 
 
 def prepare_on_beam(
-    source: Source,
-    data_dir,
-    out,
-    options: str = "",
-    threads: int = 8,
-    log: Callable[[str], object] = print,
+    source: DataSet, data_dir, out, options: str = "", threads: int = 8
 ) -> epath.Path:
-    """`prepare.prepare` with a shard as Beam's unit of work; returns the folder.
+    """Prepares a split as `prepare.prepare` does, with a shard as Beam's unit of work.
+
+    What the workers log goes to Beam's log. Finished shards are kept.
 
     Args:
-      source: of `open_original` in `data_dir`, which every worker must see under this name, and be able to write to `out`.
-      options: Beam's, in one string: "--runner=DataflowRunner --project=... --region=...". Empty: on this machine.
-      out, threads, log: as in `prepare`; what the workers say goes to Beam's log.
+      source: what `open_original` returns for `data_dir`.
+      data_dir: where every worker must see the data set, under this name.
+      out: where every worker must be able to write, see `prepare`.
+      options: Beam's options in one string: "--runner=DataflowRunner --project=... --region=...".
+        Empty: on this machine.
+      threads: number of reading threads of each worker.
 
-    Raises ValueError with the message of a worker that fails, or of Beam. Finished shards are kept.
+    Returns:
+      The folder.
+
+    Raises:
+      ValueError: a worker fails, or Beam; with its message.
     """
     paths = shard_paths(source, out)
-    log(f"{source.NAME}/{source.split}: {len(source)} examples in {len(paths)} shard(s), by Beam")
+    logger.info(
+        f"{source.NAME}/{source.split}: {len(source)} examples in {len(paths)} shard(s), by Beam"
+    )
+
     write = WriteShard(source.NAME, source.split, str(data_dir), str(out), threads)
     try:
         with beam.Pipeline(options=PipelineOptions(shlex.split(options))) as pipeline:
@@ -61,4 +78,4 @@ def prepare_on_beam(
             )
     except RuntimeError as error:  # quotes the traceback of a worker
         raise ValueError(f"Beam: {str(error).strip().splitlines()[-1]}") from error
-    return finish(source, paths, log)
+    return finish(source, paths)

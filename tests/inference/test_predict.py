@@ -73,7 +73,7 @@ def test_file_pil_and_array_give_the_same(tiny_model, tmp_path):
 
 
 def test_the_model_sees_images_shrunk_as_those_of_training(tiny_model, monkeypatch):
-    from generalist.input_pipeline.loader import fit
+    from generalist.tasks.base import resize_image
 
     seen = []
     monkeypatch.setattr(
@@ -84,7 +84,7 @@ def test_the_model_sees_images_shrunk_as_those_of_training(tiny_model, monkeypat
         ),
     )
     tiny_model.predict_rgb(LARGE[None], "depth")
-    np.testing.assert_array_equal(seen[0][0], fit(LARGE, 32))
+    np.testing.assert_array_equal(seen[0][0], resize_image(LARGE, (32, 32)))
 
 
 def test_restoration_tiles_what_is_larger_than_the_model(tiny_model, monkeypatch):

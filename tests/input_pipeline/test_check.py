@@ -1,6 +1,7 @@
 """`generalist data check`: each kind of mistake is named, counted, and never ends the check."""
 
 import json
+import logging
 import os
 import pathlib
 import sys
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from generalist import cli
+from generalist.console import Progress
 from generalist.input_pipeline import check as checks
 from generalist.input_pipeline.check import check, format_report
 from generalist.input_pipeline.reading import evenly_spaced
@@ -48,7 +50,7 @@ def test_a_whole_data_set_is_well(lol, capsys):
     printed = capsys.readouterr().out
     assert (
         f"lol: read from {lol}/lol\n" in printed
-        and "all that is there is well" in printed
+        and "no problems" in printed
         and "not found" not in printed
     )
     assert "lol       train         6        6     6      0  24x20  input 6." in printed
@@ -63,7 +65,7 @@ def test_all_six_are_named_where_none_was_asked_for(lol, capsys):
     assert all(
         f"\n{name}: {lol}/" in printed for name in ("nyu", "ade20k", "coco", "sidd", "rain13k")
     )
-    assert printed.count("licence: ") == 5 and "sceneparsing.csail.mit.edu" in printed
+    assert printed.count("license: ") == 5 and "sceneparsing.csail.mit.edu" in printed
 
 
 @pytest.mark.parametrize(
@@ -89,7 +91,7 @@ def test_what_is_well_but_not_all_there_is_told_from_damage_by_text_and_code(lol
     printed = capsys.readouterr().out
     assert "train         5        6     5      0" in printed
     assert printed.endswith(
-        "\nincomplete: lol/train: 5 examples, usually 6\nall that is there is well, but incomplete\n"
+        "\nincomplete: lol/train: 5 examples, usually 6\nno problems, but incomplete\n"
     )
     (lol / "lol/our485").rename(lol / "lol/elsewhere")
     assert cli.main(["data", "check", "lol", "--data-dir", str(lol)]) == 3
@@ -311,7 +313,7 @@ def test_own_data_that_are_well(own, capsys):
         f"plants: read from {own}/data/plants\n",
     ):
         assert said in printed
-    assert "all that is there is well" in printed
+    assert "no problems" in printed
     assert {path.name for path in (own / "out").iterdir()} == {
         "crop.png",
         "height.png",
@@ -376,7 +378,7 @@ def test_a_missing_folder_of_own_data_is_code_3(own, capsys):
     assert printed.endswith(
         f"\nincomplete: crop/-: {own}/data/crop: no such folder\n"
         f"incomplete: height/val: {own}/data/height/val/images: no such folder\n"
-        "all that is there is well, but incomplete\n"
+        "no problems, but incomplete\n"
     )
 
 
@@ -428,7 +430,7 @@ def test_twins_among_the_real_samples_are_found_and_nothing_else():
         path.stem: np.asarray(Image.open(path))
         for path in pathlib.Path(folder, "test/Rain100H/target").glob("*.png")
     }
-    checks.summarise(
+    checks.summarize(
         split,
         [
             (key, checks.measure({"image": clean // 2, "label": clean, "key": key}))
@@ -441,11 +443,12 @@ def test_twins_among_the_real_samples_are_found_and_nothing_else():
     }
 
 
-def test_limit_reads_evenly_spread_examples_and_progress_has_an_eta(lol, monkeypatch):
-    monkeypatch.setattr("generalist.input_pipeline.reading.SAY_EVERY", 0.0)
-    lines = []
-    report = check(lol, ["lol"], limit=3, threads=2, log=lines.append)
+def test_limit_reads_evenly_spread_examples_and_progress_has_an_eta(lol, monkeypatch, caplog):
+    monkeypatch.setattr(Progress, "EVERY_SECONDS", 0.0)
+    caplog.set_level(logging.INFO, logger="generalist")
+    report = check(lol, ["lol"], limit=3, threads=2)
     assert [split.read for split in report.splits] == [3, 3]
-    assert lines[1].startswith("lol/train: 2 of 3 | ") and "ETA" in lines[1]
+    assert caplog.messages[1].startswith("lol/train 2/3 examples | ")
+    assert "ETA" in caplog.messages[1]
     assert evenly_spaced(10, 4) == [0, 3, 6, 9]
     assert evenly_spaced(3, 0) == evenly_spaced(3, 9) == [0, 1, 2]

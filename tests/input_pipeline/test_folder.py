@@ -168,13 +168,12 @@ def test_another_size_and_a_missing_half_are_named(tmp_path):
         Folder(tmp_path, "train", "mine", IDS)
 
 
-def test_damaged_files_can_be_skipped_and_are_counted(tmp_path):
+def test_damaged_files_can_be_skipped_and_are_counted(tmp_path, caplog):
     folder(tmp_path, np.array([[4]], np.uint8), name="a")
     folder(tmp_path, np.array([[7]], np.uint8), name="b")
-    said = []
-    source = Folder(tmp_path, "train", "mine", IDS, "skip", said.append)
-    assert source[0]["key"] == "b" and source.skipped == 1
-    assert said == [
+    source = Folder(tmp_path, "train", "mine", IDS, on_error="skip")
+    assert source[0]["key"] == "b" and len(source.damaged) == 1
+    assert caplog.messages == [
         f"mine: skipped {tmp_path}/train/labels/a.png: id 4 is no class (100.0% of the pixels are none)"
     ]
 

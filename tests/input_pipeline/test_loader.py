@@ -5,9 +5,11 @@ import itertools
 import numpy as np
 import pytest
 
-from generalist.input_pipeline.loader import Encode, fit, training_batches
+from generalist.input_pipeline.loader import Encode, training_batches
 from generalist.input_pipeline.scenes import ScenesSource
+from generalist.input_pipeline.source import cut
 from generalist.tasks import get_tasks
+from generalist.tasks.base import resize_image
 
 TASKS = get_tasks("scenes", ["denoise", "derain", "light"])
 WEIGHTS = {"denoise": 3.0, "derain": 2.0, "light": 1.0}
@@ -24,8 +26,11 @@ class Numbered:
         return self.length
 
     def __getitem__(self, i):
+        return self.read(i)
+
+    def read(self, i, window=None):
         image = np.full((4, 4, 3), i, np.uint8)
-        return {"image": image, "label": image, "key": str(i)}
+        return cut({"image": image, "label": image, "key": str(i)}, window)
 
 
 SOURCES = {name: Numbered(length) for name, length in LENGTHS.items()}
@@ -155,17 +160,18 @@ def test_targets_are_the_tasks_encoding():
     assert sample["task"] == 4 and sample["task"].dtype == np.int32
 
 
-def test_fit_averages_areas_and_rounds():
+def test_shrinking_averages_areas_and_rounds():
     image = np.zeros((4, 2, 3), np.uint8)
     image[:2] = [[[0, 10, 255]] * 2, [[1, 11, 255]] * 2]  # means 0.5, 10.5 and 255; halves go up
-    np.testing.assert_array_equal(fit(image, 2), fit(image.copy(), 2))
-    np.testing.assert_array_equal(fit(image[:2], 1), [[[1, 11, 255]]])
-    assert fit(image, 2).shape == (2, 2, 3) and fit(image, 2).dtype == np.uint8
+    square = resize_image(image, (2, 2))
+    np.testing.assert_array_equal(square, resize_image(image.copy(), (2, 2)))
+    np.testing.assert_array_equal(resize_image(image[:2], (1, 1)), [[[1, 11, 255]]])
+    assert square.shape == (2, 2, 3) and square.dtype == np.uint8
 
 
-def test_fit_does_not_wrap_around_where_bicubic_overshoots():
+def test_enlarging_does_not_wrap_around_where_bicubic_overshoots():
     image = np.zeros((4, 4, 3), np.uint8)
     image[:, 2:] = 255
-    larger = fit(image, 9)
+    larger = resize_image(image, (9, 9))
     assert larger[0, 0, 0] == 0 and larger[0, -1, 0] == 255
     assert (np.diff(larger[4, :, 0].astype(int)) >= 0).all()

@@ -9,10 +9,13 @@ import pytest
 from PIL import Image
 
 from generalist.input_pipeline import transforms
-from generalist.input_pipeline.loader import FINER, fit
+from generalist.input_pipeline.loader import FINER
+from generalist.input_pipeline.source import ReadWindow
 from generalist.input_pipeline.sources import open_source
-from generalist.input_pipeline.sources.files import Part, Stored, jpeg_size, read_image, read_part
+from generalist.input_pipeline.sources.examples import OriginalFiles, PreparedRecords
+from generalist.input_pipeline.sources.files import Stored, jpeg_size, read_image, read_window
 from generalist.input_pipeline.sources.folder import Folder
+from generalist.tasks.base import resize_image
 
 HEIGHT, WIDTH = 603, 1001  # neither a multiple of 8
 
@@ -88,8 +91,8 @@ def test_the_window_lies_where_the_labels_window_lies(enough, shrink, corner):
         rising = np.rint(places * 255 / length).astype(np.uint8)
         shifts = []
         for grey in (rising, 255 - rising):  # both, since JPEG rounds a little up
-            pixels, window, size = read_part(
-                Stored("x", jpeg(grey, quality=100)), Part(lambda size: wanted, enough)
+            pixels, window, size = read_window(
+                Stored("x", jpeg(grey, quality=100)), ReadWindow(lambda size: wanted, enough)
             )
             assert size == (HEIGHT, WIDTH) and pixels.shape == (301 // shrink, 403 // shrink, 3)
             exact = cv2.resize(
@@ -117,7 +120,9 @@ def test_colours_and_the_stored_grid_are_those_of_the_whole_image(mode):
     Image.fromarray(photo()).convert(mode).save(file, "jpeg", quality=95, exif=exif)
     stored = Stored("x", file.getvalue())
     whole = read_image(stored)
-    pixels, window, _ = read_part(stored, Part(lambda size: (slice(8, 408), slice(16, 616)), 100))
+    pixels, window, _ = read_window(
+        stored, ReadWindow(lambda size: (slice(8, 408), slice(16, 616)), 100)
+    )
     assert whole.shape == (480, 640, 3) and pixels.shape == (100, 150, 3)
     exact = cv2.resize(whole[window].astype(np.float32), (150, 100), interpolation=cv2.INTER_AREA)
     assert (
@@ -133,11 +138,13 @@ def test_a_fraction_is_nearer_to_the_area_mean_than_a_full_decode_that_pillow_sh
         whole = read_image(stored)
         for _ in range(8):
             window = transforms.random_window((480, 640), (0.3, 1.0), (3 / 4, 4 / 3), rng)
-            pixels, shown, _ = read_part(stored, Part(lambda size: window, int(FINER * 128)))
+            pixels, shown, _ = read_window(
+                stored, ReadWindow(lambda size: window, int(FINER * 128))
+            )
             exact = cv2.resize(
                 whole[shown].astype(np.float32), (128, 128), interpolation=cv2.INTER_AREA
             )
-            ours.append(np.abs(fit(pixels, 128) - exact).mean())
+            ours.append(np.abs(resize_image(pixels, (128, 128)) - exact).mean())
             usual = Image.fromarray(whole[shown]).resize((128, 128), Image.Resampling.BICUBIC)
             pillow.append(np.abs(np.asarray(usual) - exact).mean())
     assert np.mean(ours) < 0.85 * np.mean(pillow)
@@ -158,16 +165,16 @@ def windowed(source, seed, enough):
     augment = transforms.CropAndFlip(
         {"scale": (0.3, 0.9), "ratio": (0.8, 1.25), "flip": 0.5}, enough
     )
-    return augment(functools.partial(source.get, 0), np.random.default_rng(seed))
+    return augment(functools.partial(source.read, 0), np.random.default_rng(seed))
 
 
 @pytest.mark.parametrize("enough", [64, 1000])
 def test_image_and_label_of_an_example_move_together(rooms, enough):
-    source = open_source("nyu", "depth", "train", rooms / "original", log=lambda line: None)
+    source = open_source("nyu", "depth", "train", rooms / "original")
     for seed in range(6):
         example = windowed(source, seed, enough)
         rows, columns = np.divmod(np.rint(example["label"] * 1000).astype(int), 64)
-        image = fit(example["image"], 32).astype(np.float32)
+        image = resize_image(example["image"], (32, 32)).astype(np.float32)
         for channel, place, length in ((0, rows, HEIGHT), (1, 16 * columns + 7.5, WIDTH)):
             expected = cv2.resize(place.astype(np.float32), (32, 32), interpolation=cv2.INTER_AREA)
             np.testing.assert_allclose(
@@ -183,14 +190,12 @@ def test_image_and_label_of_an_example_move_together(rooms, enough):
 def test_parts_of_prepared_examples_are_those_of_the_original_files(rooms):
     from generalist.input_pipeline.prepare import open_original, prepare
 
-    prepare(
-        open_original("nyu", "train", rooms / "original"), rooms / "prepared", log=lambda line: None
-    )
+    prepare(open_original("nyu", "train", rooms / "original"), rooms / "prepared")
     original, prepared = (
-        open_source("nyu", "depth", "train", rooms / name, log=lambda line: None)
-        for name in ("original", "prepared")
+        open_source("nyu", "depth", "train", rooms / name) for name in ("original", "prepared")
     )
-    assert original.prepared is None and prepared.prepared is not None
+    assert isinstance(original.examples, OriginalFiles)
+    assert isinstance(prepared.examples, PreparedRecords)
     for seed in range(3):
         one, other = (windowed(source, seed, 64) for source in (original, prepared))
         assert max(one["image"].shape) < 0.6 * max(one["label"].shape)  # a fraction of the size
@@ -207,10 +212,8 @@ def test_a_png_is_cut_where_the_window_says_and_a_damaged_neighbour_is_replaced(
             tmp_path / f"train/labels/{name}.png"
         )
     (tmp_path / "train/images/a.png").write_bytes(b"\x89PNG broken")
-    source = Folder(
-        tmp_path, "train", "ids", {"kind": "instances"}, on_error="skip", log=lambda line: None
-    )
-    example = source.get(0, Part(lambda size: (slice(3, 50), slice(5, 94)), 2))
-    assert example["key"] == "b" and source.skipped == 1
+    source = Folder(tmp_path, "train", "ids", {"kind": "instances"}, on_error="skip")
+    example = source.read(0, ReadWindow(lambda size: (slice(3, 50), slice(5, 94)), 2))
+    assert example["key"] == "b" and len(source.damaged) == 1
     np.testing.assert_array_equal(example["image"], photo(90, 100)[3:50, 5:94])
     np.testing.assert_array_equal(example["label"][0], np.arange(305, 394))

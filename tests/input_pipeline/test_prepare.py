@@ -1,6 +1,7 @@
 """`generalist data prepare`: every example comes back bit for bit, TFDS reads it, and an interruption costs one shard."""
 
 import json
+import logging
 import os
 import pickle
 import resource
@@ -29,10 +30,10 @@ from generalist.input_pipeline.sources import (
     missing,
     open_source,
 )
+from generalist.input_pipeline.sources.examples import Examples, PreparedRecords
 from generalist.tasks import COCO_CATEGORIES
 
 RNG = np.random.default_rng(0)
-QUIET = {"log": lambda line: None}
 
 
 def photo(h=6, w=8):
@@ -153,16 +154,15 @@ def test_examples_come_back_bit_for_bit_for_every_task(
 ):
     make(tmp_path / "data")
     for split in splits:
-        prepare(open_original(name, split, tmp_path / "data"), tmp_path / "out", **QUIET)
+        prepare(open_original(name, split, tmp_path / "data"), tmp_path / "out")
     for task in tasks:
         for split in splits:
-            original = open_source(name, task, split, tmp_path / "data", **QUIET)
+            original = open_source(name, task, split, tmp_path / "data")
             copy = pickle.loads(pickle.dumps(open_source(name, task, split, tmp_path / "out")))
-            assert (
-                original.prepared is None
-                and copy.prepared is not None
-                and len(copy) == len(original) > 0
-            )
+            assert isinstance(original.examples, Examples)
+            assert not isinstance(original.examples, PreparedRecords)
+            assert isinstance(copy.examples, PreparedRecords)
+            assert len(copy) == len(original) > 0
             assert all(
                 prepares.same(dict(copy[index]), dict(original[index]))
                 for index in range(len(original))
@@ -190,10 +190,8 @@ def test_the_stamp_is_that_of_a_copy_and_changes_with_every_file(
     """Figures of the truth and of trivial predictors are kept by it."""
     make(tmp_path / "data")
     shutil.copytree(tmp_path / "data", tmp_path / "copy")
-    source, copy = (
-        prepares.SOURCES[name](tmp_path / root, split, log=len) for root in ("data", "copy")
-    )
-    paths = sorted({path for path in source.paths() if os.path.isfile(path)})
+    source, copy = (SOURCES[name](tmp_path / root, split) for root in ("data", "copy"))
+    paths = sorted({path for path in source.examples.paths() if os.path.isfile(path)})
     assert len(paths) == files and source.stamp() == copy.stamp()
     stamps = {source.stamp()}
     for path in paths:
@@ -205,8 +203,8 @@ def test_the_stamp_is_that_of_a_copy_and_changes_with_every_file(
 
 def test_crops_of_full_frames_are_prepared_as_they_are_cut(tmp_path, small_shards):
     save_sidd(tmp_path)
-    source = prepares.SOURCES["sidd"](tmp_path, "train", crops_per_frame=3)
-    prepare(source, tmp_path / "out", **QUIET)
+    source = SOURCES["sidd"](tmp_path, "train", crops_per_frame=3)
+    prepare(source, tmp_path / "out")
     copy = open_source("sidd", "denoise", "train", tmp_path / "out")
     assert [e["key"] for e in copy] == [e["key"] for e in source] and len(copy) == 3
     assert all(prepares.same(copy[index], source[index]) for index in range(3))
@@ -214,8 +212,8 @@ def test_crops_of_full_frames_are_prepared_as_they_are_cut(tmp_path, small_shard
 
 def test_files_are_stored_as_they_are(tmp_path):
     save_ade(tmp_path)
-    prepare(open_original("ade20k", "val", tmp_path), tmp_path / "out", **QUIET)
-    record = open_source("ade20k", None, "val", tmp_path / "out").prepared[1]
+    prepare(open_original("ade20k", "val", tmp_path), tmp_path / "out")
+    record = open_source("ade20k", None, "val", tmp_path / "out").examples.shards[1]
     assert record["image"] == (tmp_path / "ade20k/images/validation/ADE_val_1.jpg").read_bytes()
     assert (
         record["annotation"]
@@ -229,7 +227,7 @@ def test_tfds_reads_what_was_prepared_without_tensorflow(tmp_path, small_shards)
     for split in ("train", "test", "labeled"):
         if split == "labeled":
             scipy.io.savemat(tmp_path / "nyu_depth_v2/splits.mat", {"trainNdxs": np.array([[2]])})
-        prepare(open_original("nyu", split, tmp_path), tmp_path / "out", **QUIET)
+        prepare(open_original("nyu", split, tmp_path), tmp_path / "out")
     builder = tfds.builder_from_directory(tmp_path / "out/nyu/1.0.0")
     assert {name: info.num_examples for name, info in builder.info.splits.items()} == {
         "train": 5,
@@ -253,20 +251,20 @@ def test_tfds_reads_what_was_prepared_without_tensorflow(tmp_path, small_shards)
 def test_one_example_of_50_and_the_last_are_compared_with_the_original(tmp_path, monkeypatch):
     save_lol(tmp_path, count=103)
     source = open_original("lol", "train", tmp_path)
-    prepare(source, tmp_path / "out", **QUIET)
-    (shard,), codec, compared = (
+    prepare(source, tmp_path / "out")
+    (shard,), form, compared = (
         prepares.shard_paths(source, tmp_path / "out"),
-        prepares.Codec("lol"),
+        prepares.RecordForm("lol"),
         [],
     )
     read = source.read
     monkeypatch.setattr(source, "read", lambda row: compared.append(row) or read(row))
-    assert prepares.flaw(shard, range(103), source, codec) == "" and compared == [0, 50, 100, 102]
+    assert prepares.flaw(shard, range(103), source, form) == "" and compared == [0, 50, 100, 102]
     for row in (50, 102):
-        key, image, _ = source.items[row]
+        key, image, *_ = source.examples.locate(row)
         before = cv2.imread(image)
         save(tmp_path / "lol/our485/low" / f"{key}.png", photo())
-        assert prepares.flaw(shard, range(103), source, codec) == f"record {row} differs from {key}"
+        assert prepares.flaw(shard, range(103), source, form) == f"record {row} differs from {key}"
         cv2.imwrite(image, before)
 
 
@@ -321,32 +319,36 @@ def test_the_command_goes_on_where_it_was_interrupted_and_machines_share_the_wor
     )
 
 
-def test_shards_of_another_number_do_not_stay_beside_the_new_ones(tmp_path, small_shards):
+def test_shards_of_another_number_do_not_stay_beside_the_new_ones(tmp_path, small_shards, caplog):
     save_lol(tmp_path)
-    folder, said = tmp_path / "out/lol/1.0.0", []
-    prepare(open_original("lol", "train", tmp_path), tmp_path / "out", **QUIET)
+    folder = tmp_path / "out/lol/1.0.0"
+    caplog.set_level(logging.INFO, logger="generalist")
+    prepare(open_original("lol", "train", tmp_path), tmp_path / "out")
     foreign = folder / "lol-train.array_record-00007-of-00009"  # which no metadata ever named
     foreign.write_bytes(b"x")
     for half in ("low", "high"):
         for number in (2, 3, 4):
             (tmp_path / f"lol/our485/{half}/{number}.png").unlink()
-    prepare(open_original("lol", "train", tmp_path), tmp_path / "out", log=said.append)
+    prepare(open_original("lol", "train", tmp_path), tmp_path / "out")
     assert sorted(path.name for path in folder.glob("*array_record*")) == [
         "lol-train.array_record-00000-of-00001",
         foreign.name,
     ]
-    assert [line for line in said if "removed" in line] == [
+    assert [line for line in caplog.messages if "removed" in line] == [
         f"{folder}/lol-train.array_record-0000{index}-of-00003: removed, it was replaced"
         for index in range(3)
     ]
-    assert f"{foreign}: no shard of this data set, and nothing reads it: delete it" in said
+    assert (
+        f"{foreign}: no shard of this data set, and nothing reads it: delete it" in caplog.messages
+    )
     assert [example["key"] for example in open_source("lol", None, "train", tmp_path / "out")] == [
         "0",
         "1",
     ]
 
 
-def test_a_full_disk_names_the_shard_and_loses_no_finished_one(tmp_path, small_shards):
+def test_a_full_disk_names_the_shard_and_loses_no_finished_one(tmp_path, small_shards, caplog):
+    caplog.set_level(logging.INFO, logger="generalist")
     for half in ("low", "high"):
         for number in range(4):
             save(
@@ -364,7 +366,7 @@ def test_a_full_disk_names_the_shard_and_loses_no_finished_one(tmp_path, small_s
             OSError,
             match=r"lol-train\.array_record-00001-of-00002: cannot be written .*run the command again",
         ) as error:
-            prepare(source, tmp_path / "out", **QUIET)
+            prepare(source, tmp_path / "out")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, before)
@@ -372,12 +374,10 @@ def test_a_full_disk_names_the_shard_and_loses_no_finished_one(tmp_path, small_s
     assert [path.name for path in (tmp_path / "out/lol/1.0.0").iterdir()] == [
         "lol-train.array_record-00000-of-00002"
     ]
-    said = []
-    prepare(source, tmp_path / "out", log=said.append)
-    assert (
-        said[0].endswith("1 of them finished before")
-        and len(open_source("lol", None, "train", tmp_path / "out")) == 4
-    )
+    caplog.clear()
+    prepare(source, tmp_path / "out")
+    assert caplog.messages[0].endswith("1 of them finished before")
+    assert len(open_source("lol", None, "train", tmp_path / "out")) == 4
 
 
 def test_a_damaged_example_stops_with_its_name_and_keeps_the_finished_shards(
@@ -444,7 +444,7 @@ def test_mistakes_are_one_line(tmp_path, small_shards, capsys, arguments, said):
 
 def test_every_process_opens_the_shards_for_itself(tmp_path, monkeypatch):
     save_lol(tmp_path)
-    prepare(open_original("lol", "train", tmp_path), tmp_path / "out", **QUIET)
+    prepare(open_original("lol", "train", tmp_path), tmp_path / "out")
     source = open_source("lol", None, "train", tmp_path / "out")
     opened = []
     for process in (1, 1, 2):  # as after a fork, which copies what is open
@@ -456,7 +456,7 @@ def test_every_process_opens_the_shards_for_itself(tmp_path, monkeypatch):
 
 def test_a_prepared_set_reads_in_spawned_processes_and_names_damage(tmp_path, small_shards):
     save_lol(tmp_path)
-    prepare(open_original("lol", "train", tmp_path), tmp_path / "out", **QUIET)
+    prepare(open_original("lol", "train", tmp_path), tmp_path / "out")
     source = open_source("lol", None, "train", tmp_path / "out")
     code = "import pickle, sys; s = pickle.load(sys.stdin.buffer); print([int(s[i]['label'].sum()) for i in range(5)])"
     done = subprocess.run(
@@ -466,21 +466,21 @@ def test_a_prepared_set_reads_in_spawned_processes_and_names_damage(tmp_path, sm
     shard = tmp_path / "out/lol/1.0.0/lol-train.array_record-00002-of-00003"
     shard.write_bytes(b"x" * 100)
     prepares.open_records.cache_clear()
-    split = check(tmp_path / "out", ["lol"], **QUIET).splits[0]
+    split = check(tmp_path / "out", ["lol"]).splits[0]
     assert split.read == 4 and "lol/1.0.0 (train, row 4): cannot be read" in split.problems[0]
     (tmp_path / "out/lol/1.0.0/dataset_info.json").write_text("{")
     with pytest.raises(LayoutError, match=r"dataset_info\.json: cannot be read \(JSONDecodeError"):
         open_source("lol", None, "train", tmp_path / "out")
 
 
-def test_shards_go_to_a_bucket_whole_and_are_kept_there(tmp_path, small_shards, bucket):
+def test_shards_go_to_a_bucket_whole_and_are_kept_there(tmp_path, small_shards, bucket, caplog):
+    caplog.set_level(logging.INFO, logger="generalist")
     save_lol(tmp_path)
-    said = []
     for _ in range(2):
-        prepare(open_original("lol", "train", tmp_path), "gs://bucket/out", log=said.append)
-    assert said[0].endswith("0 of them finished before") and said[2].endswith(
-        "3 of them finished before"
-    )
+        prepare(open_original("lol", "train", tmp_path), "gs://bucket/out")
+    finished = [line for line in caplog.messages if "finished before" in line]
+    assert finished[0].endswith("0 of them finished before")
+    assert finished[1].endswith("3 of them finished before")
     local = tmp_path / "copy/lol/1.0.0"
     local.mkdir(parents=True)
     for path in bucket.ls("/bucket/out/lol/1.0.0", detail=False):
@@ -494,7 +494,7 @@ def test_shards_go_to_a_bucket_whole_and_are_kept_there(tmp_path, small_shards, 
 
 def test_prepared_shards_are_read_from_the_bucket(tmp_path, small_shards, served_bucket):
     save_nyu(tmp_path)
-    prepare(open_original("nyu", "train", tmp_path), "gs://bucket/out", **QUIET)
+    prepare(open_original("nyu", "train", tmp_path), "gs://bucket/out")
     remote, original = (
         open_source("nyu", None, "train", "gs://bucket/out"),
         open_source("nyu", None, "train", tmp_path),
@@ -578,9 +578,7 @@ def test_nyu_of_the_tfds_catalogue(tmp_path):
         {"train": examples[:2], "validation": examples[2:]},
         tmp_path,
     )
-    train, test = (
-        open_source("nyu", "depth", split, tmp_path, **QUIET) for split in ("train", "test")
-    )
+    train, test = (open_source("nyu", "depth", split, tmp_path) for split in ("train", "test"))
     assert (len(train), len(test), test[0]["key"], test[0]["label"].dtype) == (
         2,
         1,
@@ -610,8 +608,8 @@ def test_scene_parse150_of_the_tfds_catalogue(tmp_path):
     }
     catalogue("scene_parse150", "1.0.0", features, examples, tmp_path)
     for split in ("train", "val"):
-        copy = by_image(open_source("ade20k", "semantic", split, tmp_path, **QUIET))
-        original = by_image(open_source("ade20k", "semantic", split, tmp_path / "files", **QUIET))
+        copy = by_image(open_source("ade20k", "semantic", split, tmp_path))
+        original = by_image(open_source("ade20k", "semantic", split, tmp_path / "files"))
         assert copy.keys() == original.keys()
         for key, example in original.items():
             np.testing.assert_array_equal(copy[key]["label"], example["label"])
@@ -680,8 +678,8 @@ def test_coco_panoptic_of_the_tfds_catalogue(tmp_path):
     catalogue("coco", "1.1.0", features, examples, tmp_path, config="2017_panoptic")
     for task in ("coco_semantic", "instance", "panoptic"):
         for split in ("train", "val"):
-            copy = {e["key"]: e for e in open_source("coco", task, split, tmp_path, **QUIET)}
-            original = list(open_source("coco", task, split, tmp_path / "files", **QUIET))
+            copy = {e["key"]: e for e in open_source("coco", task, split, tmp_path)}
+            original = list(open_source("coco", task, split, tmp_path / "files"))
             assert all(prepares.same(copy[e["key"]], e) for e in original)
             assert (
                 len(copy) == {"train": 5, "val": 2}[split]
@@ -699,7 +697,7 @@ def test_a_tfds_folder_of_another_format_is_named(tmp_path):
     with pytest.raises(
         LayoutError, match=r"scene_parse150/1\.0\.0: cannot be read .*file_format='array_record'"
     ):
-        open_source("ade20k", "semantic", "val", tmp_path, **QUIET)[0]
+        open_source("ade20k", "semantic", "val", tmp_path)[0]
 
 
 def test_a_tfds_folder_with_other_features_is_named(tmp_path):
@@ -715,4 +713,4 @@ def test_a_tfds_folder_with_other_features_is_named(tmp_path):
         LayoutError,
         match=r"scene_parse150/1\.0\.0: its examples have no feature 'annotation'\. They have image, label",
     ):
-        open_source("ade20k", "semantic", "val", tmp_path, **QUIET)[0]
+        open_source("ade20k", "semantic", "val", tmp_path)[0]

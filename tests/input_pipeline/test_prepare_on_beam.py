@@ -42,7 +42,7 @@ def run(data, out, options="--runner=DirectRunner"):
 
 def test_beam_writes_the_same_files_and_keeps_finished_shards(data, tmp_path):
     for split in ("train", "test"):
-        prepare(open_original("lol", split, data), tmp_path / "plain", log=lambda line: None)
+        prepare(open_original("lol", split, data), tmp_path / "plain")
     assert run(data, tmp_path / "beam") == 0
     written = contents(tmp_path / "beam")
     assert (

@@ -3,6 +3,7 @@
 import concurrent.futures
 import gc
 import json
+import logging
 import multiprocessing
 import os
 import pathlib
@@ -90,13 +91,14 @@ def test_nyu_train_is_the_sync_folder(tmp_path):
     assert open_source("nyu", "depth", "train", str(tmp_path))[0]["key"] == "kitchen_0028b/00045"
 
 
-def test_nyu_trains_on_the_pairs_of_the_list_where_it_lies_beside(tmp_path, capsys):
+def test_nyu_trains_on_the_pairs_of_the_list_where_it_lies_beside(tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger="generalist")
     for scene, number in (("b_1", "00003"), ("a_2", "00001"), ("a_2", "00002")):
         save_nyu(tmp_path, scene, number, DEPTH, folder="sync")
     assert len(open_source("nyu", "depth", "train", tmp_path)) == 3
     assert (
         "nyu/train: 3 examples, every pair, there is no nyudepthv2_train_files_with_gt.txt"
-        in capsys.readouterr().err
+        in caplog.text
     )
     lines = [
         f"/{scene}/rgb_{n}.jpg /{scene}/sync_depth_{n}.png 518.8579\n"
@@ -108,10 +110,7 @@ def test_nyu_trains_on_the_pairs_of_the_list_where_it_lies_beside(tmp_path, caps
         "a_2/00002",
         "b_1/00003",
     ]
-    assert (
-        "nyu/train: 2 examples, the pairs of nyudepthv2_train_files_with_gt.txt"
-        in capsys.readouterr().err
-    )
+    assert "nyu/train: 2 examples, the pairs of nyudepthv2_train_files_with_gt.txt" in caplog.text
     path.write_text(lines[0] + "/c/rgb_1.jpg /c/sync_depth_1.png 518.8579\n")
     with pytest.raises(
         DataError, match=r"sync/c/1: not a whole pair, although .*train_files_with_gt\.txt names it"
@@ -450,7 +449,7 @@ def test_coco_names_a_damaged_annotation_file(tmp_path, content, message):
 def test_coco_parses_its_json_once_for_all_tasks(tmp_path):
     save_coco(tmp_path, {42: (ID_MAP, SEGMENTS)})
     one, other = (open_source("coco", task, "val", tmp_path) for task in ("instance", "panoptic"))
-    assert one.annotations is other.annotations
+    assert one.examples.annotations is other.examples.annotations
 
 
 # SIDD
@@ -547,9 +546,9 @@ def test_sidd_training_cuts_the_same_window_out_of_both_frames(tmp_path, frames)
         np.testing.assert_array_equal(
             example["label"], clean[index // 2][sidd.crop_window((300, 400), index)]
         )
-        assert all(
-            part.base is None for part in source.locate(index)[1:]
-        )  # a view would keep the whole frame in memory
+        location = source.examples.locate(index)
+        # A view would keep the whole frame in memory.
+        assert location.image.base is None and location.label.base is None
     assert len({example["label"].tobytes() for example in source}) == 6
     assert len(open_source("sidd", "denoise", "train", tmp_path)) == 900
 
@@ -558,7 +557,7 @@ def test_sidd_training_cuts_the_same_window_out_of_both_frames(tmp_path, frames)
 def test_sidd_decodes_a_frame_once_where_its_crops_are_read_in_order(tmp_path, frames, threads):
     scene, _, decoded = frames
     source = open_source("sidd", "denoise", "train", tmp_path, crops_per_frame=40)
-    list(in_threads(source.read, range(120), threads, "", print))
+    list(in_threads(source.read, range(120), threads, ""))
     assert sorted(decoded) == sorted(map(str, scene.iterdir()))
     assert (
         sidd._decode_frames.cache_info().currsize == 2
@@ -577,7 +576,7 @@ def test_sidd_names_a_damaged_frame_every_time_and_decodes_it_once(tmp_path, fra
             source[index]
     assert decoded.count(str(bad)) == 1
     skipping = open_source("sidd", "denoise", "train", tmp_path, on_error="skip", crops_per_frame=4)
-    assert (skipping[5]["key"], skipping.skipped, decoded.count(str(bad))) == (
+    assert (skipping[5]["key"], len(skipping.damaged), decoded.count(str(bad))) == (
         "0001_S6/0001_SRGB_012_0",
         1,
         1,
@@ -602,7 +601,7 @@ def test_crop_windows_are_of_256_pixels_inside_the_frame_and_all_over_it():
 # Rain13K and LOL
 
 
-def test_rain13k_test_is_the_five_sets_one_after_another(tmp_path, capsys):
+def test_rain13k_test_is_the_five_sets_one_after_another(tmp_path, caplog):
     names = ["Test100", "Rain100H", "Rain100L", "Test2800", "Test1200"]
     pairs = {
         name: save_pairs(tmp_path / "derain/test" / name, "input", "target", ["2", "10"])
@@ -616,8 +615,8 @@ def test_rain13k_test_is_the_five_sets_one_after_another(tmp_path, capsys):
         name, number = example["key"].split("/")
         np.testing.assert_array_equal(example["image"], pairs[name][number][0])
         np.testing.assert_array_equal(example["label"], pairs[name][number][1])
-    printed = capsys.readouterr().err
-    assert "rain13k/test/Test2800: 2 examples" in printed and "(usually 2800)" in printed
+    assert "rain13k/test/Test2800: 2 examples" in caplog.text
+    assert "(usually 2800)" in caplog.text
     check_pairs(open_source("rain13k", "derain", "test/Rain100L", tmp_path), pairs["Rain100L"])
     assert {source[row]["key"].split("/")[0] for row in range(len(source))} == set(source.groups)
 
@@ -631,7 +630,7 @@ def two_rain_sets(tmp_path):
     return tmp_path
 
 
-def test_rain13k_evaluates_the_test_sets_that_are_there_and_names_the_others(two_rain_sets, capsys):
+def test_rain13k_evaluates_the_test_sets_that_are_there_and_names_the_others(two_rain_sets, caplog):
     from generalist.evaluation.scores import (
         Scores,  # JAX, which the processes that other tests spawn from this file shall not load
     )
@@ -644,9 +643,9 @@ def test_rain13k_evaluates_the_test_sets_that_are_there_and_names_the_others(two
         "Rain100L/3",
     ]
     assert (
-        f"rain13k/test: {two_rain_sets}/derain/test lacks Test100, Test2800, Test1200: figures are means over Rain100H, Rain100L, "
-        "not the official ones\n"
-    ) in capsys.readouterr().err
+        f"rain13k/test: {two_rain_sets}/derain/test lacks Test100, Test2800, Test1200: "
+        "figures are means over Rain100H, Rain100L, not the official ones\n"
+    ) in caplog.text
     scores = Scores(TASKS["derain"], source.groups)
     for example in source:
         scores.update([example], {"": [RestorationPrediction(example["image"], None)]})
@@ -670,7 +669,7 @@ def test_rain13k_is_there_with_one_test_set_and_incomplete_without_the_others(
     command = ["data", "check", "rain13k", "--data-dir", str(two_rain_sets)]
     assert cli.main(command) == 3
     printed = capsys.readouterr().out
-    assert printed.endswith("\nall that is there is well, but incomplete\n")
+    assert printed.endswith("\nno problems, but incomplete\n")
     for name in ("Test100", "Test2800", "Test1200"):
         assert (
             f"incomplete: rain13k/test/{name}: {two_rain_sets}/derain/test/{name}/input: no such folder"
@@ -807,15 +806,14 @@ def test_cut_jpeg_is_an_error_even_where_opencv_fills_it_with_grey(tmp_path, mon
         source[0]
 
 
-def test_skip_takes_the_next_readable_example_counts_and_reports_once(lol, capsys):
+def test_skip_takes_the_next_readable_example_counts_and_reports_once(lol, caplog):
     source = open_source("lol", "light", "test", lol, on_error="skip")
     for number in (3, 4):
         low(lol, number).write_bytes(b"broken")
     assert [source[i]["key"] for i in (0, 1, 2, 3, 2)] == ["1", "2", "1", "1", "1"]
-    assert (len(source), source.skipped) == (4, 2)
-    printed = capsys.readouterr().err
-    assert printed.count(f"lol: skipped {low(lol, 3)}: cannot be decoded") == 1
-    assert printed.count(str(low(lol, 4))) == 1
+    assert (len(source), len(source.damaged)) == (4, 2)
+    assert caplog.text.count(f"lol: skipped {low(lol, 3)}: cannot be decoded") == 1
+    assert caplog.text.count(str(low(lol, 4))) == 1
 
 
 def _read_all(source):
@@ -823,8 +821,17 @@ def _read_all(source):
         source[index]
 
 
+@pytest.fixture
+def to_stderr():
+    """Shows warnings on standard error, as a spawned process does, which has no handler."""
+    logger = logging.getLogger("generalist")
+    logger.addHandler(logging.lastResort)
+    yield
+    logger.removeHandler(logging.lastResort)
+
+
 @pytest.mark.parametrize("start", ["fork", "spawn"])
-def test_files_that_workers_skip_are_counted_and_named_once_for_all(lol, capfd, start):
+def test_files_that_workers_skip_are_counted_and_named_once_for_all(lol, capfd, to_stderr, start):
     for number in (1, 3):
         low(lol, number).write_bytes(b"broken")
     source = open_source("lol", "light", "test", lol, on_error="skip")
@@ -837,7 +844,7 @@ def test_files_that_workers_skip_are_counted_and_named_once_for_all(lol, capfd, 
         worker.start()
         worker.join()  # one after the other: the second knows what the first said
     _read_all(source)
-    assert source.skipped == 2 and list(source.damaged) == [str(low(lol, 1)), str(low(lol, 3))]
+    assert list(source.damaged) == [str(low(lol, 1)), str(low(lol, 3))]
     assert "cannot be decoded (6 bytes" in source.damaged[str(low(lol, 3))]
     assert capfd.readouterr().err.count("skipped") == 2
     path = source._left_out._path
@@ -855,15 +862,15 @@ def test_skip_ends_when_nothing_can_be_read(lol):
         source[0]
 
 
-def test_half_a_pair_is_an_error_or_left_out(lol, capsys):
+def test_half_a_pair_is_an_error_or_left_out(lol, caplog):
     low(lol, 2).unlink()
     with pytest.raises(
         DataError, match=r"high/2\.png: has no image: none is named like '2'.*on_error=skip"
     ):
         open_source("lol", "light", "test", lol)
     source = open_source("lol", "light", "test", lol, on_error="skip")
-    assert ([example["key"] for example in source], source.skipped) == (["1", "3", "4"], 1)
-    assert "high/2.png: has no image" in capsys.readouterr().err
+    assert ([example["key"] for example in source], len(source.damaged)) == (["1", "3", "4"], 1)
+    assert "high/2.png: has no image" in caplog.text
 
 
 def test_two_files_of_one_name_are_an_error(lol):
@@ -892,13 +899,14 @@ def test_empty_absent_and_disjoint_folders_are_errors_with_the_layout(tmp_path):
         open_source("lol", "light", "test", tmp_path, on_error="skip")
 
 
-def test_unusual_count_is_printed_and_a_usual_one_is_not(tmp_path, capsys):
+def test_unusual_count_is_printed_and_a_usual_one_is_not(tmp_path, caplog):
     save_pairs(tmp_path / "lol/eval15", "low", "high", [str(n) for n in range(14)], h=1, w=1)
     open_source("lol", "light", "test", tmp_path)
-    assert "lol/test: 14 examples in" in capsys.readouterr().err
+    assert "lol/test: 14 examples in" in caplog.text
+    caplog.clear()
     save_pairs(tmp_path / "lol/eval15", "low", "high", ["14"], h=1, w=1)
     open_source("lol", "light", "test", tmp_path)
-    assert capsys.readouterr().err == ""
+    assert caplog.text == ""
 
 
 @pytest.mark.parametrize(

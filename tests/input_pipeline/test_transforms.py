@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from generalist.input_pipeline import transforms
-from generalist.input_pipeline.loader import read_part_of, training_batches
+from generalist.input_pipeline.loader import training_batches
+from generalist.input_pipeline.source import cut
 from generalist.tasks import get_tasks
 
 SETTINGS = {
@@ -28,9 +29,9 @@ def coordinates(height, width):
     return {"image": image, "label": (1000 * rows + columns).astype(np.int32), "key": "place"}
 
 
-def cut(augment, example, seed):
+def changed(augment, example, seed):
     """`augment` of a whole example."""
-    return augment(functools.partial(read_part_of, [example], 0), np.random.default_rng(seed))
+    return augment(functools.partial(cut, example), np.random.default_rng(seed))
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def windows():
 def test_image_and_label_move_together_and_nothing_is_interpolated():
     augment, mirrored = transforms.CropAndFlip(SETTINGS, 16), 0
     for seed in range(50):
-        moved = cut(augment, coordinates(60, 80), seed)
+        moved = changed(augment, coordinates(60, 80), seed)
         rows, columns = moved["image"][..., 0].astype(int), moved["image"][..., 1].astype(int)
         np.testing.assert_array_equal(moved["label"], 1000 * rows + columns)
         assert (np.diff(rows, axis=0) == 1).all() and len(
@@ -61,7 +62,7 @@ def test_flip_0_and_1_are_never_and_always():
         augment = transforms.CropAndFlip(
             SETTINGS | {"flip": flip, "scale": (1.0, 1.0), "ratio": (4 / 3, 4 / 3)}, 16
         )
-        moved = cut(augment, coordinates(60, 80), 0)
+        moved = changed(augment, coordinates(60, 80), 0)
         assert moved["label"].shape == (60, 80) and moved["label"][0, 0] == first
 
 
@@ -108,7 +109,7 @@ def test_an_instance_outside_of_the_window_is_gone_and_colours_are_those_of_the_
     )
     task = get_tasks("scenes", ["instance"])["instance"]
     example = {"image": np.repeat(ids[..., None], 3, -1).astype(np.uint8), "label": ids}
-    crops = [cut(augment, example, seed)["label"] for seed in range(40)]
+    crops = [changed(augment, example, seed)["label"] for seed in range(40)]
     alone = [crop for crop in crops if set(np.unique(crop)) == {0, 2}]
     assert len(alone) > 5
     for crop in alone:
@@ -161,7 +162,7 @@ def test_hue_turns_as_the_standard_librarys_colour_circle(turn):
 
 def test_the_neutral_amounts_change_nothing():
     image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
-    for adjust, amount in zip(transforms.ADJUSTMENTS, (1.0, 1.0, 1.0, 0.0)):
+    for adjust, amount in zip(transforms.ADJUSTMENTS.values(), (1.0, 1.0, 1.0, 0.0), strict=True):
         np.testing.assert_array_equal(adjust(image, amount), image)
 
 
@@ -217,14 +218,13 @@ class Photographs:
         return self.length
 
     def __getitem__(self, i):
+        return self.read(i)
+
+    def read(self, i, window=None):
         image = np.random.default_rng(i).integers(0, 256, (24, 32, 3), np.uint8)
-        return {
-            "image": image,
-            "label": image
-            if self.task == "denoise"
-            else (image.mean(-1) / 30 + 0.1).astype(np.float32),
-            "key": str(i),
-        }
+        meters = (image.mean(-1) / 30 + 0.1).astype(np.float32)
+        label = image if self.task == "denoise" else meters
+        return cut({"image": image, "label": label, "key": str(i)}, window)
 
 
 TASKS = get_tasks("scenes", ["depth", "denoise"])

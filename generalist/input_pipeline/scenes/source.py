@@ -9,6 +9,7 @@ import numpy as np
 from generalist import names
 from generalist.input_pipeline.scenes.degradations import add_noise, add_rain, low_light
 from generalist.input_pipeline.scenes.renderer import Scene, image_size, render, split_index
+from generalist.input_pipeline.source import Example, ReadWindow, cut
 
 _DEGRADATIONS = {"denoise": add_noise, "derain": add_rain, "light": low_light}
 SCENES_SOURCE_TASKS = ("depth", "semantic", "instance", "panoptic", *_DEGRADATIONS)
@@ -39,7 +40,7 @@ class ScenesSource:
       IndexError: on `source[index]` outside 0 .. length - 1.
     """
 
-    groups: tuple[str, ...] = ()  # see `sources.base.Source`
+    groups: tuple[str, ...] = ()  # every figure is a mean over all examples
     damaged: Mapping[str, str] = MappingProxyType({})  # there are no files
 
     def __init__(
@@ -69,7 +70,11 @@ class ScenesSource:
             f"size={self.size}, seed={self.seed})"
         )
 
-    def __getitem__(self, index: int) -> dict:
+    def __getitem__(self, index: int) -> Example:
+        return self.read(index)
+
+    def read(self, index: int, window: ReadWindow | None = None) -> Example:
+        """Renders example `index`, as a whole, and returns it or a window of it."""
         if not 0 <= index < self.length:
             raise IndexError(
                 f"scene {index} is out of range: {self!r} has {self.length} scenes, "
@@ -80,13 +85,14 @@ class ScenesSource:
         image = scene.image
         if self.task in _DEGRADATIONS:
             image = self._degraded(image, int(index))
-        return {
+        example = {
             "image": image,
             "label": _label(self.task, scene),
             "key": f"scenes/{self.seed}/{self.split}/{index:08d}",
         }
+        return cut(example, window)
 
-    def intact(self, index: int) -> dict:
+    def intact(self, index: int) -> Example:
         """Returns `source[index]`; no scene is damaged."""
         return self[index]
 

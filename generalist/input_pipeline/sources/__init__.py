@@ -1,12 +1,12 @@
 """Readers of the official data sets, each in its official layout below one `data_dir`."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from etils import epath
 
 from generalist.input_pipeline.sources.ade20k import ADE20K
-from generalist.input_pipeline.sources.base import Source, choose, find_root
+from generalist.input_pipeline.sources.base import DataSet, find_root
 from generalist.input_pipeline.sources.coco import COCO
 from generalist.input_pipeline.sources.files import DataError, LayoutError
 from generalist.input_pipeline.sources.lol import LOL
@@ -14,8 +14,26 @@ from generalist.input_pipeline.sources.nyu import NYUV2
 from generalist.input_pipeline.sources.rain13k import Rain13K
 from generalist.input_pipeline.sources.sidd import SIDD
 from generalist.input_pipeline.sources.tfds import find_prepared
+from generalist.names import one_of
 
-SOURCES: dict[str, type[Source]] = {
+__all__ = [
+    "DATASET_OF",
+    "SOURCES",
+    "WHOLE_TASK",
+    "DataError",
+    "DataSet",
+    "LayoutError",
+    "MissingDataset",
+    "describe",
+    "describe_missing",
+    "find_prepared",
+    "find_root",
+    "missing",
+    "open_source",
+    "source_class",
+]
+
+SOURCES: dict[str, type[DataSet]] = {
     "nyu": NYUV2,
     "ade20k": ADE20K,
     "coco": COCO,
@@ -23,13 +41,14 @@ SOURCES: dict[str, type[Source]] = {
     "rain13k": Rain13K,
     "lol": LOL,
 }
+
+# Task -> the data set it is read from.
 DATASET_OF: dict[str, str] = {
     task: name for name, source in SOURCES.items() for task in source.TASKS
 }
 
-WHOLE_TASK = {
-    "coco": "panoptic"
-}  # of a data set with several tasks the one whose labels hold those of the others
+# Of a data set with several tasks, the one whose labels contain those of the others.
+WHOLE_TASK = {"coco": "panoptic"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,39 +58,54 @@ class MissingDataset:
     name: str
     folder: str  # where it was looked for
     where: str  # where it comes from
-    licence: str
+    license: str
     layout: str
-    absent: tuple[str, ...]  # what was not found below `folder`; empty: the folder itself
+    absent: tuple[str, ...]  # what is not below `folder`; empty: the folder itself is not there
     resembles: str = ""  # the data set whose layout the folder has instead
 
     @property
     def state(self) -> str:
         """The folder, and what of it is missing."""
+        if not self.absent:
+            return f"{self.folder} not found"
         hint = f"; it holds what {self.resembles} needs" if self.resembles else ""
-        return (
-            f"{self.folder} lacks {', '.join(self.absent)}{hint}"
-            if self.absent
-            else f"{self.folder} not found"
-        )
+        return f"{self.folder} lacks {', '.join(self.absent)}{hint}"
 
 
-def open_source(dataset: str, task: str | None, split: str, data_dir, **kwargs) -> Source:
-    """Opens one split ("train"; "val" or "test") of a data set of SOURCES for a task of it (None: its first).
+def source_class(dataset: str) -> type[DataSet]:
+    """Returns the reader of a data set; ValueError with the closest name if there is none."""
+    return SOURCES[one_of(dataset, SOURCES, "data set")]
 
-    The prepared form (see `tfds`) is taken where data_dir holds it, else the original files.
-    Raises ValueError for unknown names, LayoutError if the folders are not as LAYOUT says.
+
+def open_source(dataset: str, task: str | None, split: str, data_dir, **kwargs) -> DataSet:
+    """Opens one split of a data set for one of its tasks.
+
+    The prepared form (see `tfds`) is read where data_dir holds it, else the original files.
+
+    Args:
+      dataset: a name in SOURCES.
+      task: one of the data set's tasks; None takes its first.
+      split: "train", "val" or "test".
+      data_dir: local path or gs://.
+      **kwargs: see `DataSet`.
+
+    Raises:
+      ValueError: unknown data set, task or split.
+      LayoutError: the folders are not as LAYOUT says.
     """
-    source = SOURCES[choose("data set", dataset, SOURCES)]
-    return source(data_dir, split, task, prepared=find_prepared(source, data_dir, split), **kwargs)
+    source = source_class(dataset)
+    shards = find_prepared(source, data_dir, split)
+    return source(data_dir, split, task, shards=shards, **kwargs)
 
 
 def missing(data_dir, names: Iterable[str] = tuple(SOURCES)) -> list[MissingDataset]:
-    """The data sets of `names` that are not complete below `data_dir` (a path, gs://, or None)."""
-    found = (_missing(data_dir, SOURCES[choose("data set", name, SOURCES)]) for name in names)
-    return [dataset for dataset in found if dataset is not None]
+    """Returns the data sets of `names` that are not complete below `data_dir`."""
+    datasets = (_missing(data_dir, source_class(name)) for name in names)
+    return [dataset for dataset in datasets if dataset is not None]
 
 
-def _missing(data_dir, source: type[Source]) -> MissingDataset | None:
+def _missing(data_dir, source: type[DataSet]) -> MissingDataset | None:
+    # Complete is either form: prepared, or the original files.
     prepared = {
         split: find_prepared(source, data_dir, split) for split in ("train", source.EVAL_SPLIT)
     }
@@ -79,40 +113,47 @@ def _missing(data_dir, source: type[Source]) -> MissingDataset | None:
     absent = () if root is None else _absent(root, source)
     if all(prepared.values()) or (root is not None and not absent):
         return None
-    if any(prepared.values()):
+
+    # Half a prepared form is not completed from original files.
+    shards = next(filter(None, prepared.values()), None)
+    if shards is not None:
         absent = tuple(f"split {split}" for split, records in prepared.items() if records is None)
-        root = epath.Path(next(filter(None, prepared.values())).folder)
-    folder = root or epath.Path(data_dir or "<data_dir>") / source.FOLDERS[0]
-    others = (
-        name
-        for name, other in SOURCES.items()
-        if root and len(absent) == len(source.NEEDED) and not _absent(root, other)
-    )
+        root = epath.Path(shards.folder)
+
+    # A folder that lacks everything may be another data set under a wrong name.
+    resembles = ""
+    if root and len(absent) == len(source.NEEDED):
+        others = (name for name, other in SOURCES.items() if not _absent(root, other))
+        resembles = next(others, "")
+
     return MissingDataset(
         source.NAME,
-        str(folder),
-        source.WHERE,
-        source.LICENCE,
-        source.LAYOUT,
-        absent,
-        next(others, ""),
+        folder=str(root or epath.Path(data_dir or "<data_dir>") / source.FOLDERS[0]),
+        where=source.WHERE,
+        license=source.LICENSE,
+        layout=source.LAYOUT,
+        absent=absent,
+        resembles=resembles,
     )
 
 
-def _absent(root: epath.Path, source: type[Source]) -> tuple[str, ...]:
-    return tuple(
-        " or ".join(parts)
-        for parts in source.NEEDED
-        if not any((root / part).exists() for part in parts)
-    )
+def _absent(root: epath.Path, source: type[DataSet]) -> tuple[str, ...]:
+    absent = []
+    for alternatives in source.NEEDED:
+        if not any((root / path).exists() for path in alternatives):
+            absent.append(" or ".join(alternatives))
+    return tuple(absent)
 
 
-def describe_missing(datasets: list[MissingDataset], data_dir) -> str:
-    """The user's error: what is missing, where it comes from, the layout expected; "" if nothing is."""
+def describe_missing(datasets: Sequence[MissingDataset], data_dir) -> str:
+    """Returns the user's error: what is missing, where it comes from, the layout; "" if nothing."""
     if not datasets:
         return ""
     if not data_dir:
-        head = "no data directory was given: set GENERALIST_DATA_DIR or --config.data_dir to a local path or gs://"
+        head = (
+            "no data directory was given: "
+            "set GENERALIST_DATA_DIR or --config.data_dir to a local path or gs://"
+        )
     elif not epath.Path(data_dir).expanduser().exists():
         head = f"the data directory {data_dir} does not exist"
     else:
@@ -121,5 +162,10 @@ def describe_missing(datasets: list[MissingDataset], data_dir) -> str:
 
 
 def describe(dataset: MissingDataset) -> str:
-    """What is missing of a data set, where it comes from, its licence and its layout."""
-    return f"{dataset.name}: {dataset.state}\n  from {dataset.where}\n  licence: {dataset.licence}\n{dataset.layout}"
+    """Returns what is missing of a data set, where it comes from, its license and its layout."""
+    return (
+        f"{dataset.name}: {dataset.state}\n"
+        f"  from {dataset.where}\n"
+        f"  license: {dataset.license}\n"
+        f"{dataset.layout}"
+    )

@@ -3,53 +3,48 @@
 import dataclasses
 import functools
 import json
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import cv2
 import numpy as np
 from etils import epath
 
-from generalist.input_pipeline.sources.base import Source, text_of
+from generalist.input_pipeline.sources.base import DataSet
+from generalist.input_pipeline.sources.examples import Examples, Location
 from generalist.input_pipeline.sources.files import (
     NO_FILE,
     DataError,
     File,
     LayoutError,
-    Part,
-    Stored,
     decode,
-    png_or_jpeg,
-    read_part,
-    require_same_size,
 )
 from generalist.tasks import COCO_CATEGORIES
 from generalist.tasks.base import find_runs
 
 NUM_CATEGORIES = 133  # 80 things and 53 stuff
-OBJECTS = (
-    "panoptic_objects"  # the feature of the segments in the prepared form, as in the TFDS catalogue
-)
+OBJECTS = "panoptic_objects"  # feature of the segments in the prepared form, as in the TFDS catalog
 
 
 class Segments(NamedTuple):
-    """The segments of one image, arrays (n,): ids int32, class indices int32, whether a crowd, areas int32 in pixels."""
+    """The segments of one image, one in each row of the arrays."""
 
-    ids: np.ndarray
-    classes: np.ndarray
-    crowd: np.ndarray
-    areas: np.ndarray
+    ids: np.ndarray  # int32 (n,), as in the PNG
+    classes: np.ndarray  # int32 (n,), 0..132
+    crowd: np.ndarray  # bool (n,)
+    areas: np.ndarray  # int32 (n,), pixels
 
 
 @dataclasses.dataclass(frozen=True)
 class Annotations:
     """panoptic_{split}2017.json packed into arrays: as Python dicts the train file takes gigabytes.
 
-    The segments of image i are the rows offsets[i]:offsets[i + 1] of `ids`, `categories`, `crowd`, `areas`.
+    The segments of image i are the rows offsets[i]:offsets[i + 1] of `ids`, `categories`, `crowd`
+    and `areas`.
     """
 
-    category_ids: (
-        np.ndarray
-    )  # int32 (133,), ascending: the class index is the position (COCO's own file order)
+    # The position in this ascending list is the class index (COCO's own file order).
+    category_ids: np.ndarray  # int32 (133,)
     is_thing: np.ndarray  # bool (133,)
     files: list[tuple[str, str]]  # (image, panoptic PNG) names
     offsets: np.ndarray  # int64 (n + 1,)
@@ -59,52 +54,82 @@ class Annotations:
     areas: np.ndarray  # int32 (segments,), pixels
 
     def with_things(self) -> np.ndarray:
-        """Bool (n,): does the image have a thing that is no crowd?"""
-        countable = np.isin(self.categories, self.category_ids[self.is_thing]) & ~self.crowd
+        """Returns whether each image has a thing that is no crowd, bool (n,)."""
+        things = self.category_ids[self.is_thing]
+        countable = np.isin(self.categories, things) & ~self.crowd
         before = np.concatenate([[0], np.cumsum(countable)])
         return before[self.offsets[1:]] > before[self.offsets[:-1]]
+
+    def segments(self, row: int, path: str) -> Segments:
+        """Returns the segments of an image.
+
+        Args:
+          row: index of the image.
+          path: path of its panoptic PNG, for errors.
+
+        Raises:
+          DataError: a segment has a category id that the JSON does not list.
+        """
+        rows = slice(self.offsets[row], self.offsets[row + 1])
+        ids = self.ids[rows]
+        categories = self.categories[rows]
+        wrong = ~np.isin(categories, self.category_ids)
+        if wrong.any():
+            raise DataError(
+                path,
+                f"segment {ids[wrong][0]} has the category id {categories[wrong][0]}",
+                f"Allowed are the {NUM_CATEGORIES} ids of the JSON's categories.",
+            )
+        classes = np.searchsorted(self.category_ids, categories).astype(np.int32)
+        return Segments(ids, classes, self.crowd[rows], self.areas[rows])
 
 
 @functools.lru_cache(maxsize=4)
 def read_annotations(path: str) -> Annotations:
-    """Reads and packs the JSON once for the three tasks; LayoutError if it is damaged or of another form."""
+    """Reads and packs the JSON, once for the three tasks.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      LayoutError: it is damaged or of another form.
+    """
     allowed = (
         f"It must be COCO's panoptic JSON: images, annotations, and {NUM_CATEGORIES} categories."
     )
     try:
         with epath.Path(path).open("rb") as file:
             annotations = pack(json.load(file))
-    except FileNotFoundError as error:
-        raise LayoutError(path, NO_FILE, COCO.expected_layout()) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise LayoutError(
-            path, f"cannot be read ({type(error).__name__}: {error})", allowed
-        ) from error
-    if len(annotations.category_ids) != NUM_CATEGORIES:
-        raise LayoutError(path, f"has {len(annotations.category_ids)} categories", allowed)
+        problem = f"cannot be read ({type(error).__name__}: {error})"
+        raise LayoutError(path, problem, allowed) from error
+
+    count = len(annotations.category_ids)
+    if count != NUM_CATEGORIES:
+        raise LayoutError(path, f"has {count} categories", allowed)
     return annotations
 
 
-def column(rows: list[dict], name: str, dtype: type) -> np.ndarray:
-    """One field of every row as an array: a hundred thousand dicts would cost gigabytes."""
+def column(rows: Sequence[Mapping], name: str, dtype: type) -> np.ndarray:
+    """Returns one field of every row as an array: a hundred thousand dicts would cost gigabytes."""
     return np.array([row[name] for row in rows], dtype)
 
 
-def pack(data: dict) -> Annotations:
-    """The parsed JSON as arrays, in the order of its annotations."""
+def pack(data: Mapping[str, Any]) -> Annotations:
+    """Packs the parsed JSON into arrays, in the order of its annotations."""
     categories = sorted(data["categories"], key=lambda category: category["id"])
     image_names = {image["id"]: image["file_name"] for image in data["images"]}
-    segments = [
-        segment for annotation in data["annotations"] for segment in annotation["segments_info"]
-    ]
-    counts = [len(annotation["segments_info"]) for annotation in data["annotations"]]
+
+    files = []
+    counts = []
+    segments = []
+    for annotation in data["annotations"]:
+        files.append((image_names[annotation["image_id"]], annotation["file_name"]))
+        counts.append(len(annotation["segments_info"]))
+        segments += annotation["segments_info"]
+
     return Annotations(
         category_ids=column(categories, "id", np.int32),
         is_thing=column(categories, "isthing", bool),
-        files=[
-            (image_names[annotation["image_id"]], annotation["file_name"])
-            for annotation in data["annotations"]
-        ],
+        files=files,
         offsets=np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]),
         ids=column(segments, "id", np.int32),
         categories=column(segments, "category_id", np.int32),
@@ -113,24 +138,219 @@ def pack(data: dict) -> Annotations:
     )
 
 
+class PanopticFiles(Examples):
+    """Images of a split, their panoptic PNGs, and the segments that the JSON has of them.
+
+    Args:
+      root: the data set's folder.
+      split: name of the split on disk, "val2017".
+      annotations: its JSON.
+      rows: the images that the task uses.
+    """
+
+    def __init__(self, root: str, split: str, annotations: Annotations, rows: Sequence[int]):
+        self.annotations = annotations
+        self._images = f"{root}/{split}"
+        self._labels = f"{root}/annotations/panoptic_{split}"
+        self._rows = rows
+
+    @property
+    def total(self) -> int:
+        """Number of images in the JSON."""
+        return len(self.annotations.files)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def locate(self, index: int) -> Location:
+        """Returns the paths of example `index`, and its `Segments`."""
+        row = self._rows[index]
+        key, image, label = self._paths(row)
+        return Location(key, image, label, self.annotations.segments(row, label))
+
+    def paths(self) -> Iterable[str]:
+        """Returns the paths of the JSON, and of all images and PNGs."""
+        yield f"{self._labels}.json"
+        for row in self._rows:
+            _, image, label = self._paths(row)
+            yield image
+            yield label
+
+    def _paths(self, row: int) -> tuple[str, str, str]:
+        image, label = self.annotations.files[row]
+        key = image.rsplit(".", 1)[0]
+        return key, f"{self._images}/{image}", f"{self._labels}/{label}"
+
+
+class COCO(DataSet):
+    """COCO 2017 panoptic, for three tasks.
+
+    The label is, by task:
+
+    coco_semantic: int32 (h, w), class 0..132 = position in the category list; -1 = void. Crowds
+      are painted.
+    instance: int32 (h, w), 1..N the things of any class in the order of the JSON; 0 = the rest,
+      crowds too. Images of train without such a thing are left out: an all-black target teaches
+      nothing.
+    panoptic: (int32 (h, w) segment ids, 0 = void, [{"id", "category_id", "iscrowd", "area"}]).
+    """
+
+    NAME = "coco"
+    TASKS = ("coco_semantic", "instance", "panoptic")
+    SPLITS: ClassVar = {"train": "train2017", "val": "val2017"}
+    EVAL_SPLIT = "val"
+    FOLDERS = ("coco",)
+    WHERE = (
+        "cocodataset.org, 2017 train and val images, and the panoptic train/val annotations of 2017"
+    )
+    LICENSE = (
+        "annotations: CC BY 4.0; each image has its own licence, named in the JSON, "
+        "and Flickr's terms"
+    )
+    LAYOUT = """\
+  coco/{train2017,val2017}/<n>.jpg
+  coco/annotations/panoptic_{train2017,val2017}.json
+  coco/annotations/panoptic_{train2017,val2017}/<n>.png     8-bit RGB, id = R + 256 G + 65536 B"""
+    NEEDED = (
+        ("train2017",),
+        ("annotations/panoptic_train2017.json",),
+        ("annotations/panoptic_train2017",),
+        ("val2017",),
+        ("annotations/panoptic_val2017.json",),
+        ("annotations/panoptic_val2017",),
+    )
+    LABEL = "panoptic_image"
+    CATALOG = "coco/2017_panoptic"
+    USUAL: ClassVar = {"train": 118_287, "val": 5_000}
+
+    # The categories of the classes, by class index: COCO's, until a JSON lists its own.
+    category_ids = column(COCO_CATEGORIES, "id", np.int32)
+    is_thing = column(COCO_CATEGORIES, "isthing", bool)
+
+    def index(self) -> PanopticFiles:
+        """Reads the JSON of the split."""
+        folder = self.SPLITS[self.split]
+        path = f"{self.root}/annotations/panoptic_{folder}.json"
+        try:
+            self.annotations = read_annotations(path)
+        except FileNotFoundError as error:
+            raise LayoutError(path, NO_FILE, self.expected_layout()) from error
+
+        self.category_ids = self.annotations.category_ids
+        self.is_thing = self.annotations.is_thing
+        every_row = range(len(self.annotations.files))
+        rows = self.subsets().get(self.task, every_row)
+        return PanopticFiles(self.root, folder, self.annotations, rows)
+
+    def subsets(self) -> dict[str, list[int]]:
+        """Returns the images with a countable thing, on which instances are trained."""
+        if self.split != "train":
+            return {}
+        return {"instance": np.flatnonzero(self.annotations.with_things()).tolist()}
+
+    def decode_label(self, label: File) -> np.ndarray:
+        """Reads a panoptic PNG, uint8 (h, w, 3) in OpenCV's order."""
+        bgr = decode(label, cv2.IMREAD_UNCHANGED)
+        if bgr.dtype != np.uint8 or bgr.shape[2:] != (3,):
+            problem = f"{bgr.dtype} image of shape {bgr.shape}"
+            raise DataError(label, problem, "A panoptic PNG must be 8-bit RGB.")
+        return bgr
+
+    def to_label(self, stored: np.ndarray, location: Location, whole: bool) -> Any:
+        """Paints each segment as the task does: with its class, a number, or its id."""
+        id_map = to_ids(stored)
+        segments = location.segments
+        if self.task == "coco_semantic":
+            return paint(id_map, segments, segments.classes, -1, location.label, whole)
+
+        if self.task == "instance":
+            countable = self.is_thing[segments.classes] & ~segments.crowd
+            numbers = np.where(countable, np.cumsum(countable), 0)
+            return paint(id_map, segments, numbers, 0, location.label, whole)
+
+        id_map = paint(id_map, segments, segments.ids, 0, location.label, whole)
+        return id_map, segments_info(segments, self.category_ids)
+
+    def record(self, index: int) -> dict[str, Any]:
+        """Adds the segments; their classes are COCO's, since the prepared form has no JSON."""
+        location = self.examples.locate(index)
+        official = [category["id"] for category in COCO_CATEGORIES]
+        if self.category_ids.tolist() != official:
+            raise LayoutError(
+                location.label,
+                "its JSON has other category ids than COCO",
+                f"The prepared form has COCO's: {official}.",
+            )
+
+        segments = location.segments
+        objects = {
+            "id": segments.ids,
+            "label": segments.classes,
+            "is_crowd": segments.crowd,
+            "area": segments.areas,
+        }
+        return super().record(index) | {OBJECTS: objects}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any], where: str) -> Location:
+        """Adds the segments of the record; the catalog's keys end in .jpg."""
+        location = super().from_record(record, where)
+        objects = record[OBJECTS]
+        segments = Segments(
+            ids=np.array(objects["id"], np.int32),
+            classes=np.array(objects["label"], np.int32),
+            crowd=np.array(objects["is_crowd"], bool),
+            areas=np.array(objects["area"], np.int32),
+        )
+        return location._replace(key=location.key.removesuffix(".jpg"), segments=segments)
+
+
 def to_ids(bgr: np.ndarray) -> np.ndarray:
-    """Pixels of a panoptic PNG, uint8 (h, w, 3) in OpenCV's order -> segment ids int32 (h, w): R + 256 G + 65536 B; 0 = void."""
-    four = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGBA)
-    return four.view("<u4")[..., 0].astype(np.int32) & 0xFFFFFF
+    """Converts the pixels of a panoptic PNG to segment ids.
+
+    Args:
+      bgr: uint8 (h, w, 3) in OpenCV's order.
+
+    Returns:
+      int32 (h, w): R + 256 G + 65536 B; 0 = void.
+    """
+    # Four bytes a pixel are one number, of which the opaque fourth is masked.
+    rgba = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGBA)
+    return rgba.view("<u4")[..., 0].astype(np.int32) & 0xFFFFFF
 
 
 def paint(
-    id_map: np.ndarray, segments: Segments, values: np.ndarray, void: int, path: File, whole: bool
+    id_map: np.ndarray,
+    segments: Segments,
+    values: np.ndarray,
+    void: int,
+    path: File,
+    whole: bool,
 ) -> np.ndarray:
-    """For each pixel the value of its segment, `void` where it has none: int32 (h, w).
+    """Gives each pixel the value of its segment.
 
-    An id that only one of PNG and JSON has is a DataError, as in the official evaluation; in a part of an image (not `whole`) segments
-    of the JSON may be absent.
+    Args:
+      id_map: int32 (h, w) segment ids, 0 = void.
+      segments: what the JSON has of the image.
+      values: (n,) value of each segment.
+      void: value of the pixels without a segment.
+      path: the PNG, for errors.
+      whole: whether `id_map` is the whole image; in a window of it segments may be absent.
+
+    Returns:
+      int32 (h, w).
+
+    Raises:
+      DataError: only one of PNG and JSON has an id, as in the official evaluation.
     """
     ids = np.append(segments.ids, 0)  # the void id 0 becomes the row behind the last
+
+    # Look each run of equal pixels up in the sorted ids, not each pixel.
     order = np.argsort(ids)
     runs = find_runs(id_map)
-    rows = order[np.minimum(np.searchsorted(ids[order], runs.values), len(ids) - 1)]
+    nearest = np.minimum(np.searchsorted(ids[order], runs.values), len(ids) - 1)
+    rows = order[nearest]
+
     strange = ids[rows] != runs.values
     if strange.any():
         raise DataError(
@@ -145,162 +365,22 @@ def paint(
             f"no pixel has the segment id {segments.ids[empty][0]} of the JSON",
             "PNG and JSON must hold the same ids.",
         )
-    return np.repeat(np.append(values, void).astype(np.int32)[rows], runs.lengths).reshape(
-        id_map.shape
+
+    painted = np.append(values, void).astype(np.int32)[rows]
+    return np.repeat(painted, runs.lengths).reshape(id_map.shape)
+
+
+def segments_info(segments: Segments, category_ids: np.ndarray) -> list[dict[str, int]]:
+    """Returns the segments in the official form, plain integers in the order of the JSON."""
+    categories = category_ids[segments.classes].tolist()
+    columns = zip(
+        segments.ids.tolist(),
+        categories,
+        segments.crowd.astype(int).tolist(),
+        segments.areas.tolist(),
+        strict=True,
     )
-
-
-class COCO(Source):
-    """COCO 2017 panoptic, for three tasks. The label is, by task:
-
-    coco_semantic: int32 (h, w), class 0..132 = position in the category list; -1 = void. Crowds are painted.
-    instance: int32 (h, w), 1..N the things of any class in the order of the JSON; 0 = the rest, crowds too.
-      Images of train without such a thing are left out: an all-black target teaches nothing.
-    panoptic: (int32 (h, w) segment ids, 0 = void, [{"id", "category_id", "iscrowd", "area"}, ...]).
-    """
-
-    NAME = "coco"
-    TASKS = ("coco_semantic", "instance", "panoptic")
-    SPLITS = {"train": "train2017", "val": "val2017"}
-    EVAL_SPLIT = "val"
-    FOLDERS = ("coco",)
-    WHERE = (
-        "cocodataset.org, 2017 train and val images, and the panoptic train/val annotations of 2017"
-    )
-    LICENCE = "annotations: CC BY 4.0; each image has its own licence, named in the JSON, and Flickr's terms"
-    LAYOUT = """\
-  coco/{train2017,val2017}/<n>.jpg
-  coco/annotations/panoptic_{train2017,val2017}.json
-  coco/annotations/panoptic_{train2017,val2017}/<n>.png     8-bit RGB, id = R + 256 G + 65536 B"""
-    NEEDED = tuple(
-        (part.format(split),)
-        for split in ("train2017", "val2017")
-        for part in ("{}", "annotations/panoptic_{}.json", "annotations/panoptic_{}")
-    )
-    LABEL, CATALOGUE = "panoptic_image", "coco/2017_panoptic"
-    USUAL = {"train": 118_287, "val": 5_000}
-
-    def index(self) -> list[int]:
-        """The rows of `annotations` in use."""
-        split = self.SPLITS[self.split]
-        self.annotations = read_annotations(f"{self.root}/annotations/panoptic_{split}.json")
-        return self.subsets().get(self.task, list(range(len(self.annotations.files))))
-
-    def paths(self) -> list[str]:
-        json_path = f"{self.root}/annotations/panoptic_{self.SPLITS[self.split]}.json"
-        return [json_path, *(part for index in range(len(self)) for part in self._paths(index))]
-
-    def _report_count(self, split: str, count: int) -> None:
-        everything = len(self.annotations.files) if self.prepared is None else len(self.prepared)
-        super()._report_count(split, everything if count else 0)
-
-    def locate(self, index: int) -> tuple:
-        key, image_path, label_path = self._paths(index)
-        return key, image_path, label_path, self._segments(index, label_path)
-
-    def record(self, index: int) -> dict[str, Any]:
-        key, image_path, label_path = self._paths(index)
-        official = [category["id"] for category in COCO_CATEGORIES]
-        if self.annotations.category_ids.tolist() != official:
-            raise LayoutError(
-                label_path,
-                "its JSON has other category ids than COCO",
-                f"The prepared form has COCO's: {official}.",
-            )
-        ids, classes, crowd, areas = self._segments(index, label_path)
-        objects = {"id": ids, "label": classes, "is_crowd": crowd, "area": areas}
-        return {
-            "key": key,
-            "image": png_or_jpeg(image_path),
-            self.LABEL: png_or_jpeg(label_path),
-            OBJECTS: objects,
-        }
-
-    def locate_in(self, record: dict[str, Any], where: str) -> tuple:
-        key = text_of(record, "key", "image/filename").removesuffix(".jpg")
-        kinds = {"id": np.int32, "label": np.int32, "is_crowd": bool, "area": np.int32}
-        segments = Segments(
-            *(np.array(record[OBJECTS][name], kind) for name, kind in kinds.items())
-        )
-        return (
-            key,
-            Stored(f"{where}, image", record["image"]),
-            Stored(f"{where}, {self.LABEL}", record[self.LABEL]),
-            segments,
-        )
-
-    def subsets(self) -> dict[str, list[int]]:
-        return (
-            {"instance": np.flatnonzero(self.annotations.with_things()).tolist()}
-            if self.split == "train"
-            else {}
-        )
-
-    def _paths(self, index: int) -> tuple[str, str, str]:
-        split = self.SPLITS[self.split]
-        image, label = self.annotations.files[self.items[index]]
-        return (
-            image.rsplit(".", 1)[0],
-            f"{self.root}/{split}/{image}",
-            f"{self.root}/annotations/panoptic_{split}/{label}",
-        )
-
-    def _segments(self, index: int, path: str) -> Segments:
-        data, row = self.annotations, self.items[index]
-        rows = slice(data.offsets[row], data.offsets[row + 1])
-        ids, categories = data.ids[rows], data.categories[rows]
-        wrong = ~np.isin(categories, data.category_ids)
-        if wrong.any():
-            raise DataError(
-                path,
-                f"segment {ids[wrong][0]} has the category id {categories[wrong][0]}",
-                f"Allowed are the {NUM_CATEGORIES} ids of the JSON's categories.",
-            )
-        classes = np.searchsorted(data.category_ids, categories).astype(np.int32)
-        return Segments(ids, classes, data.crowd[rows], data.areas[rows])
-
-    def decode_label(self, label: File) -> np.ndarray:
-        bgr = decode(label, cv2.IMREAD_UNCHANGED)
-        if bgr.dtype != np.uint8 or bgr.shape[2:] != (3,):
-            raise DataError(
-                label,
-                f"{bgr.dtype} image of shape {bgr.shape}",
-                "A panoptic PNG must be 8-bit RGB.",
-            )
-        return bgr
-
-    def example(
-        self, key: str, image: File, label: File, segments: Segments, part: Part | None = None
-    ) -> dict:
-        pixels, window, size = read_part(image, part)
-        stored = self.decode_label(label)
-        require_same_size(size, image, stored.shape[:2], label)
-        return {
-            "image": pixels,
-            "label": self._label(to_ids(stored[window]), segments, label, part is None),
-            "key": key,
-        }
-
-    def _label(self, id_map: np.ndarray, segments: Segments, path: File, whole: bool):
-        ids, classes, crowd, areas = segments
-        if self.task == "coco_semantic":
-            return paint(id_map, segments, classes, -1, path, whole)
-        category_ids, is_thing = self._categories()
-        if self.task == "instance":
-            countable = is_thing[classes] & ~crowd
-            return paint(
-                id_map, segments, np.where(countable, np.cumsum(countable), 0), 0, path, whole
-            )
-        columns = zip(
-            ids.tolist(), category_ids[classes].tolist(), crowd.astype(int).tolist(), areas.tolist()
-        )
-        id_map = paint(id_map, segments, ids, 0, path, whole)
-        return id_map, [
-            dict(zip(("id", "category_id", "iscrowd", "area"), values)) for values in columns
-        ]
-
-    def _categories(self) -> tuple[np.ndarray, np.ndarray]:
-        """Ids int32 (133,) and whether each is a thing, bool (133,)."""
-        if self.prepared is None:
-            return self.annotations.category_ids, self.annotations.is_thing
-        return column(COCO_CATEGORIES, "id", np.int32), column(COCO_CATEGORIES, "isthing", bool)
+    return [
+        {"id": id_, "category_id": category, "iscrowd": crowd, "area": area}
+        for id_, category, crowd, area in columns
+    ]

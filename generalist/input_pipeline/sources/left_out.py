@@ -1,4 +1,4 @@
-"""Which damaged files were left out, known to a source and to its copies in worker processes."""
+"""Which damaged files were left out, shared by a source and its copies in worker processes."""
 
 import contextlib
 import json
@@ -8,9 +8,10 @@ import weakref
 
 
 class LeftOut:
-    """{file: what is wrong with it}, in a temporary file: worker processes share no memory with the process that counts in the end.
+    """{file: what is wrong with it}, in a temporary file.
 
-    The file goes with the process that made it; copies in others, by pickle or fork, only use it.
+    Worker processes share no memory with the process that counts in the end. The file is removed
+    with the process that made it; copies in others, by pickle or fork, only use it.
     """
 
     def __init__(self):
@@ -20,22 +21,21 @@ class LeftOut:
         self._known: set[str] = set()
 
     def add(self, path: str, problem: str) -> bool:
-        """Notes a file; returns whether it is the first to do so, of all processes."""
+        """Notes a file; returns whether it is the first of all processes to do so."""
         if path in self._known or path in self.read():
             self._known.add(path)
             return False
+
         self._known.add(path)
-        with (
-            contextlib.suppress(FileNotFoundError),
-            open(os.open(self._path, os.O_WRONLY | os.O_APPEND), "wb", buffering=0) as file,
-        ):
-            file.write(
-                (json.dumps([path, problem]) + "\n").encode()
-            )  # a single write, so that lines of processes never mix
+        with contextlib.suppress(FileNotFoundError):
+            handle = os.open(self._path, os.O_WRONLY | os.O_APPEND)
+            # A single unbuffered write, so that lines of several processes never mix.
+            with open(handle, "wb", buffering=0) as file:
+                file.write((json.dumps([path, problem]) + "\n").encode())
         return True
 
     def read(self) -> dict[str, str]:
-        """All that were noted, in the order in which they were met; {} once the process that made this has ended."""
+        """Returns all files in the order of their notes; {} after the process that made this."""
         try:
             with open(self._path, encoding="utf-8") as file:
                 return dict(map(json.loads, file))

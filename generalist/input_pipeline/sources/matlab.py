@@ -1,4 +1,7 @@
-"""Opening MATLAB's files: version 5 by SciPy, version 7.3, which is HDF5, by h5py; both are loaded only when needed."""
+"""Opens MATLAB's files: version 5 by SciPy, version 7.3, which is HDF5, by h5py.
+
+Both libraries are imported only when needed.
+"""
 
 import functools
 import os
@@ -10,7 +13,7 @@ from generalist.input_pipeline.sources.files import LayoutError
 
 
 def scipy_io():
-    """The module scipy.io; ImportError with the command that installs it."""
+    """Returns the module scipy.io; ImportError with the command that installs it."""
     try:
         import scipy.io
     except ImportError as error:
@@ -19,10 +22,14 @@ def scipy_io():
 
 
 def open_hdf5(path: str) -> Any:
-    """The h5py.File of a version 7.3 .mat: one a process, so that a copy in a forked or spawned worker opens its own.
+    """Returns the h5py.File of a version 7.3 .mat file.
 
-    h5py serialises the calls of threads itself. LayoutError if the file is absent, cut short or of another version;
-    ImportError with the command that installs h5py.
+    Every process opens its own, so that copies in forked or spawned workers are independent; h5py
+    serializes the calls of threads itself.
+
+    Raises:
+      LayoutError: the file is absent, cut short or of another version.
+      ImportError: h5py is not installed; the message has the command that installs it.
     """
     return _open_hdf5(path, os.getpid())
 
@@ -33,6 +40,7 @@ def _open_hdf5(path: str, process: int):
         import h5py
     except ImportError as error:
         raise ImportError("version 7.3 .mat files are read by h5py: pip install h5py") from error
+
     try:
         return h5py.File(epath.Path(path).open("rb") if "://" in path else path, "r")
     except OSError as error:

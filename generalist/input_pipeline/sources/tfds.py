@@ -1,43 +1,54 @@
-"""Prepared data sets: ArrayRecord shards in the folders of TensorFlow Datasets, written by us or by the TFDS catalogue.
+"""Prepared data sets: ArrayRecord shards in the folders of TensorFlow Datasets.
 
-<data_dir>/<name>/1.0.0/                        by `generalist data prepare`
-<data_dir>/{nyu_depth_v2,scene_parse150,coco/2017_panoptic}/<version>/     by TFDS, file_format="array_record"
+<data_dir>/<name>/1.0.0/             written by `generalist data prepare`
+<data_dir>/<catalog name>/<version>/ written by the TFDS catalog, file_format="array_record"
+
+The catalog's names are nyu_depth_v2, scene_parse150 and coco/2017_panoptic.
 """
+
+from __future__ import annotations
 
 import functools
 import json
 import os
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from etils import epath
 
-from generalist.input_pipeline.sources.base import EVALUATION, Source
 from generalist.input_pipeline.sources.files import DataError, LayoutError
+
+if TYPE_CHECKING:
+    from generalist.input_pipeline.sources.base import DataSet
 
 VERSION = "1.0.0"  # of the prepared form
 INFO = "dataset_info.json"
-DAMAGED_INFO = "It must be the dataset_info.json of TFDS. If `generalist data prepare` wrote it, delete it and run that again."
-EVALUATION_NAMES = ("validation", "val", "test")  # of the evaluation split, in the TFDS catalogue
+DAMAGED_INFO = (
+    "It must be the dataset_info.json of TFDS. If `generalist data prepare` wrote it, delete it "
+    "and run that again."
+)
+EVALUATION_NAMES = ("validation", "val", "test")  # of the evaluation split, in the TFDS catalog
 
 
 def subsets_file(split: str) -> str:
-    """The file beside the shards that has, by task, the rows of a split it is trained on."""
+    """Returns the name of the file that has, by task, the rows of a split it is trained on."""
     return f"subsets-{split}.json"
 
 
-class Prepared:
-    """One split of a prepared data set: `prepared[row]` is its record, images still encoded.
+class Shards:
+    """One split of a prepared data set: `shards[row]` is its record, images still encoded.
 
     Random access, picklable; every process opens the shards for itself, at its first record.
 
     Attributes:
-      folder: with the shards.
-      split: its name in that folder.
+      folder: the folder with the shards.
+      split: the split's name in that folder.
     """
 
     def __init__(self, folder: str, split: str, count: int):
-        self.folder, self.split, self._count = folder, split, count
+        self.folder = folder
+        self.split = split
+        self._count = count
 
     def __len__(self) -> int:
         return self._count
@@ -47,21 +58,14 @@ class Prepared:
             return open_records(self.folder, self.split, os.getpid())[row]
         except LayoutError:
             raise
-        except (
-            RuntimeError,
-            ValueError,
-            OSError,
-            IndexError,
-        ) as error:  # ArrayRecord raises RuntimeError or ValueError for damage
+        # ArrayRecord raises RuntimeError or ValueError where a shard is damaged.
+        except (RuntimeError, ValueError, OSError, IndexError) as error:
             where = f"{self.folder} ({self.split}, row {row})"
-            raise DataError(
-                where,
-                f"cannot be read ({error})",
-                "A shard is damaged: delete it and prepare again.",
-            ) from error
+            allowed = "A shard is damaged: delete it and prepare again."
+            raise DataError(where, f"cannot be read ({error})", allowed) from error
 
     def rows(self, task: str) -> list[int]:
-        """The rows that `task` uses: all, unless the data set was prepared with a choice."""
+        """Returns the rows that `task` uses: all, unless a choice was prepared."""
         path = epath.Path(self.folder) / subsets_file(self.split)
         chosen = json.loads(path.read_text()) if path.exists() else {}
         return chosen.get(task, list(range(len(self))))
@@ -69,9 +73,13 @@ class Prepared:
 
 @functools.lru_cache(maxsize=32)
 def open_records(folder: str, split: str, process: int):
-    """TFDS's data source of a split, images left encoded: one for each process, since readers do not survive a fork.
+    """Opens TFDS's data source of a split, with images left encoded.
 
-    LayoutError for a folder that cannot be read so; ImportError with the command that installs TFDS.
+    There is one for each process, since readers do not survive a fork.
+
+    Raises:
+      LayoutError: the folder cannot be read so.
+      ImportError: TFDS is not installed; the message has the command that installs it.
     """
     try:
         import tensorflow_datasets as tfds
@@ -79,12 +87,14 @@ def open_records(folder: str, split: str, process: int):
         raise ImportError(
             "prepared data sets are read by TFDS: pip install tensorflow-datasets"
         ) from error
+
     if "://" in folder and not folder.startswith("gs://"):
         raise LayoutError(
             folder,
             "is no folder that ArrayRecord reads",
             "Give one of this machine or gs://, mount it, or copy it.",
         )
+
     try:
         builder = tfds.builder_from_directory(folder)
         images = [
@@ -92,50 +102,67 @@ def open_records(folder: str, split: str, process: int):
             for name, feature in builder.info.features.items()
             if isinstance(feature, tfds.features.Image)
         ]
-        return builder.as_data_source(
-            split, decoders={name: tfds.decode.SkipDecoding() for name in images}
-        )
-    except Exception as error:  # TFDS raises many kinds: NotImplementedError for tfrecord, KeyError, ValueError, JSONDecodeError, ...
-        allowed = "It must be a TFDS folder of ArrayRecord shards (file_format='array_record')."
+        decoders = {name: tfds.decode.SkipDecoding() for name in images}
+        return builder.as_data_source(split, decoders=decoders)
+    # TFDS raises many kinds: NotImplementedError for tfrecord, KeyError, JSONDecodeError, ...
+    except Exception as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise LayoutError(
             folder,
-            f"cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:300]})",
-            allowed,
+            f"cannot be read ({reason})",
+            "It must be a TFDS folder of ArrayRecord shards (file_format='array_record').",
         ) from error
 
 
-def find_prepared(source: type[Source], data_dir, split: str) -> Prepared | None:
-    """The prepared form of a split, ours or else that of the TFDS catalogue; None where there is none.
+def find_prepared(data_set: type[DataSet], data_dir, split: str) -> Shards | None:
+    """Returns the prepared form of a split, ours or else that of the TFDS catalog.
 
-    "val" and "test" both mean the one evaluation split. LayoutError if its metadata are damaged.
+    Args:
+      data_set: one of SOURCES.
+      data_dir: local path or gs://; None or "" has nothing.
+      split: "val" and "test" both mean the one evaluation split.
+
+    Returns:
+      None where there is none.
+
+    Raises:
+      LayoutError: its metadata are damaged.
     """
     if not data_dir:
         return None
-    split = source.EVAL_SPLIT if split in EVALUATION else split
+    split = data_set.resolve_split(split)
     base = epath.Path(data_dir).expanduser()
-    counts = split_counts(base / source.NAME / VERSION)
+
+    ours = base / data_set.NAME / VERSION
+    counts = split_counts(ours)
     if split in counts:
-        return Prepared(str(base / source.NAME / VERSION), split, counts[split])
-    if not source.CATALOGUE or not (base / source.CATALOGUE).exists():
+        return Shards(str(ours), split, counts[split])
+
+    catalog = base / data_set.CATALOG
+    if not data_set.CATALOG or not catalog.exists():
         return None
-    names = EVALUATION_NAMES if split == source.EVAL_SPLIT else (split,)
-    for folder in sorted(
-        (base / source.CATALOGUE).iterdir(), key=version, reverse=True
-    ):  # the newest first
+
+    names = EVALUATION_NAMES if split == data_set.EVAL_SPLIT else (split,)
+    newest_first = sorted(catalog.iterdir(), key=version, reverse=True)
+    for folder in newest_first:
         counts = split_counts(folder)
-        name = next((name for name in names if name in counts), None)
-        if name:
-            return Prepared(str(folder), name, counts[name])
+        for name in names:
+            if name in counts:
+                return Shards(str(folder), name, counts[name])
     return None
 
 
 def version(folder: epath.Path) -> list[int]:
-    """The numbers in a folder's name, which order versions: 10.0.0 is newer than 9.0.0."""
+    """Returns the numbers in a folder's name, by which 10.0.0 is newer than 9.0.0."""
     return [int(number) for number in re.findall(r"\d+", folder.name)]
 
 
 def split_counts(folder: epath.Path) -> dict[str, int]:
-    """{split: number of examples} of a TFDS folder; empty if it is none. LayoutError if dataset_info.json is damaged."""
+    """Returns {split: number of examples} of a TFDS folder; {} if it is none.
+
+    Raises:
+      LayoutError: its dataset_info.json is damaged.
+    """
     path = folder / INFO
     if not path.exists():
         return {}
@@ -143,6 +170,5 @@ def split_counts(folder: epath.Path) -> dict[str, int]:
         splits = json.loads(path.read_text())["splits"]
         return {split["name"]: sum(map(int, split["shardLengths"])) for split in splits}
     except (ValueError, KeyError, TypeError) as error:
-        raise LayoutError(
-            path, f"cannot be read ({type(error).__name__}: {error})", DAMAGED_INFO
-        ) from error
+        problem = f"cannot be read ({type(error).__name__}: {error})"
+        raise LayoutError(path, problem, DAMAGED_INFO) from error

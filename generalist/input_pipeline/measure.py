@@ -1,0 +1,176 @@
+"""Measures single examples of a data set: their numbers, and what is wrong with them."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+
+from generalist.input_pipeline.source import Example
+
+FAR = 20.0  # meters: NYU's sensor reaches about 10, so that more means another unit
+THUMBNAIL = 16  # side of a thumbnail, pixels
+FLAT = 8.0  # levels: with a smaller standard deviation a thumbnail identifies no image
+
+
+@dataclasses.dataclass
+class Measured:
+    """The numbers of one example, and its problems."""
+
+    size: tuple[int, int]  # (h, w) pixels
+
+    # uint8 (THUMBNAIL, THUMBNAIL, 3) of the image, or a restoration's clean one; None if flat.
+    thumbnail: np.ndarray | None = None
+
+    problems: list[str] = dataclasses.field(default_factory=list)  # one line each
+    form: str = "classes"  # of the label: "classes", "values", "instances" or "pair"
+    unlabeled: float = 0.0  # fraction of the pixels without a label; with instances the background
+
+    # Of the values, or of the input of a restoration in dB, or the number of instances.
+    low: float = math.inf
+    high: float = -math.inf
+
+    classes: frozenset[int] = frozenset()  # ids in the label
+
+
+def measure(example: Example, definition: Mapping[str, Any] | None = None) -> Measured:
+    """Measures one example, by the form of its label.
+
+    Args:
+      example: as a source returns it.
+      definition: of own data, the definition of the task.
+    """
+    image = example["image"]
+    label = example["label"]
+    key = example["key"]
+    if isinstance(label, tuple):
+        id_map, segments = label
+        return _measure_panoptic(image, id_map, segments, key)
+    if label.dtype == np.uint8:
+        return _measure_pair(image, label, key)
+    if label.dtype.kind == "f":
+        return _measure_values(image, label, key, own=definition is not None)
+    if definition is not None and definition["kind"] == "instances":
+        return _measure_instances(image, label)
+    return _measure_classes(image, label)
+
+
+def _measure_panoptic(
+    image: np.ndarray, id_map: np.ndarray, segments: Sequence[Mapping], key: str
+) -> Measured:
+    ids, counts = np.unique(id_map, return_counts=True)
+    pixels = dict(zip(ids.tolist(), counts.tolist(), strict=True))
+
+    problems = []
+    for segment in segments:
+        count = pixels[segment["id"]]
+        if segment["area"] != count:
+            problems.append(
+                f"{key}: segment {segment['id']} has {count} pixels, "
+                f"its area in the JSON is {segment['area']}"
+            )
+    return Measured(
+        image.shape[:2],
+        thumbnail(image),
+        problems,
+        unlabeled=float((id_map == 0).mean()),
+        classes=frozenset(segment["category_id"] for segment in segments),
+    )
+
+
+def _measure_pair(image: np.ndarray, clean: np.ndarray, key: str) -> Measured:
+    measured = Measured(image.shape[:2], thumbnail(clean), form="pair")
+    error = float(np.mean((image.astype(np.float32) - clean) ** 2))
+    if error:
+        measured.low = 10 * math.log10(255**2 / error)
+        measured.high = measured.low
+    else:
+        measured.problems.append(f"{key}: the degraded and the clean image are the same")
+    return measured
+
+
+def _measure_values(image: np.ndarray, values: np.ndarray, key: str, own: bool) -> Measured:
+    """Own data have nan where there is no value, and any range; depth has 0, and ends at FAR."""
+    known = values[~np.isnan(values)] if own else values[values > 0]
+    measured = Measured(image.shape[:2], thumbnail(image), form="values")
+    measured.unlabeled = 1 - known.size / values.size
+    if not known.size:
+        measured.problems.append(f"{key}: no pixel has a value")
+        return measured
+
+    measured.low = float(known.min())
+    measured.high = float(known.max())
+    if not own and measured.high > FAR:
+        measured.problems.append(f"{key}: depth up to {measured.high:.1f} m: is it in millimetres?")
+    return measured
+
+
+def _measure_instances(image: np.ndarray, ids: np.ndarray) -> Measured:
+    count = len(np.unique(ids[ids > 0]))
+    return Measured(
+        image.shape[:2],
+        thumbnail(image),
+        form="instances",
+        unlabeled=float((ids == 0).mean()),
+        low=count,
+        high=count,
+    )
+
+
+def _measure_classes(image: np.ndarray, classes: np.ndarray) -> Measured:
+    return Measured(
+        image.shape[:2],
+        thumbnail(image),
+        unlabeled=float((classes < 0).mean()),
+        classes=frozenset(np.unique(classes[classes >= 0]).tolist()),
+    )
+
+
+def thumbnail(image: np.ndarray) -> np.ndarray | None:
+    """Shrinks an image by area means.
+
+    Args:
+      image: uint8 (h, w, 3).
+
+    Returns:
+      uint8 (THUMBNAIL, THUMBNAIL, 3), or None if that is nearly one color.
+    """
+    small = cv2.resize(image, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
+    return small if small.std() >= FLAT else None
+
+
+def describe_sizes(measured: Sequence[Measured]) -> str:
+    """Returns the smallest and the largest size, width x height: "24x20..96x80"."""
+    sizes = sorted({one.size[::-1] for one in measured}, key=math.prod)
+    smallest = "x".join(map(str, sizes[0]))
+    largest = "x".join(map(str, sizes[-1]))
+    return smallest if len(sizes) == 1 else f"{smallest}..{largest}"
+
+
+def describe_labels(measured: Sequence[Measured], definition: Mapping[str, Any] | None) -> str:
+    """Returns what the labels of all examples hold together, for people.
+
+    Args:
+      measured: at least one example; all have labels of one form.
+      definition: of own data, the definition of the task.
+    """
+    definition = {"unit": "m"} if definition is None else definition
+    low = min(one.low for one in measured)
+    high = max(one.high for one in measured)
+    unlabeled = np.mean([one.unlabeled for one in measured])
+
+    form = measured[0].form
+    if form == "classes":
+        seen = frozenset().union(*(one.classes for one in measured))
+        of_all = f" of {len(definition['classes'])}" if "classes" in definition else ""
+        return f"{len(seen)}{of_all} classes, {unlabeled:.1%} void"
+    if form == "instances":
+        return f"{low}..{high} instances an image, {unlabeled:.1%} background"
+    if form == "pair":
+        return f"input {low:.1f}..{high:.1f} dB"
+    if low > high:
+        return "no values"
+    values = f"{low:.4g}..{high:.4g} {definition.get('unit', '')}".rstrip()
+    return f"{values}, {unlabeled:.1%} missing"
