@@ -110,10 +110,12 @@ def initial_noise(
         x_init: "zeros" (the mean of the noise) or "gaussian" (N(0, 1)).
 
     Raises:
-        ValueError: unknown x_init.
+        ValueError: unknown x_init, or "gaussian" without a key.
     """
     if one_of(x_init, X_INITS, "x_init") == "zeros":
         return jnp.zeros(shape, jnp.float32)
+    if key is None:
+        raise ValueError(f"x_init {x_init!r} is drawn: pass key=jax.random.key(seed).")
     return jax.random.normal(key, shape, jnp.float32)
 
 
@@ -188,8 +190,13 @@ def solve(
     Here x is the image at times[0], coefficients one of the functions of SAMPLERS, and times,
     decreasing in (0, 1], when the network is asked. After the last of them comes the clean image.
     """
-    if eta > 0.0 and key is None:
-        raise ValueError(f"eta={eta!r} draws noise in every step: pass key=jax.random.key(seed).")
+    keys = None
+    if eta > 0.0:
+        if key is None:
+            raise ValueError(
+                f"eta={eta!r} draws noise in every step: pass key=jax.random.key(seed)."
+            )
+        keys = jax.random.split(key, len(times))
 
     # Whatever the network computes in, the path is followed in float32.
     x = jnp.asarray(x, jnp.float32)
@@ -197,7 +204,6 @@ def solve(
     # A row a step, each from one noise level to the next; the last level is the clean image.
     alpha, sigma = schedule.alpha_sigma(times)
     table = coefficients(jnp.append(alpha, 1.0), jnp.append(sigma, 0.0), eta)
-    keys = jax.random.split(key, len(times)) if eta > 0.0 else None
 
     def update(carry, now):
         x, previous_x0 = carry

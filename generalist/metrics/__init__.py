@@ -1,12 +1,14 @@
-"""The official numbers of every task, each under the id of the protocol it follows. NumPy and OpenCV only, no JAX.
+"""The official numbers of every task, each under the id of the protocol it follows.
 
-A metric is updated image by image, merged exactly over hosts, and computed once:
+NumPy and OpenCV only, no JAX. A metric is updated image by image, merged exactly over hosts, and
+computed once:
 
     metric = DepthMetric(protocol="nyu-eigen-metric")
     metric.update(prediction, label)
     metric.merge(other).compute()["rmse"]
 
-Ratios are fractions in [0, 1], depth errors metres, PSNR decibels. Figures of two protocols never share a column.
+Ratios are fractions in [0, 1], depth errors meters, PSNR decibels. Figures of two protocols never
+share a column.
 """
 
 from generalist.metrics.base import Metric
@@ -24,10 +26,8 @@ from generalist.metrics.segmentation import SEGMENTATION_PROTOCOLS, Segmentation
 
 # Protocol id -> one line that says what is counted and whose script counts it so.
 PROTOCOLS: dict[str, str] = {
-    **{
-        name: protocol.description
-        for name, protocol in (DEPTH_PROTOCOLS | IMAGE_QUALITY_PROTOCOLS).items()
-    },
+    **{name: protocol.description for name, protocol in DEPTH_PROTOCOLS.items()},
+    **{name: protocol.description for name, protocol in IMAGE_QUALITY_PROTOCOLS.items()},
     **SEGMENTATION_PROTOCOLS,
     **PANOPTIC_PROTOCOLS,
     **BOUNDARY_PROTOCOLS,

@@ -1,24 +1,27 @@
-"""What every metric is: `update` per image, exact `merge`, `compute`, and the id of the protocol it follows."""
+"""What every metric is: `update` per image, exact `merge`, `compute`, and the id of its protocol.
 
-from __future__ import annotations
+An `update` takes whatever NumPy makes an array of, and says itself what is wrong with it; behind
+its checks, shapes are types.
+"""
 
 import abc
 import copy
 import dataclasses
-import difflib
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any, Self
+from collections.abc import Iterable
+from typing import Any, ClassVar, Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
 class Metric(abc.ABC):
     """A number over a data set, gathered image by image.
 
-    `merge` is exact: however the images are split over hosts, the merged parts give the same bits as one metric that
-    saw them all. Subclasses are dataclasses; their constructor arguments are the settings that two metrics must share
-    to be merged. A metric that has seen nothing computes to nan.
+    `merge` is exact: however the images are split over hosts, the merged metrics compute to the
+    same bits as one metric that saw all images. Subclasses are dataclasses; their constructor
+    arguments are the settings that two metrics must share to be merged. A metric that has seen
+    nothing computes to nan.
     """
 
     protocol: str
@@ -50,11 +53,9 @@ class Metric(abc.ABC):
         return merged
 
     def _settings(self) -> dict[str, Any]:
-        return {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if field.init
-        }
+        # Every subclass is a dataclass, which a type checker cannot know of this class.
+        fields = dataclasses.fields(self)  # pyright: ignore[reportArgumentType]
+        return {field.name: getattr(self, field.name) for field in fields if field.init}
 
 
 @dataclasses.dataclass(eq=False)
@@ -62,14 +63,15 @@ class ImageMean(Metric):
     """A metric whose value over a data set is the mean of its values per image.
 
     Attributes:
+      keys: the names of its values.
       images: the values of each image that counted, in the order of the updates.
     """
 
-    keys = ()
+    keys: ClassVar[tuple[str, ...]] = ()
     images: list[dict[str, float]] = dataclasses.field(default_factory=list, init=False, repr=False)
 
     def compute(self) -> dict[str, float]:
-        """Returns the mean over images for each key; nan without images, inf where an image has inf."""
+        """Returns the mean over images for each key; nan without images, inf if one has inf."""
         return {key: mean(image[key] for image in self.images) for key in self.keys}
 
     def _absorb(self, other: Self) -> None:
@@ -77,32 +79,30 @@ class ImageMean(Metric):
 
 
 def mean(values: Iterable[float]) -> float:
-    """Mean that does not depend on the order of its values (correctly rounded sum); nan of nothing."""
+    """Returns the mean, with the same bits in whatever order the values come; nan of nothing."""
     values = list(values)
     return math.fsum(values) / len(values) if values else math.nan
 
 
-def lookup_protocol(name: str, protocols: Mapping[str, Any], metric: str) -> Any:
-    """Returns `protocols[name]`, or raises a ValueError that lists the valid names and the closest one."""
-    if name in protocols:
-        return protocols[name]
-    closest = difflib.get_close_matches(str(name), protocols, n=1, cutoff=0.0)[0]
-    raise ValueError(
-        f"unknown protocol {name!r} for {metric}; did you mean {closest!r}? Valid: {', '.join(sorted(protocols))}."
-    )
-
-
 def check_same_shape(prediction: np.ndarray, label: np.ndarray, dims: str) -> None:
-    """Raises a ValueError unless both arrays have one shape with as many dimensions as `dims`, such as "(h, w)"."""
+    """Checks that two arrays have one shape, of as many dimensions as `dims`, such as "(h, w)".
+
+    Raises:
+      ValueError: they have not.
+    """
     if prediction.shape != label.shape or label.ndim != dims.count(",") + 1:
         raise ValueError(
-            f"prediction has shape {prediction.shape} and label {label.shape}; both must be {dims}: "
-            "decode the prediction at the label's size."
+            f"prediction has shape {prediction.shape} and label {label.shape}; "
+            f"both must be {dims}: decode the prediction at the label's size."
         )
 
 
-def check_integers(array: np.ndarray, name: str) -> np.ndarray:
-    """Returns `array` as an array, or raises a TypeError unless it holds integers."""
+def check_integers(array: ArrayLike, name: str) -> np.ndarray:
+    """Returns `array` as a NumPy array of integers.
+
+    Raises:
+      TypeError: it holds something else.
+    """
     array = np.asarray(array)
     if not np.issubdtype(array.dtype, np.integer):
         raise TypeError(

@@ -153,7 +153,7 @@ def test_metrics_of_other_settings_do_not_merge(first, second):
 )
 def test_unknown_protocol_lists_the_valid_ones_and_the_closest(metric, misspelt, closest):
     with pytest.raises(
-        ValueError, match=f"{misspelt}.*did you mean '{closest}'.*Valid: .*{closest}"
+        ValueError, match=f"{misspelt}.*Did you mean '{closest}'.*Allowed: .*{closest}"
     ):
         metric(misspelt)
 
