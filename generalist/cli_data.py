@@ -94,7 +94,7 @@ def data(args: argparse.Namespace) -> int:
 
 def _prepare_data(args: argparse.Namespace) -> int:
     from generalist.input_pipeline.prepare import open_original, prepare
-    from generalist.input_pipeline.sources import source_class
+    from generalist.input_pipeline.sources import reader_of
 
     if args.workers < 1:
         raise ValueError(f"--workers {args.workers}: at least 1")
@@ -105,7 +105,7 @@ def _prepare_data(args: argparse.Namespace) -> int:
             "--shards and --beam: give one of them, Beam shares the shards among its workers"
         )
     shards = tuple(map(int, args.shards.split(":"))) if args.shards else None
-    splits = [args.split] if args.split else ["train", source_class(args.dataset).EVAL_SPLIT]
+    splits = [args.split] if args.split else ["train", reader_of(args.dataset).EVAL_SPLIT]
     sources = [
         open_original(args.dataset, split, args.data_dir) for split in splits
     ]  # what is missing is said before the work begins

@@ -40,6 +40,7 @@ def open_sources(
             for task in tasks
         }
 
+    # Both others read files, of which some may be damaged.
     data_dir = config["data_dir"]
     on_error = data["on_error"]
     if kind == "folder":

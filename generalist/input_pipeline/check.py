@@ -19,7 +19,7 @@ from generalist.input_pipeline.sources import (
     SOURCES,
     WHOLE_TASK,
     DataError,
-    DataSet,
+    Dataset,
     LayoutError,
     MissingDataset,
     describe,
@@ -27,7 +27,7 @@ from generalist.input_pipeline.sources import (
     find_root,
     missing,
     open_source,
-    source_class,
+    reader_of,
 )
 from generalist.input_pipeline.sources.files import NO_FILE, NO_FOLDER
 from generalist.input_pipeline.sources.folder import Folder
@@ -96,9 +96,9 @@ def check(data_dir, names: Iterable[str] = (), limit: int = 0, threads: int = 8)
     Raises:
       ValueError: unknown name.
     """
-    data_sets = {name: source_class(name) for name in names or SOURCES}
+    readers = {name: reader_of(name) for name in names or SOURCES}
     report = Report()
-    for name, data_set in data_sets.items():
+    for name, reader in readers.items():
         try:
             absent = missing(data_dir, [name])
         except LayoutError as error:  # the metadata of a prepared form are damaged
@@ -109,7 +109,7 @@ def check(data_dir, names: Iterable[str] = (), limit: int = 0, threads: int = 8)
         report.absent += absent
         if absent and not absent[0].absent:
             continue
-        for split in splits_of(data_set, data_dir):
+        for split in splits_of(reader, data_dir):
             open_split = functools.partial(
                 open_source,
                 name,
@@ -119,7 +119,7 @@ def check(data_dir, names: Iterable[str] = (), limit: int = 0, threads: int = 8)
                 on_error="skip",
                 quiet=True,
             )
-            split_report = SplitReport(name, split, usual=data_set.USUAL[split])
+            split_report = SplitReport(name, split, usual=reader.USUAL[split])
             check_split(split_report, open_split, limit, threads)
             report.splits.append(split_report)
         report.leaks += leaks(name, report.splits)
@@ -145,6 +145,7 @@ def check_own(
     Raises:
       ValueError: a wrong definition, an unknown task, or `data_dir` has the folder of none.
     """
+    # The definitions are checked before anything is read.
     tasks = get_tasks(definitions, list(names) or None)
     folders = {name: definitions[name].get("folder", ".") for name in tasks}
     if not any(find_root(data_dir, (folder,)) for folder in folders.values()):
@@ -152,6 +153,7 @@ def check_own(
         all_folders = ", ".join(dict.fromkeys(folders.values()))
         raise ValueError(f"none of the folders {all_folders} in {where}: give --data-dir")
 
+    # One of several folders may be missing: the others are read.
     report = Report()
     for name, folder in folders.items():
         if not find_root(data_dir, (folder,)):
@@ -170,18 +172,18 @@ def check_own(
     return report
 
 
-def splits_of(data_set: type[DataSet], data_dir) -> list[str]:
+def splits_of(reader: type[Dataset], data_dir) -> list[str]:
     """Returns train, and the evaluation split or its parts; a prepared form has no parts."""
-    evaluation = data_set.EVAL_SPLIT
-    parts = [split for split in data_set.SPLITS if split.startswith(f"{evaluation}/")]
-    if parts and not find_prepared(data_set, data_dir, evaluation):
+    evaluation = reader.EVAL_SPLIT
+    parts = [split for split in reader.SPLITS if split.startswith(f"{evaluation}/")]
+    if parts and not find_prepared(reader, data_dir, evaluation):
         return ["train", *parts]
     return ["train", evaluation]
 
 
 def check_split(
     report: SplitReport,
-    open_split: Callable[[], DataSet],
+    open_split: Callable[[], Dataset],
     limit: int,
     threads: int,
     definition: Mapping[str, Any] | None = None,
@@ -222,7 +224,7 @@ def check_split(
     summarize(report, readable, definition)
 
 
-def look(source: DataSet, definition: Mapping[str, Any] | None, row: int) -> tuple[str, Measured]:
+def look(source: Dataset, definition: Mapping[str, Any] | None, row: int) -> tuple[str, Measured]:
     """Returns key and numbers of an example; the size is (0, 0) if it cannot be read."""
     try:
         example = source.read_or_raise(row)
@@ -338,6 +340,7 @@ def _table(splits: Sequence[SplitReport]) -> list[str]:
     if not splits:
         return []
 
+    # Texts first, since the width of a column depends on all of them.
     rows = [tuple(COLUMNS)]
     for split in splits:
         usual = f"{split.usual:,}" if split.usual else "-"

@@ -45,6 +45,8 @@ def measure(example: Example, definition: Mapping[str, Any] | None = None) -> Me
     image = example["image"]
     label = example["label"]
     key = example["key"]
+
+    # Only a panoptic label has two parts, only a clean image 8 bits, and only quantities fractions.
     if isinstance(label, tuple):
         id_map, segments = label
         return _measure_panoptic(image, id_map, segments, key)
@@ -52,6 +54,8 @@ def measure(example: Example, definition: Mapping[str, Any] | None = None) -> Me
         return _measure_pair(image, label, key)
     if label.dtype.kind == "f":
         return _measure_values(image, label, key, own=definition is not None)
+
+    # Ids of classes and of instances look alike.
     if definition is not None and definition["kind"] == "instances":
         return _measure_instances(image, label)
     return _measure_classes(image, label)
@@ -63,6 +67,7 @@ def _measure_panoptic(
     ids, counts = np.unique(id_map, return_counts=True)
     pixels = dict(zip(ids.tolist(), counts.tolist(), strict=True))
 
+    # The JSON's areas were counted by others, in the same PNG: they must agree.
     problems = []
     for segment in segments:
         count = pixels[segment["id"]]
@@ -161,6 +166,7 @@ def describe_labels(measured: Sequence[Measured], definition: Mapping[str, Any] 
     high = max(one.high for one in measured)
     unlabeled = np.mean([one.unlabeled for one in measured])
 
+    # Classes are counted over all examples; the others have a range.
     form = measured[0].form
     if form == "classes":
         seen = frozenset().union(*(one.classes for one in measured))

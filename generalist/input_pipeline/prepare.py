@@ -22,9 +22,9 @@ from generalist.input_pipeline.reading import in_threads
 from generalist.input_pipeline.sources import (
     WHOLE_TASK,
     DataError,
-    DataSet,
+    Dataset,
     LayoutError,
-    source_class,
+    reader_of,
 )
 from generalist.input_pipeline.sources.base import EVALUATION
 from generalist.input_pipeline.sources.coco import NUM_CATEGORIES
@@ -44,7 +44,7 @@ EVERY = 50  # one example of so many is decoded again and compared with the orig
 
 
 def prepare(
-    source: DataSet, out, shards: tuple[int, int] | None = None, threads: int = 8
+    source: Dataset, out, shards: tuple[int, int] | None = None, threads: int = 8
 ) -> epath.Path:
     """Writes one split of a data set below `out`/<name>, or continues where it was interrupted.
 
@@ -76,7 +76,7 @@ def prepare(
     return finish(source, paths)
 
 
-def open_original(name: str, split: str, data_dir) -> DataSet:
+def open_original(name: str, split: str, data_dir) -> Dataset:
     """Opens the original files of a split to prepare it, never a prepared form.
 
     Args:
@@ -87,13 +87,13 @@ def open_original(name: str, split: str, data_dir) -> DataSet:
     Raises:
       ValueError: unknown name or split, or half a pair.
     """
-    data_set = source_class(name)
+    reader = reader_of(name)
 
     # Part of a split, "test/Rain100H", is no split for TFDS.
-    whole = [split for split in data_set.SPLITS if split.isalnum()]
+    whole = [split for split in reader.SPLITS if split.isalnum()]
     one_of(split, dict.fromkeys([*whole, *EVALUATION]), f"split of {name} to prepare")
     with prepare_hint():
-        return data_set(data_dir, split, WHOLE_TASK.get(name))
+        return reader(data_dir, split, WHOLE_TASK.get(name))
 
 
 @contextlib.contextmanager
@@ -111,7 +111,7 @@ def prepare_hint() -> Iterator[None]:
         ) from error
 
 
-def shard_paths(source: DataSet, out) -> list[epath.Path]:
+def shard_paths(source: Dataset, out) -> list[epath.Path]:
     """Returns where the shards of a split lie below `out`; makes their folder."""
     folder = epath.Path(out).expanduser() / source.NAME / VERSION
     folder.mkdir(parents=True, exist_ok=True)
@@ -119,18 +119,18 @@ def shard_paths(source: DataSet, out) -> list[epath.Path]:
     return [folder / shard_name(source, index, count) for index in range(count)]
 
 
-def shard_name(source: DataSet, index: int, count: int) -> str:
+def shard_name(source: Dataset, index: int, count: int) -> str:
     """Returns the file name that TFDS gives a shard."""
     return f"{source.NAME}-{source.split}.array_record-{index:05d}-of-{count:05d}"
 
 
-def rows_of(index: int, source: DataSet) -> range:
+def rows_of(index: int, source: Dataset) -> range:
     """Returns the examples of a shard."""
     return range(index * SHARD, min((index + 1) * SHARD, len(source)))
 
 
 def write_shards(
-    source: DataSet, paths: Sequence[epath.Path], indices: Sequence[int], threads: int
+    source: Dataset, paths: Sequence[epath.Path], indices: Sequence[int], threads: int
 ) -> None:
     """Writes and verifies those of the shards that are not there, or differ; see `prepare`."""
     name = f"{source.NAME}/{source.split}"
@@ -158,12 +158,12 @@ def write_shards(
 
 
 def _is_finished(
-    paths: Sequence[epath.Path], source: DataSet, form: "RecordForm", index: int
+    paths: Sequence[epath.Path], source: Dataset, form: "RecordForm", index: int
 ) -> bool:
     return is_finished(paths[index], rows_of(index, source), source, form)
 
 
-def finish(source: DataSet, paths: Sequence[epath.Path]) -> epath.Path:
+def finish(source: Dataset, paths: Sequence[epath.Path]) -> epath.Path:
     """Writes the metadata if all shards are there, else logs what is missing.
 
     Returns:
@@ -171,6 +171,7 @@ def finish(source: DataSet, paths: Sequence[epath.Path]) -> epath.Path:
     """
     name = f"{source.NAME}/{source.split}"
     folder = paths[0].parent
+    # Another machine may still write its part of the shards.
     absent = [path.name for path in paths if not path.exists()]
     if absent:
         logger.info(
@@ -207,11 +208,11 @@ class RecordForm:
         self._decoders = {key: tfds.decode.SkipDecoding() for key in images}
 
     def encode(self, record: Mapping[str, Any]) -> bytes:
-        """Encodes a record of `DataSet.record`."""
+        """Encodes a record of `Dataset.record`."""
         return self._serializer.serialize_example(self.features.encode_example(record))
 
     def decode(self, content: bytes) -> dict[str, Any]:
-        """Returns a record for `DataSet.read_record`."""
+        """Returns a record for `Dataset.read_record`."""
         return self.features.deserialize_example_np(content, decoders=self._decoders)
 
 
@@ -241,7 +242,7 @@ def _labels(name: str, tfds) -> dict[str, Any]:
     return {"label": feature.Image()}
 
 
-def encode_row(source: DataSet, form: RecordForm, row: int) -> bytes:
+def encode_row(source: Dataset, form: RecordForm, row: int) -> bytes:
     """Returns the stored form of an example, after decoding it to see that it can be."""
     with prepare_hint():
         record = source.record(row)
@@ -294,7 +295,7 @@ def write_shard(
         temporary.unlink(missing_ok=True)
 
 
-def is_finished(path: epath.Path, rows: range, source: DataSet, form: RecordForm) -> bool:
+def is_finished(path: epath.Path, rows: range, source: Dataset, form: RecordForm) -> bool:
     """Returns whether the shard is there and holds these examples; if not, it is written again."""
     if not path.exists():
         return False
@@ -310,7 +311,7 @@ def is_finished(path: epath.Path, rows: range, source: DataSet, form: RecordForm
     return not problem
 
 
-def flaw(path: epath.Path, rows: range, source: DataSet, form: RecordForm) -> str:
+def flaw(path: epath.Path, rows: range, source: Dataset, form: RecordForm) -> str:
     """Returns what is wrong with a shard, or "".
 
     Compares the number of records, and every EVERY-th example with the original.
@@ -330,6 +331,7 @@ def flaw(path: epath.Path, rows: range, source: DataSet, form: RecordForm) -> st
         if count != len(rows):
             return f"has {count} records instead of {len(rows)}"
 
+        # All records would take as long as preparing them again; the last one shows a cut file.
         samples = sorted({*range(0, len(rows), EVERY), len(rows) - 1})
         for sample, content in zip(samples, reader.read(samples), strict=True):
             stored = source.read_record(form.decode(content), f"{path} (record {sample})")
@@ -361,7 +363,7 @@ def shard_lengths(folder: epath.Path, split: str) -> list[int]:
 
 
 def remove_old(
-    folder: epath.Path, source: DataSet, before: int, paths: Sequence[epath.Path]
+    folder: epath.Path, source: Dataset, before: int, paths: Sequence[epath.Path]
 ) -> None:
     """Removes the shards that the metadata named until now; names others, which nothing reads.
 
@@ -388,7 +390,7 @@ class _SplitFiles(NamedTuple):
 
 
 def write_metadata(
-    folder: epath.Path, source: DataSet, form: RecordForm, paths: Sequence[epath.Path]
+    folder: epath.Path, source: Dataset, form: RecordForm, paths: Sequence[epath.Path]
 ) -> None:
     """Adds a split to what TFDS needs to read the folder.
 
@@ -427,11 +429,12 @@ def _prepared_splits(folder: epath.Path) -> dict[str, _SplitFiles]:
 
 
 def _tfds_files(
-    folder: epath.Path, source: DataSet, form: RecordForm, splits: Mapping[str, _SplitFiles]
+    folder: epath.Path, source: Dataset, form: RecordForm, splits: Mapping[str, _SplitFiles]
 ) -> dict[str, bytes]:
     """TFDS's own metadata, {name: content}."""
     import tensorflow_datasets as tfds
 
+    # TFDS writes all splits of a folder at once.
     infos = []
     for name, split in splits.items():
         template = tfds.core.ShardedFileTemplate(
@@ -446,6 +449,7 @@ def _tfds_files(
             )
         )
 
+    # There is no builder class that others could run: the metadata alone describe the shards.
     identity = tfds.core.dataset_info.DatasetIdentity(
         name=source.NAME, version=tfds.core.Version(VERSION), data_dir=str(folder), module_name=""
     )

@@ -6,7 +6,7 @@ import shlex
 from etils import epath
 
 from generalist.input_pipeline.prepare import finish, open_original, shard_paths, write_shards
-from generalist.input_pipeline.sources import DataSet
+from generalist.input_pipeline.sources import Dataset
 
 try:
     import apache_beam as beam
@@ -42,7 +42,7 @@ class WriteShard(beam.DoFn):
 
 
 def prepare_on_beam(
-    source: DataSet, data_dir, out, options: str = "", threads: int = 8
+    source: Dataset, data_dir, out, options: str = "", threads: int = 8
 ) -> epath.Path:
     """Prepares a split as `prepare.prepare` does, with a shard as Beam's unit of work.
 

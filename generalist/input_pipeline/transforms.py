@@ -79,6 +79,7 @@ def random_window(
         h = max(min(height, round(width / ratio[0])), 1)
         w = max(min(width, round(height * ratio[1])), 1)
 
+    # The size is drawn first, so that every place is equally probable.
     top = int(rng.integers(height - h + 1))
     left = int(rng.integers(width - w + 1))
     return slice(top, top + h), slice(left, left + w)
@@ -94,6 +95,7 @@ class Jitter:
     """
 
     def __init__(self, settings: Mapping[str, Any]):
+        # Beyond these limits a factor is negative, or the hue turns past its opposite.
         jitter = settings["jitter"]
         allowed = (
             set(jitter) == set(ADJUSTMENTS)

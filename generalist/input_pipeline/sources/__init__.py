@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from etils import epath
 
 from generalist.input_pipeline.sources.ade20k import ADE20K
-from generalist.input_pipeline.sources.base import DataSet, find_root
+from generalist.input_pipeline.sources.base import Dataset, find_root
 from generalist.input_pipeline.sources.coco import COCO
 from generalist.input_pipeline.sources.files import DataError, LayoutError
 from generalist.input_pipeline.sources.lol import LOL
@@ -21,7 +21,7 @@ __all__ = [
     "SOURCES",
     "WHOLE_TASK",
     "DataError",
-    "DataSet",
+    "Dataset",
     "LayoutError",
     "MissingDataset",
     "describe",
@@ -30,10 +30,10 @@ __all__ = [
     "find_root",
     "missing",
     "open_source",
-    "source_class",
+    "reader_of",
 ]
 
-SOURCES: dict[str, type[DataSet]] = {
+SOURCES: dict[str, type[Dataset]] = {
     "nyu": NYUV2,
     "ade20k": ADE20K,
     "coco": COCO,
@@ -44,7 +44,7 @@ SOURCES: dict[str, type[DataSet]] = {
 
 # Task -> the data set it is read from.
 DATASET_OF: dict[str, str] = {
-    task: name for name, source in SOURCES.items() for task in source.TASKS
+    task: name for name, reader in SOURCES.items() for task in reader.TASKS
 }
 
 # Of a data set with several tasks, the one whose labels contain those of the others.
@@ -72,12 +72,12 @@ class MissingDataset:
         return f"{self.folder} lacks {', '.join(self.absent)}{hint}"
 
 
-def source_class(dataset: str) -> type[DataSet]:
+def reader_of(dataset: str) -> type[Dataset]:
     """Returns the reader of a data set; ValueError with the closest name if there is none."""
     return SOURCES[one_of(dataset, SOURCES, "data set")]
 
 
-def open_source(dataset: str, task: str | None, split: str, data_dir, **kwargs) -> DataSet:
+def open_source(dataset: str, task: str | None, split: str, data_dir, **kwargs) -> Dataset:
     """Opens one split of a data set for one of its tasks.
 
     The prepared form (see `tfds`) is read where data_dir holds it, else the original files.
@@ -87,30 +87,30 @@ def open_source(dataset: str, task: str | None, split: str, data_dir, **kwargs) 
       task: one of the data set's tasks; None takes its first.
       split: "train", "val" or "test".
       data_dir: local path or gs://.
-      **kwargs: see `DataSet`.
+      **kwargs: see `Dataset`.
 
     Raises:
       ValueError: unknown data set, task or split.
       LayoutError: the folders are not as LAYOUT says.
     """
-    source = source_class(dataset)
-    shards = find_prepared(source, data_dir, split)
-    return source(data_dir, split, task, shards=shards, **kwargs)
+    reader = reader_of(dataset)
+    shards = find_prepared(reader, data_dir, split)
+    return reader(data_dir, split, task, shards=shards, **kwargs)
 
 
 def missing(data_dir, names: Iterable[str] = tuple(SOURCES)) -> list[MissingDataset]:
     """Returns the data sets of `names` that are not complete below `data_dir`."""
-    datasets = (_missing(data_dir, source_class(name)) for name in names)
+    datasets = (_missing(data_dir, reader_of(name)) for name in names)
     return [dataset for dataset in datasets if dataset is not None]
 
 
-def _missing(data_dir, source: type[DataSet]) -> MissingDataset | None:
+def _missing(data_dir, reader: type[Dataset]) -> MissingDataset | None:
     # Complete is either form: prepared, or the original files.
     prepared = {
-        split: find_prepared(source, data_dir, split) for split in ("train", source.EVAL_SPLIT)
+        split: find_prepared(reader, data_dir, split) for split in ("train", reader.EVAL_SPLIT)
     }
-    root = find_root(data_dir, source.FOLDERS)
-    absent = () if root is None else _absent(root, source)
+    root = find_root(data_dir, reader.FOLDERS)
+    absent = () if root is None else _absent(root, reader)
     if all(prepared.values()) or (root is not None and not absent):
         return None
 
@@ -122,24 +122,24 @@ def _missing(data_dir, source: type[DataSet]) -> MissingDataset | None:
 
     # A folder that lacks everything may be another data set under a wrong name.
     resembles = ""
-    if root and len(absent) == len(source.NEEDED):
+    if root and len(absent) == len(reader.NEEDED):
         others = (name for name, other in SOURCES.items() if not _absent(root, other))
         resembles = next(others, "")
 
     return MissingDataset(
-        source.NAME,
-        folder=str(root or epath.Path(data_dir or "<data_dir>") / source.FOLDERS[0]),
-        where=source.WHERE,
-        license=source.LICENSE,
-        layout=source.LAYOUT,
+        reader.NAME,
+        folder=str(root or epath.Path(data_dir or "<data_dir>") / reader.FOLDERS[0]),
+        where=reader.WHERE,
+        license=reader.LICENSE,
+        layout=reader.LAYOUT,
         absent=absent,
         resembles=resembles,
     )
 
 
-def _absent(root: epath.Path, source: type[DataSet]) -> tuple[str, ...]:
+def _absent(root: epath.Path, reader: type[Dataset]) -> tuple[str, ...]:
     absent = []
-    for alternatives in source.NEEDED:
+    for alternatives in reader.NEEDED:
         if not any((root / path).exists() for path in alternatives):
             absent.append(" or ".join(alternatives))
     return tuple(absent)

@@ -4,14 +4,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from generalist.input_pipeline.sources.base import DataSet
+from generalist.input_pipeline.sources.base import Dataset
 from generalist.input_pipeline.sources.examples import Location, OriginalFiles
 from generalist.input_pipeline.sources.files import DataError, File, read_map
 
 NUM_CLASSES = 150
 
 
-class ADE20K(DataSet):
+class ADE20K(Dataset):
     """Semantic segmentation of ADE20K. Label: int32 (h, w) class 0..149, -1 = void.
 
     The files hold 0 for "other" and 1..150 for the classes; both move down by one.

@@ -53,7 +53,7 @@ def text_of(record: Mapping[str, Any], *names: str) -> str:
     return value.decode() if isinstance(value, bytes) else value
 
 
-class DataSet:
+class Dataset:
     """One split of one data set on disk, for one of its tasks: a `Source`.
 
     A reader is a subclass. It states the constants below, says in `index` where its examples lie,
@@ -108,6 +108,7 @@ class DataSet:
         quiet: bool = False,
         shards: Shards | None = None,
     ):
+        # Names are checked before the disk is asked.
         self.task = one_of(task or self.TASKS[0], self.TASKS, f"task of {self.NAME}")
         splits = dict.fromkeys([*self.SPLITS, *EVALUATION])
         self.split = self.resolve_split(one_of(split, splits, f"split of {self.NAME}"))
@@ -122,6 +123,7 @@ class DataSet:
             raise LayoutError(data_dir or "data_dir", problem, self.expected_layout())
         self.root = str(root)
 
+        # From here on it does not matter which of the two the examples are.
         self.examples: Examples
         if shards is None:
             self.examples = self.index()
@@ -312,6 +314,7 @@ class DataSet:
 
     def pair(self, images: Mapping[str, str], labels: Mapping[str, str]) -> list[Location]:
         """Joins images and labels of one name, sorted; a half without its twin is damaged."""
+        # The error names a file of the other folder, which shows how the lost half is called.
         for key in sorted(images.keys() ^ labels.keys()):
             if key in images:
                 path = images[key]

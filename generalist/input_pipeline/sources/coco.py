@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from etils import epath
 
-from generalist.input_pipeline.sources.base import DataSet
+from generalist.input_pipeline.sources.base import Dataset
 from generalist.input_pipeline.sources.examples import Examples, Location
 from generalist.input_pipeline.sources.files import (
     NO_FILE,
@@ -102,6 +102,7 @@ def read_annotations(path: str) -> Annotations:
         problem = f"cannot be read ({type(error).__name__}: {error})"
         raise LayoutError(path, problem, allowed) from error
 
+    # Another list of categories, such as that of COCO's boxes, has other classes.
     count = len(annotations.category_ids)
     if count != NUM_CATEGORIES:
         raise LayoutError(path, f"has {count} categories", allowed)
@@ -118,6 +119,7 @@ def pack(data: Mapping[str, Any]) -> Annotations:
     categories = sorted(data["categories"], key=lambda category: category["id"])
     image_names = {image["id"]: image["file_name"] for image in data["images"]}
 
+    # The segments of all images one after the other; `counts` says where one image ends.
     files = []
     counts = []
     segments = []
@@ -182,7 +184,7 @@ class PanopticFiles(Examples):
         return key, f"{self._images}/{image}", f"{self._labels}/{label}"
 
 
-class COCO(DataSet):
+class COCO(Dataset):
     """COCO 2017 panoptic, for three tasks.
 
     The label is, by task:
@@ -273,6 +275,7 @@ class COCO(DataSet):
 
     def record(self, index: int) -> dict[str, Any]:
         """Adds the segments; their classes are COCO's, since the prepared form has no JSON."""
+        # The record has the class index of each segment, which means COCO's order of categories.
         location = self.examples.locate(index)
         official = [category["id"] for category in COCO_CATEGORIES]
         if self.category_ids.tolist() != official:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import cv2
 import numpy as np
 
-from generalist.input_pipeline.sources.base import DataSet
+from generalist.input_pipeline.sources.base import Dataset
 from generalist.input_pipeline.sources.examples import Location, OriginalFiles
 from generalist.input_pipeline.sources.files import (
     IMAGE_SUFFIXES,
@@ -36,7 +36,7 @@ VOID = -1
 NO_CLASS = -2
 
 
-class Folder(DataSet):
+class Folder(Dataset):
     """Pairs `<folder>/<split>/images/<name>` and `<folder>/<split>/labels/<name>`.
 
     Images have any image suffix, labels may also be .npy files. The label is, by kind:
@@ -51,7 +51,7 @@ class Folder(DataSet):
       split: "train", or "val"; "test" opens val too.
       name: name of the task.
       definition: its definition, as in `config.tasks.set`.
-      on_error, quiet: see `DataSet`.
+      on_error, quiet: see `Dataset`.
     """
 
     SPLITS: ClassVar = {"train": "train", "val": "val"}
@@ -139,6 +139,7 @@ class Folder(DataSet):
         return label
 
     def _no_class(self, path: File, value: int, fraction: float) -> DataError:
+        # A color is shown as the definition writes it, not as the number it was looked up by.
         values = self._class_values
         void = self._void
         if self._has_colors:

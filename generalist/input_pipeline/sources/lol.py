@@ -2,11 +2,11 @@
 
 from typing import ClassVar
 
-from generalist.input_pipeline.sources.base import DataSet
+from generalist.input_pipeline.sources.base import Dataset
 from generalist.input_pipeline.sources.examples import OriginalFiles
 
 
-class LOL(DataSet):
+class LOL(Dataset):
     """Low-light enhancement. Image: dark; label: normally lit, both uint8 (h, w, 3)."""
 
     NAME = "lol"

@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 from etils import epath
 
-from generalist.input_pipeline.sources.base import DataSet
+from generalist.input_pipeline.sources.base import Dataset
 from generalist.input_pipeline.sources.examples import Examples, Location, OriginalFiles
 from generalist.input_pipeline.sources.files import (
     NO_FILE,
@@ -28,7 +28,7 @@ INDICES = {"test": "testNdxs", "labeled": "trainNdxs"}  # split -> its variable 
 FRAME = (slice(7, 474), slice(7, 632))
 
 
-class NYUV2(DataSet):
+class NYUV2(Dataset):
     """Depth of NYUv2. Label: float32 (h, w) meters in whole millimeters, 0 where there is none.
 
     train is the "sync" archive (raw sequences, as BTS and Painter use them): the pairs of
@@ -102,11 +102,13 @@ class NYUV2(DataSet):
     def _listed_pairs(
         self, path: epath.Path, images: dict[str, str], depths: dict[str, str]
     ) -> list[Location]:
+        # The list has fewer pairs than the folder; one that it names must be there.
         pairs = []
         for key in sorted(listed_keys(path)):
             if key in images and key in depths:
                 pairs.append(Location(key, images[key], depths[key]))
                 continue
+
             self.skip_or_raise(
                 DataError(
                     f"{self.root}/sync/{key}",

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from etils import epath
 
-from generalist.input_pipeline.sources.base import DataSet
+from generalist.input_pipeline.sources.base import Dataset
 from generalist.input_pipeline.sources.examples import Location, OriginalFiles
 from generalist.input_pipeline.sources.files import LayoutError
 
@@ -19,7 +19,7 @@ TEST_SETS = {
 }
 
 
-class Rain13K(DataSet):
+class Rain13K(Dataset):
     """Deraining. Image: rainy; label: clean, both uint8 (h, w, 3), paired by name.
 
     Split "test" is those of the five test sets that are there, one after another, with keys
@@ -78,6 +78,7 @@ class Rain13K(DataSet):
             problem = f"holds none of the test sets {', '.join(TEST_SETS)}"
             raise LayoutError(folder, problem, self.expected_layout())
 
+        # Figures of some of the sets are no official ones, but useful.
         absent = [name for name in TEST_SETS if name not in present]
         if absent:
             self.log(

@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 
 from generalist.input_pipeline.source import Crop
-from generalist.input_pipeline.sources.base import DataSet
+from generalist.input_pipeline.sources.base import Dataset
 from generalist.input_pipeline.sources.examples import Examples, Location, OriginalFiles
 from generalist.input_pipeline.sources.files import (
     NO_FILE,
@@ -32,7 +32,7 @@ _loading = threading.Lock()
 _decoding = tuple(threading.Lock() for _ in range(64))
 
 
-class SIDD(DataSet):
+class SIDD(Dataset):
     """Denoising. Image: noisy; label: clean, both uint8 (h, w, 3) sRGB.
 
     train reads pre-cut patches (train/{input,groundtruth}) where they exist. Otherwise it cuts

@@ -19,7 +19,7 @@ from etils import epath
 from generalist.input_pipeline.sources.files import DataError, LayoutError
 
 if TYPE_CHECKING:
-    from generalist.input_pipeline.sources.base import DataSet
+    from generalist.input_pipeline.sources.base import Dataset
 
 VERSION = "1.0.0"  # of the prepared form
 INFO = "dataset_info.json"
@@ -114,11 +114,11 @@ def open_records(folder: str, split: str, process: int):
         ) from error
 
 
-def find_prepared(data_set: type[DataSet], data_dir, split: str) -> Shards | None:
+def find_prepared(reader: type[Dataset], data_dir, split: str) -> Shards | None:
     """Returns the prepared form of a split, ours or else that of the TFDS catalog.
 
     Args:
-      data_set: one of SOURCES.
+      reader: one of SOURCES.
       data_dir: local path or gs://; None or "" has nothing.
       split: "val" and "test" both mean the one evaluation split.
 
@@ -130,19 +130,20 @@ def find_prepared(data_set: type[DataSet], data_dir, split: str) -> Shards | Non
     """
     if not data_dir:
         return None
-    split = data_set.resolve_split(split)
+    split = reader.resolve_split(split)
     base = epath.Path(data_dir).expanduser()
 
-    ours = base / data_set.NAME / VERSION
+    # What was prepared here knows the tasks' choices of images; the catalog does not.
+    ours = base / reader.NAME / VERSION
     counts = split_counts(ours)
     if split in counts:
         return Shards(str(ours), split, counts[split])
 
-    catalog = base / data_set.CATALOG
-    if not data_set.CATALOG or not catalog.exists():
+    catalog = base / reader.CATALOG
+    if not reader.CATALOG or not catalog.exists():
         return None
 
-    names = EVALUATION_NAMES if split == data_set.EVAL_SPLIT else (split,)
+    names = EVALUATION_NAMES if split == reader.EVAL_SPLIT else (split,)
     newest_first = sorted(catalog.iterdir(), key=version, reverse=True)
     for folder in newest_first:
         counts = split_counts(folder)
