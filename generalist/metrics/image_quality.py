@@ -250,8 +250,8 @@ class ImageQuality(ImageMean):
         """Adds one image and returns its own values.
 
         Args:
-          prediction: (h, w, 3) RGB, uint8 or float in [0, 1]; protocols on 8-bit levels round floats
-            to them (Painter's deraining truncates them: to reproduce that, truncate first).
+          prediction: (h, w, 3) RGB, uint8 or float in [0, 1]; protocols on 8-bit levels round
+            floats to them (Painter's deraining truncates them: to reproduce that, truncate first).
           label: the same, of either dtype. Sides of at least 11 pixels, 7 under "lol-rgb-painter",
             1 under "sidd-rgb-matlab".
 

@@ -1,4 +1,4 @@
-"""Everything users call an image becomes uint8 (h, w, 3), or an error that says what was wrong with it."""
+"""Whatever users call an image becomes uint8 (h, w, 3), or an error that says what is wrong."""
 
 import numpy as np
 import pytest
@@ -12,16 +12,16 @@ RGB = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tiff", ".webp"])
 def test_file_pil_and_array_agree(tmp_path, suffix):
     path = tmp_path / f"x{suffix}"
-    Image.fromarray(RGB).save(path, lossless=True) if suffix == ".webp" else Image.fromarray(
-        RGB
-    ).save(path)
+    options = {"lossless": True} if suffix == ".webp" else {}
+    Image.fromarray(RGB).save(path, **options)
+
     for image in (RGB, Image.fromarray(RGB), path, str(path)):
         np.testing.assert_array_equal(read_image(image), RGB)
 
 
-def test_grey_becomes_three_equal_channels():
-    grey = np.array([[0, 7, 255]], np.uint8)
-    for image in (grey, grey[..., None], Image.fromarray(grey)):
+def test_gray_becomes_three_equal_channels():
+    gray = np.array([[0, 7, 255]], np.uint8)
+    for image in (gray, gray[..., None], Image.fromarray(gray)):
         np.testing.assert_array_equal(read_image(image), [[[0] * 3, [7] * 3, [255] * 3]])
 
 
@@ -34,6 +34,7 @@ def test_alpha_is_dropped():
 def test_palette_and_black_and_white_files(tmp_path):
     Image.fromarray(np.array([[True, False]])).save(tmp_path / "bw.png")
     np.testing.assert_array_equal(read_image(tmp_path / "bw.png"), [[[255] * 3, [0] * 3]])
+
     palette = Image.new("P", (1, 1), 1)
     palette.putpalette([0, 0, 0, 10, 20, 30])
     palette.save(tmp_path / "palette.png")
@@ -48,7 +49,7 @@ def test_photographs_are_turned_upright(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "array, said",
+    ("array", "message"),
     [
         (np.zeros((2, 3, 3), np.float32), r"float32 and shape \(2, 3, 3\).*multiply floats"),
         (np.zeros((2, 3, 3), np.uint16), "uint16"),
@@ -58,8 +59,8 @@ def test_photographs_are_turned_upright(tmp_path):
         (None, "object"),
     ],
 )
-def test_wrong_arrays_are_named(array, said):
-    with pytest.raises(ImageError, match=said) as error:
+def test_wrong_arrays_are_named(array, message):
+    with pytest.raises(ImageError, match=message) as error:
         read_image(array)
     assert "uint8 array of shape (h, w)" in str(error.value)
 
@@ -70,7 +71,8 @@ def test_wrong_files_are_named(tmp_path):
     (tmp_path / "text.jpg").write_text("no image")
     (tmp_path / "empty.png").touch()
     Image.fromarray(np.zeros((2, 2), np.uint16)).save(tmp_path / "deep.png")
-    for name, said in (
+
+    for name, message in (
         ("cut.png", "no readable image"),
         ("text.jpg", "no readable image"),
         ("empty.png", "no readable image"),
@@ -78,6 +80,6 @@ def test_wrong_files_are_named(tmp_path):
         ("absent.png", "no such file"),
         (".", "a folder"),
     ):
-        with pytest.raises(ImageError, match=said) as error:
+        with pytest.raises(ImageError, match=message) as error:
             read_image(tmp_path / name)
         assert str(tmp_path / name) in str(error.value)
