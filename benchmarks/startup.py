@@ -1,72 +1,95 @@
-"""From the command to the first training step, with a cold and a warm compilation cache: PYTHONPATH=. python benchmarks/startup.py
+"""From the command to the first training step, with a cold and a warm compilation cache.
 
-    python benchmarks/startup.py --config paper,small --data_dir /data
+    PYTHONPATH=. python benchmarks/startup.py
+    PYTHONPATH=. python benchmarks/startup.py --config paper,small --data_dir /data
 
-Each start is a process of its own that does what the training loop does, in its order, and says when each part was done. Without a
-cache is what a plain run does; the cache is JAX's own (JAX_COMPILATION_CACHE_DIR), empty for the cold start and then used by the warm one.
+Each start is `python main.py --config=configs/multitask.py:CONFIG` in a process of its own, which
+is ended after its first step; the lines that it logs say when each part was done. Without a cache
+is what a plain run does. The cache is JAX's own (JAX_COMPILATION_CACHE_DIR), empty for the cold
+start and then used by the warm one. Prints a table of the parts in seconds.
 """
 
 import argparse
-import json
 import os
+import pathlib
+import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 import side_by_side
 
+MAIN = pathlib.Path(__file__).parents[1] / "main.py"
 ARMS = ("no cache", "cold cache", "warm cache")
 
+# A part of the start, and how the line begins that is logged after it.
+PARTS = {
+    "imports": "devices: ",
+    "model and state": "workdir ",
+    "step compiled": "step compiled in ",
+    "first batch and step": "step 1/",
+}
 
-def start(args) -> dict[str, float]:
-    """Seconds of each part of a start in this process, whose parent began it at `args.began`."""
-    marks = [("python", time.monotonic())]
-    import jax
 
-    from generalist.configs import multitask
-    from generalist.devices import mesh as sharding
-    from generalist.training import setup
+def start(config: str, environment: dict[str, str], limit: float) -> dict:
+    """Starts a run and ends it after its first step.
 
-    marks.append(("imports", time.monotonic()))
-    quiet = lambda line: None
-    config, parts = setup.resolve(multitask.get_config(args.config))
-    run = setup.prepare(config, quiet, parts)
-    jax.block_until_ready(run.state)
-    marks.append(("model and state", time.monotonic()))
-    batches, _ = setup.batches(config, run, 0)
-    step = setup.compile_step(run, run.state, config, quiet)
-    marks.append(("step compiled", time.monotonic()))
-    batch = sharding.to_global(next(batches), run.batch_sharding, run.rows, config.batch_size)
-    marks.append(("first batch", time.monotonic()))
-    jax.block_until_ready(step(run.state, batch))
-    marks.append(("first step", time.monotonic()))
-    seconds = {
-        name: moment - before
-        for (name, moment), before in zip(marks, [args.began, *(moment for _, moment in marks)])
-    }
-    return {**seconds, "all": marks[-1][1] - args.began}
+    Returns:
+      Seconds of each part and of "all"; {"error": why} if it fails or takes more than `limit`
+      seconds.
+    """
+    left = dict(PARTS)
+    seconds: dict = {}
+    last_lines: list[str] = []
+    with tempfile.TemporaryDirectory() as workdir:
+        command = [sys.executable, MAIN, f"--config=configs/multitask.py:{config}"]
+        command += [f"--workdir={workdir}/run", "--config.log.every_steps=1"]
+        began = time.monotonic()
+        process = subprocess.Popen(
+            command,
+            env=os.environ | environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        # Killing ends the loop below, as there is nothing more to read.
+        timer = threading.Timer(limit, process.kill)
+        timer.start()
+
+        before = began
+        for line in process.stdout:
+            last_lines = [*last_lines[-4:], line.strip()]
+            part = next(iter(left))
+            if line.startswith(left[part]):
+                now = time.monotonic()
+                seconds[part] = now - before
+                before = now
+                del left[part]
+            if not left:
+                break
+        timer.cancel()
+        process.kill()
+        process.wait()
+
+    if left:
+        return {"error": f"ended before '{next(iter(left))}': {' / '.join(last_lines)}"}
+    return {**seconds, "all": before - began}
 
 
 def measure(args, arm: str, folder: str) -> dict:
-    """One start; the cache of a round is in `folder`."""
-    cache = (
-        {}
-        if arm == "no cache"
-        else {
-            "JAX_COMPILATION_CACHE_DIR": folder,
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
-    )
-    environment = {"GENERALIST_DATA_DIR": args.data_dir} if args.data_dir else {}
-    return side_by_side.arm(
-        __file__,
-        ["--config", args.config, "--began", time.monotonic()],
-        {**cache, **environment},
-        args.limit,
-    )
+    """Measures one start; the cache of a round is in `folder`."""
+    environment = {}
+    if args.data_dir:
+        environment["GENERALIST_DATA_DIR"] = args.data_dir
+    if arm != "no cache":
+        environment["JAX_COMPILATION_CACHE_DIR"] = folder
+        environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    return start(args.config, environment, args.limit)
 
 
 def main() -> int:
+    """Measures the arms in turns and prints their table; returns the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -76,32 +99,29 @@ def main() -> int:
     parser.add_argument(
         "--limit", type=float, default=600, help="seconds after which a start counts as failed"
     )
-    parser.add_argument("--began", type=float, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.began:
-        print(json.dumps(start(args)), flush=True)
-        os._exit(0)  # waits for no reader
-    print(
-        f"{side_by_side.machine(('jax', 'flax', 'optax', 'numpy'))}; configs/multitask.py:{args.config}"
-    )
+
+    versions = side_by_side.machine(("jax", "flax", "optax", "numpy"))
+    print(f"{versions}; configs/multitask.py:{args.config}")
     found: dict[str, list[dict]] = {arm: [] for arm in ARMS}
     for number in range(args.runs):
         with tempfile.TemporaryDirectory() as folder:
             for arm in ARMS:
-                found[arm].append(measure(args, arm, folder))
-                text = found[arm][-1].get("error") or f"{found[arm][-1]['all']:.1f} s"
+                result = measure(args, arm, folder)
+                if "error" in result:
+                    print(f"failed: {arm}: {result['error']}")
+                    return 1
+                found[arm].append(result)
                 print(
-                    f"run {number + 1} of {args.runs}: {arm}: {text}", file=sys.stderr, flush=True
+                    f"run {number + 1} of {args.runs}: {arm}: {result['all']:.1f} s",
+                    file=sys.stderr,
+                    flush=True,
                 )
-    failed = [run["error"] for runs in found.values() for run in runs if "error" in run]
-    if failed:
-        print(f"failed: {failed[0]}")
-        return 1
+
     side_by_side.header("s: median (lowest..highest)", *ARMS)
-    for part in found[ARMS[0]][0]:
-        side_by_side.row(
-            part, *(side_by_side.spread([run[part] for run in found[arm]], 1) for arm in ARMS)
-        )
+    for part in (*PARTS, "all"):
+        cells = [side_by_side.spread([run[part] for run in found[arm]], 1) for arm in ARMS]
+        side_by_side.row(part, *cells)
     return 0
 
 

@@ -198,12 +198,12 @@ def main() -> None:
 
     # Before JAX is imported by what follows.
     launch.use_all_cores(os.cpu_count(), args.batch_size)
-    from generalist.pretrained.export import export_part
+    from generalist.pretrained.export import export_component
 
     graphdef, values, steps = train(args.minutes, args.lr, args.batch_size, args.init)
     scaling_factor, psnr = measure(graphdef, values)
     settings = SETTINGS | {"scaling_factor": round(scaling_factor, 5)}
-    export_part("autoencoder", settings, values, args.out, "float16")
+    export_component("autoencoder", settings, values, args.out, "float16")
     print(
         f"{args.out}: {steps} steps of {args.batch_size}, scaling factor {scaling_factor:.4f}, "
         f"held-out PSNR {psnr:.2f} dB"

@@ -90,7 +90,7 @@ def prepare(size: str, variant: str, folder: pathlib.Path) -> None:
     from generalist.models import parameters
     from generalist.models.layers import HostRngs
     from generalist.models.unet import UNet
-    from generalist.pretrained.export import export_part
+    from generalist.pretrained.export import export_component
 
     chosen = settings(size, variant)
     _, values = parameters.split(UNet(**chosen, rngs=HostRngs(0)))
@@ -99,7 +99,7 @@ def prepare(size: str, variant: str, folder: pathlib.Path) -> None:
 
     if not chosen.get("window"):
         # `peer` puts the stem of E and S around the model, which is none of diffusers'.
-        export_part("unet", {**chosen, "patch": 1}, values, folder / "peer")
+        export_component("unet", {**chosen, "patch": 1}, values, folder / "peer")
     print(json.dumps({"parameters": sum(value.size for value in values.values())}))
 
 
