@@ -22,10 +22,10 @@ def test_its_commands_are_understood(command):
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_it_says_where_a_data_set_comes_from_its_licence_and_its_counts(name):
+def test_it_says_where_a_data_set_comes_from_its_license_and_its_counts(name):
     source = SOURCES[name]
     part = TEXT.split(f"## {name}: ")[1].split("\n## ")[0].replace("`", "").replace('"', "'")
-    assert f"| from | {source.WHERE} |" in part and f"| licence | {source.LICENSE} |" in part
+    assert f"| from | {source.WHERE} |" in part and f"| license | {source.LICENSE} |" in part
     for split in source.SPLITS:
         assert f"{split.removeprefix('test/')} {source.USUAL[split]:,}" in part
     for folder in source.FOLDERS[:1]:
