@@ -18,7 +18,7 @@ import tempfile
 import time
 
 from generalist.console import show_log
-from generalist.training import launch
+from generalist.training import host
 
 STUDIES = ("conditioning", "initialization", "image_encoder", "resolution", "latent_vs_pixel")
 FIGURES = (
@@ -111,7 +111,7 @@ def main() -> None:
     args = parser.parse_args()
 
     show_log()
-    launch.use_all_cores(os.cpu_count(), 16)
+    host.use_all_cores(os.cpu_count(), 16)
     todo = []
     for study in args.studies:
         module = importlib.import_module(f"generalist.configs.ablations.{study}")

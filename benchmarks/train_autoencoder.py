@@ -20,7 +20,7 @@ import optax
 from generalist.configs import common
 from generalist.input_pipeline import loader, open_sources
 from generalist.tasks import SCENES_TASKS
-from generalist.training import launch
+from generalist.training import host
 
 SIZE = 64
 SEED = 0
@@ -197,7 +197,7 @@ def main() -> None:
         parser.error(f"--out {args.out} is not empty: choose an empty or a new folder")
 
     # Before JAX is imported by what follows.
-    launch.use_all_cores(os.cpu_count(), args.batch_size)
+    host.use_all_cores(os.cpu_count(), args.batch_size)
     from generalist.pretrained.export import export_component
 
     graphdef, values, steps = train(args.minutes, args.lr, args.batch_size, args.init)

@@ -406,7 +406,9 @@ def ceiling(args: argparse.Namespace) -> int:
         )
     from generalist.evaluation.ceiling import ceiling as measure
 
-    config = cli_data.read_config(args.config)
+    from generalist.training.flags import read_config
+
+    config = read_config(args.config)
     config.eval.split = args.split or config.eval.split
     autoencoder = _autoencoder(args.latent) if args.latent else None
     measure(

@@ -146,18 +146,10 @@ def _check_data(args: argparse.Namespace) -> int:
     return 3 if found.incomplete or (args.datasets and found.absent) else 0
 
 
-def read_config(given: str):
-    """A config FILE or FILE:argument, found where main.py finds it. ValueError names what is wrong with it."""
-    from generalist.training import launch
-
-    try:
-        return launch.parse(["generalist", f"--config={given}"]).config
-    except launch.UsageError as error:
-        raise ValueError(str(error)) from error
-
-
 def _own_data(given: str) -> tuple[dict[str, Mapping], str]:
     """A config -> definitions of the tasks that it trains, its data directory."""
+    from generalist.training.flags import read_config
+
     config = read_config(given)
     if config.data.source != "folder":
         raise ValueError(

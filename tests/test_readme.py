@@ -10,7 +10,7 @@ import pytest
 from diffusers import UNet2DConditionModel
 
 from generalist import cli
-from generalist.training import launch
+from generalist.training import flags
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -62,7 +62,7 @@ def test_main_understands_its_lines(command, monkeypatch):
     command = command.replace("--config=my_config.py", "--config=configs/own_data.py")
     # A number that each process has for itself.
     command = re.sub(r"--process_id=\S+", "--process_id=0", command)
-    values = launch.parse(shlex.split(command)[1:])
+    values = flags.parse(shlex.split(command)[1:])
     assert values.config.total_steps > 0
 
 

@@ -199,11 +199,11 @@ def test_a_process_that_never_appears_ends_the_others_with_a_message(index):
 
 EVALUATING = """
 import sys, time
-from generalist.training import launch, setup
-def evaluate(*args):
+from generalist.training import launch
+def evaluate_workdir(*args):
     print("evaluating", flush=True)
     time.sleep(100)
-setup.evaluate = evaluate
+launch.evaluate_workdir = evaluate_workdir
 sys.exit(launch.main(sys.argv))
 """
 

@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from generalist.training import launch
+from generalist.training import flags, launch
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = ROOT / "generalist/configs/multitask.py"
@@ -24,7 +24,7 @@ def no_data_directory(monkeypatch):
 @pytest.mark.parametrize("folder", [ROOT, pathlib.Path("/")])
 def test_the_config_is_found_from_anywhere(spelling, folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
-    config = launch.parse(["main.py", f"--config={spelling}"]).config
+    config = flags.parse(["main.py", f"--config={spelling}"]).config
     assert config.data.source == "scenes" and config.model.init_from == "scenes"
     assert (
         capsys.readouterr().out
@@ -43,18 +43,18 @@ def test_the_config_is_found_from_anywhere(spelling, folder, monkeypatch, capsys
     ],
 )
 def test_one_rule_decides_the_data(arguments, source, init_from):
-    config = launch.parse(["main.py", *arguments]).config
+    config = flags.parse(["main.py", *arguments]).config
     assert (config.data.source, config.model.init_from) == (source, init_from)
 
 
 def test_the_environment_variable_is_a_data_directory(monkeypatch):
     monkeypatch.setenv("GENERALIST_DATA_DIR", "gs://bucket/data")
-    config = launch.parse(["main.py", "--config=configs/multitask.py"]).config
+    config = flags.parse(["main.py", "--config=configs/multitask.py"]).config
     assert (config.data.source, config.data_dir) == ("paper", "gs://bucket/data")
 
 
 def test_any_field_can_be_overridden():
-    values = launch.parse(
+    values = flags.parse(
         [
             "main.py",
             "--config=configs/multitask.py",
@@ -72,16 +72,16 @@ def test_any_field_can_be_overridden():
     ("arguments", "said"),
     [
         ([], "python main.py --config=configs/multitask.py"),
-        (["--confg=configs/multitask.py"], "Did you mean --config?"),
+        (["--confg=configs/multitask.py"], "Did you mean 'config'?"),
         (["--config=configs/multitsk.py"], "configs/multitask.py"),
         (["--config=configs/multitask.py:secnes"], "choose 'scenes' or 'paper'"),
         (
             ["--config=configs/multitask.py", "--config.optimiser.lr=1"],
-            "Did you mean --config.optimizer.lr?",
+            "Did you mean 'optimizer.lr'?",
         ),
         (["--config=configs/multitask.py", "--config.batch_size=many"], "--config.batch_size=many"),
-        (["--config=configs/multitask.py", "--wrkdir=w"], "Did you mean --workdir?"),
-        (["--config=configs/single_task.py:dept,scenes"], "Did you mean 'depth'?"),
+        (["--config=configs/multitask.py", "--wrkdir=w"], "Did you mean 'workdir'?"),
+        (["--config=configs/multitask.py:dept,scenes"], "Did you mean 'depth'?"),
         (
             ["--config=configs/multitask.py", "--config.eval.tasks=('dpth',)"],
             "Did you mean 'depth'?",
@@ -100,7 +100,7 @@ def test_any_field_can_be_overridden():
                 "--config=configs/multitask.py:scenes,scratch",
                 "--config.diffusion.prediction_type=eps",
             ],
-            "choose prediction 'x0' or 'v'",
+            "choose prediction_type 'x0' or 'v'",
         ),
         (
             ["--config=configs/multitask.py:scenes,scratch", "--config.diffusion.sampler=ddmi"],
