@@ -1,4 +1,4 @@
-"""PSNR and SSIM against scikit-image, against a direct three-dimensional SSIM, and against hand values."""
+"""PSNR and SSIM against scikit-image, a direct three-dimensional SSIM, and hand values."""
 
 import math
 
@@ -121,8 +121,9 @@ def test_derain_compares_rounded_y_where_the_window_fits():
         ((10, 200, 77), 127),
     ],
 )
-def test_luma_of_known_colours(rgb, y):
-    # 16 + 65.481 = 81.48, 16 + 128.553 = 144.55, 16 + 24.966 = 40.97, 16 + 2.57 + 100.83 + 7.54 = 126.93
+def test_luma_of_known_colors(rgb, y):
+    # 16 + 65.481 = 81.48, 16 + 128.553 = 144.55, 16 + 24.966 = 40.97,
+    # 16 + 2.57 + 100.83 + 7.54 = 126.93
     assert luma(np.array([[rgb]], np.uint8)).tolist() == [[y]]
 
 
@@ -214,16 +215,18 @@ def test_shapes_must_agree():
 
 
 def test_gt_mean_takes_the_brightness_of_the_label_by_hand():
-    """Red 0.5 and green 0.25 have the grey 0.29625, the label 0.5925 twice that: the prediction is doubled, and is the label."""
-    prediction, label = np.zeros((12, 12, 3)), np.zeros((12, 12, 3))
-    prediction[..., 0], prediction[..., 1] = 0.5, 0.25
-    label[..., 0], label[..., 1] = 1.0, 0.5
+    # Red 0.5 and green 0.25 have the gray 0.29625, the label 0.5925 twice that: the prediction is
+    # doubled, and is the label.
+    prediction = np.zeros((12, 12, 3))
+    prediction[..., :2] = 0.5, 0.25
+    label = np.zeros((12, 12, 3))
+    label[..., :2] = 1.0, 0.5
     found = ImageQuality("lol-rgb-gt-mean").update(prediction, label)
     assert found["psnr"] > 200 and found["ssim"] == pytest.approx(1.0)
-    label[..., 2] = (
-        0.6  # grey 0.66090: the factor is 2.2309, red is clipped, green 0.55772 against 0.5, blue 0 against 0.6
-    )
+
+    # Gray 0.66090: the factor is 2.2309, red is clipped, green 0.55772 against 0.5, blue 0 against
+    # 0.6.
+    label[..., 2] = 0.6
     squares = (0.0, (0.25 * 0.6609 / 0.29625 - 0.5) ** 2, 0.36)
-    assert ImageQuality("lol-rgb-gt-mean").update(prediction, label)["psnr"] == pytest.approx(
-        -10 * math.log10(sum(squares) / 3)
-    )
+    found = ImageQuality("lol-rgb-gt-mean").update(prediction, label)
+    assert found["psnr"] == pytest.approx(-10 * math.log10(sum(squares) / 3))

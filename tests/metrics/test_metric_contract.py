@@ -164,7 +164,10 @@ def test_every_protocol_is_one_line():
 
 
 def test_metrics_import_without_jax():
-    program = "import sys; sys.modules['jax'] = None; from generalist.metrics import *; print(DepthMetric().protocol)"
+    program = (
+        "import sys; sys.modules['jax'] = None; "
+        "from generalist.metrics import *; print(DepthMetric().protocol)"
+    )
     root = Path(__file__).parents[2]
     result = subprocess.run(
         [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True

@@ -1,4 +1,4 @@
-"""Panoptic quality against hand values, a brute force over masks, and torchmetrics where the rules coincide."""
+"""Panoptic quality against hand values, a brute force over masks, and torchmetrics."""
 
 import math
 
@@ -18,7 +18,7 @@ CATEGORIES = [
 
 
 def segmentation(ids, categories, crowd=()):
-    """(id map, segments_info) of an integer array, with the category of each id in the order of `categories`."""
+    """(id map, segments_info) of an integer array, each id with its category, in their order."""
     ids = np.asarray(ids, np.int32)
     infos = [
         {
@@ -80,7 +80,7 @@ def qualities(stats, ids):
 
 
 def random_pair(rng):
-    """A label of blobs with void, crowds and single pixels, and a prediction that is the label disturbed."""
+    """A label of blobs with void, crowds and single pixels, and that label disturbed."""
     side = int(rng.integers(1, 9))
     count = int(rng.integers(0, 7))
     coarse = rng.integers(0, count + 1, (3, 3))
@@ -129,7 +129,8 @@ def test_equals_brute_force_over_hundreds_of_images():
 
 
 def test_equals_torchmetrics_without_crowds_and_without_predicted_void():
-    # torchmetrics excuses void in the prediction too, which panopticapi does not, and merges a category's stuff.
+    # torchmetrics excuses void in the prediction too, which panopticapi does not, and merges a
+    # category's stuff.
     def as_tensor(ids, infos):
         category = {0: 100} | {
             info["id"]: info["category_id"] for info in infos
@@ -156,7 +157,8 @@ def test_equals_torchmetrics_without_crowds_and_without_predicted_void():
 
 
 def test_hand_worked_match_leaves_out_void():
-    # Segment 1 has 4 pixels; the prediction covers 3 of them, 1 void and 1 grass: IoU = 3 / (5 + 4 - 3 - 1).
+    # Segment 1 has 4 pixels; the prediction covers 3 of them, 1 void and 1 grass:
+    # IoU = 3 / (5 + 4 - 3 - 1).
     label = segmentation([[1, 1, 1, 1, 0, 2, 2, 2]], {1: 1, 2: 9})
     prediction = segmentation([[0, 7, 7, 7, 7, 7, 8, 8]], {7: 1, 8: 9})
     metric = PanopticQuality(CATEGORIES)

@@ -1,4 +1,7 @@
-"""The metrics against values that other programs computed: panopticapi itself, and GNU Octave. reference/ holds programs and values."""
+"""The metrics against values of other programs: panopticapi itself, and GNU Octave.
+
+reference/ holds the programs and the values.
+"""
 
 import functools
 import json
@@ -21,7 +24,7 @@ OCTAVE = json.loads((REFERENCE / "image_quality_values.json").read_text())
 def test_panoptic_counts_and_ious_are_panopticapis_bit_for_bit():
     whole = PanopticQuality(PANOPTIC["CATEGORIES"])
     parts = [PanopticQuality(PANOPTIC["CATEGORIES"]) for _ in PANOPTIC_VALUES["images"]]
-    for seed, (expected, alone) in enumerate(zip(PANOPTIC_VALUES["images"], parts)):
+    for seed, (expected, alone) in enumerate(zip(PANOPTIC_VALUES["images"], parts, strict=True)):
         case = PANOPTIC["make_case"](seed)
         whole.update(*case)
         alone.update(*case)

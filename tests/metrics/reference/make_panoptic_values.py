@@ -1,11 +1,15 @@
-"""What panopticapi itself counts on random segmentations: python make_panoptic_values.py PANOPTICAPI_FOLDER [CASES]
+"""What panopticapi itself counts on random segmentations.
 
-PANOPTICAPI_FOLDER holds the package `panopticapi` of github.com/cocodataset/panopticapi, which is run unchanged: images go through PNG and
-JSON files into its `pq_compute_single_core`. Only its sum of IoUs is replaced by a list of them, so that what is compared
-does not depend on the order in which a sum is rounded (panopticapi's own total depends on the number of cores).
+    python make_panoptic_values.py PANOPTICAPI_FOLDER [CASES]
 
-Writes panoptic_values.json beside this file; with another number of CASES it compares with generalist.metrics and writes nothing.
-Where GENERALIST_REAL_SAMPLES names a folder of samples, the COCO annotations in it are cases too.
+PANOPTICAPI_FOLDER holds the package `panopticapi` of github.com/cocodataset/panopticapi, which is
+run unchanged: images go through PNG and JSON files into its `pq_compute_single_core`. Only its sum
+of IoUs is replaced by a list of them, so that what is compared does not depend on the order in
+which a sum is rounded (panopticapi's own total depends on the number of cores).
+
+Writes panoptic_values.json beside this file; with another number of CASES it compares with
+generalist.metrics and writes nothing. Where GENERALIST_REAL_SAMPLES names a folder of samples, the
+COCO annotations in it are cases too.
 """
 
 import contextlib
@@ -29,10 +33,11 @@ CATEGORIES = [
 
 
 def make_case(seed):
-    """(prediction, label), each (id map int32 (h, w), segments_info), small enough for hundreds a second.
+    """(prediction, label), each (id map int32 (h, w), segments_info).
 
-    Among the cases: void, crowds and several of one category, empty predictions, labels of void alone, single pixels, classes that
-    are never predicted, segments that miss, merge or split those of the label.
+    Small enough for hundreds a second. Among the cases: void, crowds and several of one category,
+    empty predictions, labels of void alone, single pixels, classes that are never predicted,
+    segments that miss, merge or split those of the label.
     """
     rng = np.random.default_rng(seed)
     height, width = rng.integers(1, 25, 2)
@@ -56,11 +61,14 @@ def blobs(rng, height, width, count):
 
 
 def describe(rng, ids, used, crowd=0.0):
-    """Numbers the regions anew, below 2^24, and gives each a category; the order of segments_info is random."""
+    """Numbers the regions anew, below 2^24, and gives each a category.
+
+    The order of segments_info is random.
+    """
     old = np.unique(ids[ids > 0])
     new = rng.choice(2**24 - 1, len(old), replace=False) + 1
     renamed = np.zeros(ids.shape, np.int32)
-    for before, after in zip(old, new):
+    for before, after in zip(old, new, strict=True):
         renamed[ids == before] = after
     segments = [
         {
@@ -100,9 +108,10 @@ def guess(rng, kind, label, label_segments, used):
 
 
 def real_case(folder):
-    """(prediction, label, categories) of the one annotation in a folder laid out as COCO's `annotations`.
+    """(prediction, label, categories) of the one annotation in a folder.
 
-    The prediction is the label moved by a few pixels, every seventh segment lost and every fifth of another category.
+    The folder is laid out as COCO's `annotations`. The prediction is the label moved by a few
+    pixels, every seventh segment lost and every fifth of another category.
     """
     from PIL import Image
 
@@ -145,7 +154,10 @@ def real_folders():
 
 
 def count(metric):
-    """{category id: [IoUs of the matches in ascending order, false positives, false negatives]} of what a PanopticQuality has seen."""
+    """What a PanopticQuality has seen, by category id.
+
+    A row is [IoUs of the matches in ascending order, false positives, false negatives].
+    """
     tally = metric._tally
     rows = {
         c: [sorted(tally.ious.get(c, [])), tally.false_positives[c], tally.false_negatives[c]]
@@ -186,7 +198,7 @@ def write(folder, number, case, id2rgb):
     from PIL import Image
 
     annotations = []
-    for name, (id_map, segments) in zip(("prediction", "label"), case):
+    for name, (id_map, segments) in zip(("prediction", "label"), case, strict=True):
         (folder / name).mkdir(exist_ok=True)
         Image.fromarray(id2rgb(np.asarray(id_map).astype(np.int64))).save(
             folder / name / f"{number}.png"
@@ -231,24 +243,17 @@ def main(folder, cases=STORED):
         *case, categories = real_case(samples)
         expected["real"][name] = peer_count(panoptic, [case], categories)
     if cases == STORED:
-        VALUES.write_text(
-            "{"
-            + ",\n".join(
-                [
-                    f'"images": [\n{",".join(chr(10) + json.dumps(image) for image in expected["images"])[1:]}]',
-                    *(
-                        f'"{key}": {json.dumps(expected[key])}'
-                        for key in ("counted", "printed", "real")
-                    ),
-                ]
-            )
-            + "}\n"
-        )
+        # An image a line, so that a difference can be read.
+        images = ",\n".join(json.dumps(image) for image in expected["images"])
+        lines = [f'"images": [\n{images}]']
+        for key in ("counted", "printed", "real"):
+            lines.append(f'"{key}": {json.dumps(expected[key])}')
+        VALUES.write_text("{" + ",\n".join(lines) + "}\n")
         return
     from generalist.metrics import PanopticQuality
 
     whole = PanopticQuality(CATEGORIES)
-    for case, image in zip(made, expected["images"]):
+    for case, image in zip(made, expected["images"], strict=True):
         alone = PanopticQuality(CATEGORIES)
         alone.update(*case)
         assert count(alone) == image
@@ -257,9 +262,11 @@ def main(folder, cases=STORED):
     ours = whole.compute()
     rows = expected["counted"].values()
     print(
-        f"{cases} cases: {sum(len(row[0]) for row in rows)} matches, {sum(row[1] for row in rows)} false positives, "
-        f"{sum(row[2] for row in rows)} false negatives: all counts and IoUs equal bit for bit; largest difference of the printed "
-        f"figures {max(abs(ours[key] - value) for key, value in expected['printed'].items()):.1e}"
+        f"{cases} cases: {sum(len(row[0]) for row in rows)} matches, "
+        f"{sum(row[1] for row in rows)} false positives, "
+        f"{sum(row[2] for row in rows)} false negatives: all counts and IoUs equal bit for bit; "
+        "largest difference of the printed figures "
+        f"{max(abs(ours[key] - value) for key, value in expected['printed'].items()):.1e}"
     )
 
 
