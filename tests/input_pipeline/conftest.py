@@ -3,6 +3,7 @@
 import http.server
 import threading
 import urllib.parse
+from typing import ClassVar
 
 import fsspec
 import pytest
@@ -13,7 +14,8 @@ class Bucket(MemoryFileSystem):
     """gs:// in memory."""
 
     protocol = ("gs", "gcs")
-    store, pseudo_dirs = {}, [""]
+    store: ClassVar = {}
+    pseudo_dirs: ClassVar = [""]
 
     @classmethod
     def _strip_protocol(cls, path):
@@ -30,7 +32,7 @@ def bucket():
 
 
 class Storage(http.server.BaseHTTPRequestHandler):
-    """Serves the objects of `bucket` as Cloud Storage does, as far as reading a range of one goes."""
+    """Serves the objects of `bucket` as Cloud Storage serves ranges of them."""
 
     protocol_version = "HTTP/1.1"
 

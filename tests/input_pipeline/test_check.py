@@ -54,9 +54,8 @@ def test_a_whole_data_set_is_well(lol, capsys):
         and "not found" not in printed
     )
     assert "lol       train         6        6     6      0  24x20  input 6." in printed
-    assert (
-        np.asarray(Image.open(lol / "out/lol.png")).shape[1] > 2 * 240
-    )  # image and label side by side
+    # Image and label side by side.
+    assert np.asarray(Image.open(lol / "out/lol.png")).shape[1] > 2 * 240
 
 
 def test_all_six_are_named_where_none_was_asked_for(lol, capsys):
@@ -190,8 +189,8 @@ def test_values_of_depth(tmp_path):
         "c/1: depth up to 25.0 m: is it in millimetres?",
     ]
     assert (
-        "d/sync_depth_1.png: 8-bit image with 1 channel(s). NYU depth (millimetres) must be a 16-bit PNG"
-        in test.problems[2]
+        "d/sync_depth_1.png: 8-bit image with 1 channel(s). "
+        "NYU depth (millimetres) must be a 16-bit PNG" in test.problems[2]
     )
 
 
@@ -247,8 +246,19 @@ OWN = """
 from generalist.configs import common
 
 TASKS = {
-    "crop": {"kind": "classes", "folder": "crop", "classes": (("soil", 0), ("wheat", 1), ("weed", 2)), "void": (255,)},
-    "height": {"kind": "scalar", "folder": "height", "range": (-100.0, 200.0), "unit": "cm", "void": (0,)},
+    "crop": {
+        "kind": "classes",
+        "folder": "crop",
+        "classes": (("soil", 0), ("wheat", 1), ("weed", 2)),
+        "void": (255,),
+    },
+    "height": {
+        "kind": "scalar",
+        "folder": "height",
+        "range": (-100.0, 200.0),
+        "unit": "cm",
+        "void": (0,),
+    },
     "plants": {"kind": "instances", "folder": "plants"},
     "dehaze": {"kind": "image", "folder": "dehaze"},
 }
@@ -263,7 +273,7 @@ def get_config(arg="crop,height,plants,dehaze"):
 
 @pytest.fixture
 def own(tmp_path):
-    """Own data of four kinds, 3 and 2 examples; a quarter of each label is void, unknown or background."""
+    """Own data of four kinds, 3 and 2 examples; a quarter of each label has no value."""
     (tmp_path / "my_config.py").write_text(OWN)
     for split, count in (("train", 3), ("val", 2)):
         for number in range(count):
@@ -308,7 +318,8 @@ def test_own_data_that_are_well(own, capsys):
         "crop      train         3        -     3      0  24x20  2 of 3 classes, 25.0% void\n",
         "val           2        -     2      0",
         "height    train         3        -     3      0  24x20  50..149 cm, 25.0% missing\n",
-        "plants    train         3        -     3      0  24x20  2..2 instances an image, 25.0% background\n",
+        "plants    train         3        -     3      0  24x20  2..2 instances an image, "
+        "25.0% background\n",
         "dehaze    train         3        -     3      0  24x20  input ",
         f"plants: read from {own}/data/plants\n",
     ):
@@ -359,7 +370,8 @@ def test_all_that_is_wrong_with_own_data_is_named(own, capsys):
     for said in (
         f"crop/train: {crop}/labels/0.png: id 9 is no class",
         "Allowed are 0, 1, 2 and 255 for void",
-        f"crop/train: {crop}/labels/1.png: is 4x4 (width x height), but its image {crop}/images/1.png is 24x20",
+        f"crop/train: {crop}/labels/1.png: is 4x4 (width x height), "
+        f"but its image {crop}/images/1.png is 24x20",
         f"crop/train: {crop}/labels/2.png: has no image",
         f"height/train: {height}/labels/0.png: value 201 (stored as 201)",
         "height/train: 1: no pixel has a value",
@@ -425,7 +437,7 @@ def test_the_data_directory_of_the_config_is_taken_where_none_is_given(own, monk
 
 
 def test_twins_among_the_real_samples_are_found_and_nothing_else():
-    """Rain100H has pairs of files with one background; these three are known, and no other two of its images are alike."""
+    """Rain100H has three known pairs of files with one background; no other two are alike."""
     if not (folder := os.environ.get("GENERALIST_REAL_SAMPLES")):
         pytest.skip("GENERALIST_REAL_SAMPLES is not set: the folder of real samples")
     split = checks.SplitReport("rain13k", "test")

@@ -1,4 +1,4 @@
-"""Own data: pairs in folders are read as defined, and what is wrong with a file is said with its name, its value and what is allowed."""
+"""Own data: pairs in folders are read as defined; errors name file, value and what is allowed."""
 
 import pickle
 
@@ -99,23 +99,27 @@ def test_val_and_test_open_val_and_a_folder_can_be_named(tmp_path):
         (
             IDS,
             np.array([[3, 4]], np.uint8),
-            r"a.png: id 4 is no class \(50.0% of the pixels are none\). Allowed are 3, 7, 0 and 255 for void",
+            r"a.png: id 4 is no class \(50.0% of the pixels are none\). "
+            r"Allowed are 3, 7, 0 and 255 for void",
         ),
         (
             COLOURS,
             np.full((1, 1, 3), 9, np.uint8),
-            r"colour \(9, 9, 9\) is no class .* Allowed are \(120, 80, 40\), \(0, 255, 0\) and \(0, 0, 0\)",
+            r"colour \(9, 9, 9\) is no class .* "
+            r"Allowed are \(120, 80, 40\), \(0, 255, 0\) and \(0, 0, 0\)",
         ),
         (IDS | {"void": ()}, np.array([[3, 4]], np.uint8), r"Allowed are 3, 7, 0. Add it"),
         (
             IDS,
             np.zeros((2, 2, 3), np.uint8),
-            r"a.png: uint8 image with 3 channel\(s\). It must be an 8- or 16-bit PNG with 1 channel",
+            r"a.png: uint8 image with 3 channel\(s\). "
+            r"It must be an 8- or 16-bit PNG with 1 channel",
         ),
         (
             HEIGHT,
             np.array([[2500]], np.uint16),
-            r"value 2.5 \(stored as 2500\). Allowed are -1.0..2.0, the `range` of task 'mine', and nan and 0",
+            r"value 2.5 \(stored as 2500\). "
+            r"Allowed are -1.0..2.0, the `range` of task 'mine', and nan and 0",
         ),
     ],
 )
@@ -174,14 +178,16 @@ def test_damaged_files_can_be_skipped_and_are_counted(tmp_path, caplog):
     source = Folder(tmp_path, "train", "mine", IDS, on_error="skip")
     assert source[0]["key"] == "b" and len(source.damaged) == 1
     assert caplog.messages == [
-        f"mine: skipped {tmp_path}/train/labels/a.png: id 4 is no class (100.0% of the pixels are none)"
+        f"mine: skipped {tmp_path}/train/labels/a.png: "
+        "id 4 is no class (100.0% of the pixels are none)"
     ]
 
 
 def test_a_missing_folder_shows_the_layout(tmp_path):
     with pytest.raises(
         LayoutError,
-        match=r"no folder field. Layout expected below data_dir for task 'mine':\n  field/\{train,val\}/images",
+        match=r"no folder field. Layout expected below data_dir for task 'mine':\n"
+        r"  field/\{train,val\}/images",
     ):
         Folder(tmp_path, "train", "mine", IDS | {"folder": "field"})
 

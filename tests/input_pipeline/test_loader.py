@@ -17,7 +17,7 @@ LENGTHS = {"denoise": 40, "derain": 7, "light": 30}
 
 
 class Numbered:
-    """Images of one grey level, the index: a picture says which example it is."""
+    """Images of one gray level, the index: a picture says which example it is."""
 
     def __init__(self, length):
         self.length = length
@@ -57,7 +57,7 @@ def order(found):
     return [
         (int(t), int(i))
         for batch in found
-        for t, i in zip(batch["task"], batch["image"][:, 0, 0, 0])
+        for t, i in zip(batch["task"], batch["image"][:, 0, 0, 0], strict=True)
     ]
 
 
@@ -105,11 +105,10 @@ def test_worker_processes_make_the_batches_of_threads_from_any_step_on():
         "augment": augment,
         "prefetch": 1,
     }
-    make = lambda **changes: training_batches(
-        sources, tasks, {"depth": 1, "denoise": 2}, **settings, **changes
-    )
-    expected, found = make(first_step=1), make(first_step=1, workers=2, threads=1)
-    for other, ours in itertools.islice(zip(expected, found), 4):
+    settings |= {"sources": sources, "tasks": tasks, "weights": {"depth": 1, "denoise": 2}}
+    in_threads = training_batches(**settings, first_step=1)
+    in_workers = training_batches(**settings, first_step=1, workers=2, threads=1)
+    for other, ours in itertools.islice(zip(in_threads, in_workers, strict=True), 4):
         for name, value in other.items():
             np.testing.assert_array_equal(ours[name], value)
 
@@ -123,9 +122,9 @@ def test_seeds_give_other_orders_of_the_same_tasks(ten):
 def test_the_rows_of_two_processes_make_the_batch_of_one(ten):
     rows = [[0, 1, 4], [2, 3, 5]]  # as a mesh of a pod deals them out: not one behind the other
     parts = [batches(10, rows=r) for r in rows]
-    for whole, *halves in zip(ten, *parts):
+    for whole, *halves in zip(ten, *parts, strict=True):
         for name, values in whole.items():
-            for part, r in zip(halves, rows):
+            for part, r in zip(halves, rows, strict=True):
                 np.testing.assert_array_equal(part[name], values[r])
 
 

@@ -1,4 +1,4 @@
-"""`generalist data prepare`: every example comes back bit for bit, TFDS reads it, and an interruption costs one shard."""
+"""`generalist data prepare`: examples come back bit for bit, an interruption costs one shard."""
 
 import json
 import logging
@@ -72,7 +72,7 @@ def save_ade(root):
 
 
 def coco_segments(number):
-    """Stuff, a thing and a crowd; every other image has no countable thing, and one has nothing at all."""
+    """Stuff, a thing and a crowd; every other image has no countable thing, and one nothing."""
     if number == 2:
         return np.zeros((2, 4), int), []
     thing = number % 2
@@ -364,7 +364,8 @@ def test_a_full_disk_names_the_shard_and_loses_no_finished_one(tmp_path, small_s
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
         with pytest.raises(
             OSError,
-            match=r"lol-train\.array_record-00001-of-00002: cannot be written .*run the command again",
+            match=r"lol-train\.array_record-00001-of-00002: cannot be written "
+            r".*run the command again",
         ) as error:
             prepare(source, tmp_path / "out")
     finally:
@@ -386,9 +387,8 @@ def test_a_damaged_example_stops_with_its_name_and_keeps_the_finished_shards(
     save_lol(tmp_path)
     bad = tmp_path / "lol/our485/high/3.png"
     bad.write_bytes(bad.read_bytes()[:-30])
-    assert (
-        open_original("lol", "val", tmp_path).split == "test"
-    )  # the one evaluation set has both names
+    # The one evaluation set has both names.
+    assert open_original("lol", "val", tmp_path).split == "test"
     command = [
         "data",
         "prepare",
@@ -448,7 +448,7 @@ def test_every_process_opens_the_shards_for_itself(tmp_path, monkeypatch):
     source = open_source("lol", None, "train", tmp_path / "out")
     opened = []
     for process in (1, 1, 2):  # as after a fork, which copies what is open
-        monkeypatch.setattr(os, "getpid", lambda: process)
+        monkeypatch.setattr(os, "getpid", lambda process=process: process)
         source[0]
         opened.append(prepares.open_records.cache_info().misses)
     assert opened[0] == opened[1] == opened[2] - 1
@@ -458,7 +458,10 @@ def test_a_prepared_set_reads_in_spawned_processes_and_names_damage(tmp_path, sm
     save_lol(tmp_path)
     prepare(open_original("lol", "train", tmp_path), tmp_path / "out")
     source = open_source("lol", None, "train", tmp_path / "out")
-    code = "import pickle, sys; s = pickle.load(sys.stdin.buffer); print([int(s[i]['label'].sum()) for i in range(5)])"
+    code = (
+        "import pickle, sys; s = pickle.load(sys.stdin.buffer); "
+        "print([int(s[i]['label'].sum()) for i in range(5)])"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], input=pickle.dumps(source), capture_output=True, check=True
     )
@@ -569,7 +572,8 @@ def test_nyu_of_the_tfds_catalogue(tmp_path):
     pictures = [photo(480, 640) for _ in range(3)]
     depths = [(RNG.random((480, 640)) * 10).astype(np.float16) for _ in range(3)]
     examples = [
-        {"image": png(picture), "depth": metres} for picture, metres in zip(pictures, depths)
+        {"image": png(picture), "depth": metres}
+        for picture, metres in zip(pictures, depths, strict=True)
     ]
     catalogue(
         "nyu_depth_v2",
@@ -587,7 +591,7 @@ def test_nyu_of_the_tfds_catalogue(tmp_path):
     )
     np.testing.assert_array_equal(test[0]["label"], depths[2].astype(np.float32))
     found = by_image(train)
-    for picture, metres in zip(pictures[:2], depths):
+    for picture, metres in zip(pictures[:2], depths[:2], strict=True):
         np.testing.assert_array_equal(found[picture.tobytes()]["label"], metres.astype(np.float32))
     assert missing(tmp_path, ["nyu"]) == []
 
@@ -623,7 +627,10 @@ def test_the_newest_version_of_the_tfds_catalogue_is_that_of_the_largest_number(
             (folder / "dataset_info.json").write_text(
                 json.dumps({"splits": [{"name": "train", "shardLengths": ["3"]}]})
             )
-    find = lambda: os.path.basename(find_prepared(SOURCES["ade20k"], tmp_path, "train").folder)
+
+    def find():
+        return os.path.basename(find_prepared(SOURCES["ade20k"], tmp_path, "train").folder)
+
     assert find() == "10.0.0"
     (tmp_path / "scene_parse150/10.0.0/dataset_info.json").unlink()
     assert find() == "9.0.0"
@@ -651,7 +658,8 @@ def test_coco_panoptic_of_the_tfds_catalogue(tmp_path):
     position = {category["id"]: index for index, category in enumerate(COCO_CATEGORIES)}
 
     def example(split, number):
-        name, segments = f"{number:012d}", coco_segments(number)[1]
+        name = f"{number:012d}"
+        _, segments = coco_segments(number)
         objects = [
             {
                 "id": s["id"],
@@ -681,9 +689,8 @@ def test_coco_panoptic_of_the_tfds_catalogue(tmp_path):
             copy = {e["key"]: e for e in open_source("coco", task, split, tmp_path)}
             original = list(open_source("coco", task, split, tmp_path / "files"))
             assert all(prepares.same(copy[e["key"]], e) for e in original)
-            assert (
-                len(copy) == {"train": 5, "val": 2}[split]
-            )  # the catalogue does not say which images have no thing
+            # The catalogue does not say which images have no thing.
+            assert len(copy) == {"train": 5, "val": 2}[split]
 
 
 def test_a_tfds_folder_of_another_format_is_named(tmp_path):
@@ -711,6 +718,7 @@ def test_a_tfds_folder_with_other_features_is_named(tmp_path):
     )
     with pytest.raises(
         LayoutError,
-        match=r"scene_parse150/1\.0\.0: its examples have no feature 'annotation'\. They have image, label",
+        match=r"scene_parse150/1\.0\.0: its examples have no feature 'annotation'\. "
+        r"They have image, label",
     ):
         open_source("ade20k", "semantic", "val", tmp_path)[0]

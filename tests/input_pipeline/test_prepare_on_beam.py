@@ -1,4 +1,4 @@
-"""`generalist data prepare --beam`: the workers of a Beam pipeline write what one machine writes."""
+"""`generalist data prepare --beam`: workers of a Beam pipeline write what one machine writes."""
 
 import sys
 

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import gc
+import itertools
 import json
 import logging
 import multiprocessing
@@ -81,9 +82,8 @@ def test_nyu_reads_millimetres_as_metres_and_keeps_holes_at_zero(tmp_path):
     assert label.dtype == np.float32
     np.testing.assert_allclose(label, [[0, 0.001, 0.713], [1, 9.999, 65.535]], rtol=1e-6)
     assert source[1]["image"].shape == (2, 3, 3) and source[1]["image"].dtype == np.uint8
-    np.testing.assert_allclose(
-        source[1]["image"].reshape(-1, 3), [BLUE_SKY] * 6, atol=2
-    )  # RGB, not BGR
+    # RGB, not BGR.
+    np.testing.assert_allclose(source[1]["image"].reshape(-1, 3), [BLUE_SKY] * 6, atol=2)
 
 
 def test_nyu_train_is_the_sync_folder(tmp_path):
@@ -123,7 +123,10 @@ def test_nyu_trains_on_the_pairs_of_the_list_where_it_lies_beside(tmp_path, capl
 
 
 def save_labeled(root, scenes, train, test, size=(480, 640)):
-    """nyu_depth_v2_labeled.mat and splits.mat, of the official structure; returns (images (n, h, w, 3), depths (n, h, w))."""
+    """nyu_depth_v2_labeled.mat and splits.mat, of the official structure.
+
+    Returns images (n, h, w, 3) and depths (n, h, w).
+    """
     folder = root / "nyu_depth_v2"
     folder.mkdir(parents=True)
     images, depths = (
@@ -133,9 +136,8 @@ def save_labeled(root, scenes, train, test, size=(480, 640)):
     with h5py.File(folder / "nyu_depth_v2_labeled.mat", "w") as file:
         file["images"] = images.transpose(0, 3, 2, 1)  # MATLAB's (h, w, 3, n)
         file["rawDepths"] = depths.transpose(0, 2, 1)
-        file["depths"] = np.full(
-            (len(scenes), *size[::-1]), 99, np.float32
-        )  # in-painted: never to be read
+        # In-painted: never to be read.
+        file["depths"] = np.full((len(scenes), *size[::-1]), 99, np.float32)
         names = [
             file.create_dataset(f"#refs#/{i}", data=np.array([[ord(c)] for c in name], np.uint16))
             for i, name in enumerate(scenes)
@@ -159,16 +161,16 @@ def test_nyu_reads_the_official_mat_as_its_extracted_files(tmp_path):
         file["rawDepths"][0, 200:203, 100] = depths[0, 100, 200:203]
     source = pickle.loads(pickle.dumps(open_source("nyu", "depth", "test", tmp_path)))
     assert [example["key"] for example in source] == ["bath/00003", "office/00000", "office/00002"]
-    image, label = source[1]["image"], source[1]["label"]
+    image = source[1]["image"]
+    label = source[1]["label"]
     assert (image.shape, image.dtype, label.shape, label.dtype) == (
         (480, 640, 3),
         np.uint8,
         (480, 640),
         np.float32,
     )
-    np.testing.assert_allclose(
-        label[100, 200:203], [0, 1.234, 9.999], atol=1e-6
-    )  # whole millimetres, cut
+    # Whole millimetres, cut.
+    np.testing.assert_allclose(label[100, 200:203], [0, 1.234, 9.999], atol=1e-6)
     np.testing.assert_allclose(label, depths[0], atol=0.00101)
     inside = np.zeros((480, 640), bool)
     inside[7:474, 7:632] = True
@@ -200,9 +202,13 @@ def test_nyu_mat_reads_from_threads_and_from_other_processes(tmp_path, start):
             )
     elif start == "fork":
         with concurrent.futures.ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as pool:
-            assert sum(pool.map(_labels_of, [source] * 3, [[0, 1], [2, 3], [4, 5]]), []) == expected
+            parts = pool.map(_labels_of, [source] * 3, [[0, 1], [2, 3], [4, 5]])
+            assert list(itertools.chain.from_iterable(parts)) == expected
     else:  # grain's workers are spawned: a fresh process has the pickled source alone
-        code = "import pickle, sys; s = pickle.load(sys.stdin.buffer); print([float(s[i]['label'].sum()) for i in range(6)])"
+        code = (
+            "import pickle, sys; s = pickle.load(sys.stdin.buffer); "
+            "print([float(s[i]['label'].sum()) for i in range(6)])"
+        )
         done = subprocess.run(
             [sys.executable, "-c", code],
             input=pickle.dumps(source),
@@ -232,9 +238,8 @@ def test_nyu_names_what_is_wrong_with_the_mat(tmp_path, monkeypatch):
     content = mat.read_bytes()
     mat.unlink()  # a new file: the old one is still open
     mat.write_bytes(content[: len(content) // 2])
-    monkeypatch.setattr(
-        matlab.os, "getpid", lambda: -1
-    )  # as a fresh process, which has not opened it
+    # As a fresh process, which has not opened it.
+    monkeypatch.setattr(matlab.os, "getpid", lambda: -1)
     refused(r"nyu_depth_v2_labeled\.mat: cannot be read \(.*truncated file.*get it again")
     mat.unlink()
     with h5py.File(mat, "w") as file:
@@ -525,8 +530,10 @@ def test_sidd_training_prefers_patches_cut_beforehand(tmp_path):
 
 @pytest.fixture
 def frames(tmp_path, monkeypatch):
-    """(Folder of a scene with three pairs of frames of 300x400, the clean ones, paths of those that were decoded)."""
-    scene, read, decoded = tmp_path / "sidd/SIDD_Medium_Srgb/Data/0001_S6", sidd.read_image, []
+    """(Folder of a scene with three pairs of frames of 300x400, the clean ones, paths decoded)."""
+    scene = tmp_path / "sidd/SIDD_Medium_Srgb/Data/0001_S6"
+    read = sidd.read_image
+    decoded = []
     clean = RNG.integers(0, 100, (3, 300, 400, 3)).astype(np.uint8)
     for number, pixels in enumerate(clean):
         save(scene / f"0001_GT_SRGB_01{number}.PNG", pixels, compress_level=1)
@@ -559,9 +566,8 @@ def test_sidd_decodes_a_frame_once_where_its_crops_are_read_in_order(tmp_path, f
     source = open_source("sidd", "denoise", "train", tmp_path, crops_per_frame=40)
     list(in_threads(source.read, range(120), threads, ""))
     assert sorted(decoded) == sorted(map(str, scene.iterdir()))
-    assert (
-        sidd._decode_frames.cache_info().currsize == 2
-    )  # pairs: those of two threads, and what bounds the memory
+    # Pairs: those of two threads, and what bounds the memory.
+    assert sidd._decode_frames.cache_info().currsize == 2
 
 
 def test_sidd_names_a_damaged_frame_every_time_and_decodes_it_once(tmp_path, frames):
@@ -672,8 +678,8 @@ def test_rain13k_is_there_with_one_test_set_and_incomplete_without_the_others(
     assert printed.endswith("\nno problems, but incomplete\n")
     for name in ("Test100", "Test2800", "Test1200"):
         assert (
-            f"incomplete: rain13k/test/{name}: {two_rain_sets}/derain/test/{name}/input: no such folder"
-            in printed
+            f"incomplete: rain13k/test/{name}: "
+            f"{two_rain_sets}/derain/test/{name}/input: no such folder" in printed
         )
     for name in ("Rain100H", "Rain100L"):
         (two_rain_sets / "derain/test" / name).rename(two_rain_sets / name)
@@ -787,9 +793,8 @@ def test_damaged_file_is_an_error_that_names_it_and_the_way_to_skip_it(lol, dama
     assert str(low(lol, 2)) in text and "--config.data.on_error=skip" in text
     size = r"high/2\.png: is 4x3 \(width x height\), but its image .*low/2\.png is 9x7.*same size"
     assert error.match(message or size)
-    assert (
-        str(pickle.loads(pickle.dumps(error.value))) == text
-    )  # it must come back from a worker process
+    # It must come back from a worker process.
+    assert str(pickle.loads(pickle.dumps(error.value))) == text
 
 
 def test_cut_jpeg_is_an_error_even_where_opencv_fills_it_with_grey(tmp_path, monkeypatch):
@@ -799,9 +804,8 @@ def test_cut_jpeg_is_an_error_even_where_opencv_fills_it_with_grey(tmp_path, mon
     path = tmp_path / "lol/eval15/low/1.jpg"
     assert source[0]["key"] == "1"
     path.write_bytes(path.read_bytes()[:-500])
-    monkeypatch.setattr(
-        cv2, "imdecode", lambda *_: np.full((64, 64, 3), 128, np.uint8)
-    )  # as OpenCV 4 does
+    # As OpenCV 4 does.
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: np.full((64, 64, 3), 128, np.uint8))
     with pytest.raises(DataError, match=r"low/1\.jpg: cannot be decoded .*cut short"):
         source[0]
 

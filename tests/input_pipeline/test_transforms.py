@@ -1,4 +1,4 @@
-"""Augmentation moves image and label together, changes colours as defined, and is a function of (seed, position) alone."""
+"""Augmentation moves image and label together, and is a function of (seed, position) alone."""
 
 import colorsys
 import functools
@@ -23,7 +23,7 @@ SETTINGS = {
 
 
 def coordinates(height, width):
-    """Image and label whose pixels hold their own place: channels (row, column, 0), label 1000 * row + column."""
+    """Pixels that hold their own place: channels (row, column, 0), label 1000 * row + column."""
     rows, columns = np.mgrid[:height, :width]
     image = np.stack([rows, columns, np.zeros_like(rows)], -1).astype(np.uint8)
     return {"image": image, "label": (1000 * rows + columns).astype(np.int32), "key": "place"}
@@ -47,7 +47,8 @@ def test_image_and_label_move_together_and_nothing_is_interpolated():
     augment, mirrored = transforms.CropAndFlip(SETTINGS, 16), 0
     for seed in range(50):
         moved = changed(augment, coordinates(60, 80), seed)
-        rows, columns = moved["image"][..., 0].astype(int), moved["image"][..., 1].astype(int)
+        rows = moved["image"][..., 0].astype(int)
+        columns = moved["image"][..., 1].astype(int)
         np.testing.assert_array_equal(moved["label"], 1000 * rows + columns)
         assert (np.diff(rows, axis=0) == 1).all() and len(
             set(np.diff(columns, axis=1).ravel().tolist())
@@ -67,11 +68,12 @@ def test_flip_0_and_1_are_never_and_always():
 
 
 def test_windows_have_the_areas_and_ratios_asked_for_and_lie_everywhere(windows):
-    height, width = (np.array([s.stop - s.start for s in axis]) for axis in zip(*windows))
+    height, width = (
+        np.array([s.stop - s.start for s in axis]) for axis in zip(*windows, strict=True)
+    )
     share, ratio = height * width / (120 * 200), width / height
-    assert (
-        0.295 < share.min() < 0.32 and 0.78 < share.max() <= 0.8
-    )  # 160 x 120, the largest window of an allowed ratio
+    # 160 x 120, the largest window of an allowed ratio.
+    assert 0.295 < share.min() < 0.32 and 0.78 < share.max() <= 0.8
     assert 0.74 < ratio.min() < 0.78 and 1.30 < ratio.max() < 1.36
     starts = np.array([(rows.start, columns.start) for rows, columns in windows])
     assert (
@@ -115,7 +117,8 @@ def test_an_instance_outside_of_the_window_is_gone_and_colours_are_those_of_the_
     for crop in alone:
         rows, columns = np.nonzero(crop)
         painted = (task.encode(crop, 35).rgb[rows[0], columns[0]] + 1) * 127.5
-        # The scenes' code: green = 255 - 15 * cell of the centre's row, 16 cells, the last index is reached at the border.
+        # The scenes' code: green = 255 - 15 * cell of the center's row, 16 cells, of which the last
+        # index is reached at the border.
         green = 255 - 15 * int(((rows.mean() + 0.5) / 35 - 0.5 / 1024) * 15)
         assert painted[1] == pytest.approx(green, abs=1e-3)
 
@@ -141,13 +144,15 @@ def test_contrast_by_hand():
 
 def test_saturation_by_hand():
     expected = np.clip(
-        [[grey + 0.8 * (c - grey) for c in pixel] for pixel, grey in zip(PIXELS[0].tolist(), LUMA)],
+        [
+            [grey + 0.8 * (c - grey) for c in pixel]
+            for pixel, grey in zip(PIXELS[0].tolist(), LUMA, strict=True)
+        ],
         0,
         255,
     )
-    np.testing.assert_allclose(
-        transforms.saturation(PIXELS, 0.8)[0], expected, atol=0.61
-    )  # the luma's rounding, times 0.2, and the result's
+    # The luma's rounding, times 0.2, and the result's.
+    np.testing.assert_allclose(transforms.saturation(PIXELS, 0.8)[0], expected, atol=0.61)
 
 
 @pytest.mark.parametrize("turn", [-0.1, 0.07, 0.5])
@@ -178,9 +183,8 @@ def test_brightness_factors_are_uniform_and_a_fifth_of_the_images_stay():
     np.testing.assert_allclose(
         np.quantile(seen[seen != 100], [0.0, 0.25, 0.5, 0.75, 1.0]), [60, 80, 100, 120, 140], atol=4
     )
-    assert (
-        jitter(grey, np.random.default_rng(0))["task"] == 3 and grey["image"].max() == 100
-    )  # the sample given is left alone
+    # The sample given is left alone.
+    assert jitter(grey, np.random.default_rng(0))["task"] == 3 and grey["image"].max() == 100
 
 
 CROP = functools.partial(transforms.CropAndFlip, enough=16)
@@ -209,7 +213,10 @@ def test_settings_out_of_range_are_an_error(kind, change, said):
 
 
 class Photographs:
-    """Random 24 x 32 images; denoise has the image itself as its label, depth the mean of its channels in metres / 30."""
+    """Random 24 x 32 images: a `Source` as far as training reads one.
+
+    denoise has the image itself as its label, depth the mean of its channels in meters / 30.
+    """
 
     def __init__(self, task, length=6):
         self.task, self.length = task, length
@@ -285,12 +292,10 @@ def test_every_epoch_and_every_seed_sees_other_windows(whole):
 def test_restoration_keeps_its_colours_and_labels_never_change_theirs(whole):
     for batch in whole:
         image = batch["image"] / 127.5 - 1.0
-        for index in np.flatnonzero(
-            batch["task"] == 1
-        ):  # input and target are one photograph here: still equal, but for rounding
-            np.testing.assert_allclose(
-                image[index], batch["target"][index], atol=1.6 / 127.5
-            )  # 8 bits, rounded up to three times
+        # Input and target are one photograph here: still equal, but for rounding.
+        for index in np.flatnonzero(batch["task"] == 1):
+            # 8 bits, rounded up to three times.
+            np.testing.assert_allclose(image[index], batch["target"][index], atol=1.6 / 127.5)
     grey = {
         step: np.abs(
             b["image"][b["task"] == 0].mean(-1) / 30
@@ -299,9 +304,8 @@ def test_restoration_keeps_its_colours_and_labels_never_change_theirs(whole):
         ).max()
         for step, b in enumerate(whole)
     }
-    assert (
-        max(grey.values()) > 0.5
-    )  # depth's images do change theirs, so they no longer agree with the metres
+    # Depth's images do change theirs, so they no longer agree with the metres.
+    assert max(grey.values()) > 0.5
 
 
 def test_a_task_that_is_not_named_is_left_alone():
@@ -309,6 +313,6 @@ def test_a_task_that_is_not_named_is_left_alone():
         batches(0, 2, augment=SETTINGS | {"tasks": tasks}) for tasks in ((), ("depth",))
     )
     assert_same(plain, batches(0, 2, augment=None))
-    for ours, expected in zip(named, plain):
+    for ours, expected in zip(named, plain, strict=True):
         same = (ours["image"] == expected["image"]).all((1, 2, 3))
         np.testing.assert_array_equal(same, expected["task"] == 1)

@@ -1,4 +1,4 @@
-"""Part of an example: a JPEG decoded at a fraction of its size shows exactly what the label's window shows."""
+"""A window of a JPEG, decoded at a fraction of its size, shows exactly what the label's shows."""
 
 import functools
 import io
@@ -27,7 +27,10 @@ def jpeg(pixels, **options):
 
 
 def places():
-    """Image and 16-bit label of which every pixel says where it is: red and green grow with row and column, as far as 8 bits tell."""
+    """An image whose pixels say where they are, and their rows and columns.
+
+    Red grows with the row and green with the column, as far as 8 bits tell.
+    """
     rows, columns = np.mgrid[:HEIGHT, :WIDTH]
     image = np.stack([rows * 255 / HEIGHT, columns * 255 / WIDTH, np.full(rows.shape, 128.0)], -1)
     return np.rint(image).astype(np.uint8), (rows, columns)
@@ -65,10 +68,11 @@ def test_the_size_in_a_jpegs_header_is_that_of_its_pixels(options, mode):
     Image.fromarray(photo(61, 83)).convert(mode).save(file, "jpeg", **options)
     data = file.getvalue()
     assert jpeg_size(data) == (61, 83)
+    # Bytes that may fill the space before a marker.
     assert jpeg_size(data[:2] + b"\xff\xff\xff" + data[2:]) == (
         61,
         83,
-    )  # bytes that may fill the space before a marker
+    )
     assert read_image(Stored("x", data)).shape == (61, 83, 3)
 
 
@@ -87,7 +91,7 @@ def test_what_has_no_header_has_no_size(data):
 def test_the_window_lies_where_the_labels_window_lies(enough, shrink, corner):
     top, left = corner
     wanted = (slice(top, top + 301), slice(left, left + 403))
-    for places, length in zip(np.mgrid[:HEIGHT, :WIDTH], (HEIGHT, WIDTH)):
+    for places, length in zip(np.mgrid[:HEIGHT, :WIDTH], (HEIGHT, WIDTH), strict=True):
         rising = np.rint(places * 255 / length).astype(np.uint8)
         shifts = []
         for grey in (rising, 255 - rising):  # both, since JPEG rounds a little up
@@ -98,15 +102,16 @@ def test_the_window_lies_where_the_labels_window_lies(enough, shrink, corner):
             exact = cv2.resize(
                 grey[window].astype(np.float32), pixels.shape[1::-1], interpolation=cv2.INTER_AREA
             )
-            assert (
-                np.abs(pixels[..., 0] - exact).max() <= 2.5
-            )  # levels: every pixel is the mean of its square
+            # Levels: every pixel is the mean of its square.
+            assert np.abs(pixels[..., 0] - exact).max() <= 2.5
             shifts.append((pixels[..., 0] - exact).mean() * length / 255)
         assert abs(shifts[0] - shifts[1]) / 2 < 0.2  # stored pixels
+        # Whole squares.
         assert all(
-            axis.stop - axis.start == n * shrink for axis, n in zip(window, pixels.shape)
-        )  # whole squares
-        for given, used in zip(wanted, window):
+            axis.stop - axis.start == n * shrink
+            for axis, n in zip(window, pixels.shape[:2], strict=True)
+        )
+        for given, used in zip(wanted, window, strict=True):
             assert (
                 0 <= given.start - used.start < shrink and 0 <= given.stop - used.stop < 2 * shrink
             )
@@ -125,21 +130,22 @@ def test_colours_and_the_stored_grid_are_those_of_the_whole_image(mode):
     )
     assert whole.shape == (480, 640, 3) and pixels.shape == (100, 150, 3)
     exact = cv2.resize(whole[window].astype(np.float32), (150, 100), interpolation=cv2.INTER_AREA)
-    assert (
-        np.abs(pixels - exact).mean() < 2.0
-    )  # a whole image gets its colours at half the resolution, smoothly enlarged
+    # A whole image gets its colours at half the resolution, smoothly enlarged.
+    assert np.abs(pixels - exact).mean() < 2.0
 
 
 def test_a_fraction_is_nearer_to_the_area_mean_than_a_full_decode_that_pillow_shrinks():
-    """Mean difference of the network's image from the exact mean of the area, over windows of photographs."""
-    ours, pillow, rng = [], [], np.random.default_rng(0)
+    """Mean difference of the network's image from the exact mean of the area, over windows."""
+    ours = []
+    pillow = []
+    rng = np.random.default_rng(0)
     for seed in range(4):
         stored = Stored("x", jpeg(photo(seed=seed)))
         whole = read_image(stored)
         for _ in range(8):
             window = transforms.random_window((480, 640), (0.3, 1.0), (3 / 4, 4 / 3), rng)
             pixels, shown, _ = read_window(
-                stored, ReadWindow(lambda size: window, int(FINER * 128))
+                stored, ReadWindow(lambda size, window=window: window, int(FINER * 128))
             )
             exact = cv2.resize(
                 whole[shown].astype(np.float32), (128, 128), interpolation=cv2.INTER_AREA
@@ -177,17 +183,17 @@ def test_image_and_label_of_an_example_move_together(rooms, enough):
         image = resize_image(example["image"], (32, 32)).astype(np.float32)
         for channel, place, length in ((0, rows, HEIGHT), (1, 16 * columns + 7.5, WIDTH)):
             expected = cv2.resize(place.astype(np.float32), (32, 32), interpolation=cv2.INTER_AREA)
-            np.testing.assert_allclose(
-                image[..., channel] * length / 255, expected, atol=8
-            )  # 2 levels of 256, and a pixel
+            # 2 levels of 256, and a pixel.
+            np.testing.assert_allclose(image[..., channel] * length / 255, expected, atol=8)
+    # As a whole, an example is decoded as it is.
     assert source[0]["image"].shape == (
         HEIGHT,
         WIDTH,
         3,
-    )  # as a whole, an example is decoded as it is
+    )
 
 
-def test_parts_of_prepared_examples_are_those_of_the_original_files(rooms):
+def test_windows_of_prepared_examples_are_those_of_the_original_files(rooms):
     from generalist.input_pipeline.prepare import open_original, prepare
 
     prepare(open_original("nyu", "train", rooms / "original"), rooms / "prepared")
