@@ -17,8 +17,7 @@ NAMES = [path.relative_to(ROOT).as_posix() for path in FILES]
 # Arrows go down only. A room may use itself, EVERYWHERE, and these rooms.
 ARROWS = {
     "__init__": {"inference", "tasks"},
-    "cli": {"training", "evaluation", "inference", "input_pipeline", "pretrained", "cli_data"},
-    "cli_data": {"training", "evaluation", "inference", "input_pipeline"},
+    "cli": {"training", "evaluation", "inference", "input_pipeline", "pretrained"},
     "training": {
         "evaluation",
         "inference",

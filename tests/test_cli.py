@@ -11,6 +11,7 @@ from PIL import Image
 
 import generalist
 from generalist import cli
+from generalist.cli import doctor
 
 
 @pytest.fixture
@@ -240,9 +241,9 @@ def test_doctor_names_what_is_wrong(use_tiny, monkeypatch, capsys):
 
 
 def test_doctor_sees_an_unused_card(monkeypatch):
-    monkeypatch.setattr(cli.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
-    assert "although there is an NVIDIA card" in cli._device_problems("cpu")[0]
-    assert cli._device_problems("gpu") == []
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
+    assert "although there is an NVIDIA card" in doctor.device_problems("cpu")[0]
+    assert doctor.device_problems("gpu") == []
 
 
 def test_a_closed_pipe_is_no_error(tmp_path, monkeypatch, capsys):
@@ -284,8 +285,8 @@ def test_as_a_module_with_a_real_process(photos, tiny_workdir):
     assert (photos / "out" / "a.depth.png").is_file()
 
 
-def test_export_halves_the_weights_and_keeps_the_predictions(tiny_workdir, tmp_path, capsys):
-    assert cli.main(["export", "--from", str(tiny_workdir), "--out", str(tmp_path / "small")]) == 0
+def test_pack_halves_the_weights_and_keeps_the_predictions(tiny_workdir, tmp_path, capsys):
+    assert cli.main(["pack", "--from", str(tiny_workdir), "--out", str(tmp_path / "small")]) == 0
     assert "MB" in capsys.readouterr().out
     sizes = [
         (folder / "model.safetensors").stat().st_size
@@ -300,6 +301,16 @@ def test_export_halves_the_weights_and_keeps_the_predictions(tiny_workdir, tmp_p
     np.testing.assert_allclose(
         small, full, atol=0.05
     )  # metres; float16 keeps 11 bits of each weight
+
+
+@pytest.mark.parametrize(
+    ("command", "hint"),
+    [("export", "now 'pack': generalist pack"), ("predcit", "Did you mean 'predict'?")],
+)
+def test_a_former_or_misspelled_command_names_the_right_one(command, hint, capsys):
+    assert cli.main([command, "--out", "model"]) == 2
+    error = capsys.readouterr().err
+    assert hint in error and error.startswith("generalist: error: ") and error.count("\n") == 1
 
 
 def test_weights_inspect_reports_every_tensor_of_a_published_folder(tmp_path, capsys):

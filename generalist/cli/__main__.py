@@ -1,0 +1,7 @@
+"""`python -m generalist.cli`."""
+
+import sys
+
+from generalist.cli import main
+
+sys.exit(main())

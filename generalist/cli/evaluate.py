@@ -1,0 +1,130 @@
+"""The command `generalist evaluate`."""
+
+import argparse
+import os
+import pathlib
+
+from generalist.cli.common import DEFAULT_WORKDIR, add_source
+
+HELP = (
+    "Measure a model on held-out data, by the official metrics. The same command continues an "
+    "interrupted run."
+)
+EXAMPLES = """examples:
+  generalist evaluate --from runs/multitask --limit 100
+  generalist evaluate --from runs/multitask --task derain --data-dir /data \\
+      --split test/Rain100H --native --submission
+
+The folder gets metrics.json, card.md and card.json, per_image.csv and panels/, and with
+--submission the predictions: panoptic in COCO's form, semantic as 8-bit class + 1 (ADE20K), depth
+as 16-bit millimeters, restored images as PNG.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options."""
+    add_source(parser, f"a workdir or model folder, or 'scenes' (default: {DEFAULT_WORKDIR})")
+    parser.add_argument(
+        "--task",
+        nargs="+",
+        default=[],
+        metavar="TASK",
+        help="depth, semantic, ... (default: all that model and data have)",
+    )
+    parser.add_argument(
+        "--data-dir",
+        metavar="DIR",
+        help="official data sets to measure on (default: the data it was trained on; "
+        "GENERALIST_DATA_DIR says where they are now, if they have moved)",
+    )
+    parser.add_argument(
+        "--split",
+        metavar="NAME",
+        help="val, test, train, or one of a data set's own, such as test/Rain100H (default: val)",
+    )
+    parser.add_argument(
+        "--limit", type=int, default=0, metavar="N", help="examples a task (default: 0, all)"
+    )
+    parser.add_argument(
+        "--steps",
+        type=int,
+        metavar="N",
+        help="denoising steps (default: as the model's config says)",
+    )
+    parser.add_argument(
+        "--native",
+        action=argparse.BooleanOptionalAction,
+        help="measure restoration also at native resolution, in tiles, or not "
+        "(default: on official data)",
+    )
+    parser.add_argument(
+        "--submission",
+        action="store_true",
+        help="write the predictions in the benchmarks' formats, into submission/",
+    )
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        help="folder of the results (default: eval/<step> of the model's folder, with the choices "
+        "above in its name)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluates a model by its own config, on its own data or on those of --data-dir."""
+    from generalist.pretrained.weights import SHIPPED, folder_of, load_weights, read_metadata
+
+    source = args.source or DEFAULT_WORKDIR
+    if source in SHIPPED and not args.out:
+        raise ValueError(
+            f"--from {source}: figures are written into the folder they belong to; "
+            "say where else by --out"
+        )
+    if args.limit < 0 or (args.steps is not None and args.steps < 1):
+        raise ValueError(
+            f"--limit {args.limit} --steps {args.steps}: examples are at least 0, steps at least 1"
+        )
+
+    from ml_collections import ConfigDict
+
+    from generalist.evaluation.workdir import evaluate_workdir
+
+    # The model's config, with the data chosen here.
+    config = ConfigDict(load_weights(source)[0])
+    config.data_dir = args.data_dir or os.environ.get("GENERALIST_DATA_DIR", config.data_dir)
+    if args.data_dir and config.data.source == "scenes":
+        config.data.source = "paper"
+    config.eval.split = args.split or config.eval.split
+
+    # Of other data than its own the model may have only some tasks.
+    all_tasks = [] if args.data_dir else None
+    folder = folder_of(source)
+    if args.out:
+        out = pathlib.Path(args.out)
+    else:
+        out = folder / "eval" / _folder_name(args, read_metadata(source).get("step", "0"))
+
+    evaluate_workdir(
+        config,
+        folder,
+        args.limit,
+        names=args.task or all_tasks,
+        out_dir=out,
+        steps=args.steps,
+        native=config.data.source == "paper" if args.native is None else args.native,
+        submission=args.submission,
+    )
+    print(f"metrics.json, card.md, per_image.csv and panels in {out}")
+    return 0
+
+
+def _folder_name(args: argparse.Namespace, step: str) -> str:
+    """Returns the step and what differs from the model's own evaluation: "1500_data_test"."""
+    choices = [step, "+".join(args.task)]
+    if args.data_dir:
+        choices.append(pathlib.Path(args.data_dir).resolve().name)
+    if args.split:
+        choices.append(args.split.replace("/", "-"))
+    if args.steps:
+        choices.append(f"{args.steps}steps")
+    return "_".join(choice for choice in choices if choice)
