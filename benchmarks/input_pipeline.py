@@ -40,7 +40,7 @@ from generalist.input_pipeline.sources.files import read_image, read_window
 from generalist.input_pipeline.sources.folder import Folder
 from generalist.input_pipeline.transforms import random_window
 from generalist.tasks import SCENES_TASKS, get_tasks
-from generalist.tasks.base import resize_image
+from generalist.tasks.arrays import resize_image
 from generalist.training.host import keep_freed_memory
 
 BATCH = 8

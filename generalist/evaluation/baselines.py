@@ -16,7 +16,7 @@ from generalist import __version__
 from generalist.evaluation.predictors import Example, decode, in_parallel, native_size
 from generalist.files import write_atomically
 from generalist.tasks import Task
-from generalist.tasks.base import to_size
+from generalist.tasks.arrays import to_size
 
 # Training labels that the mean depth map and the map of the most frequent classes are made of.
 TRAIN_EXAMPLES = 256

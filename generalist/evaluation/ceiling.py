@@ -27,7 +27,7 @@ from generalist.files import write_atomically
 from generalist.input_pipeline.reading import evenly_spaced
 from generalist.pictures import encode_png
 from generalist.tasks import Task
-from generalist.tasks.base import to_levels
+from generalist.tasks.arrays import to_levels
 from generalist.tasks.drawing import Color, ColorBar, Legend
 
 logger = logging.getLogger("generalist")

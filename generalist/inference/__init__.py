@@ -2,6 +2,6 @@
 
 from generalist.inference.generalist import Generalist, load
 from generalist.inference.images import ImageError, read_image
-from generalist.inference.prediction import Result
+from generalist.tasks import Prediction
 
-__all__ = ["Generalist", "ImageError", "Result", "load", "read_image"]
+__all__ = ["Generalist", "ImageError", "Prediction", "load", "read_image"]

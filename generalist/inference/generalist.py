@@ -14,13 +14,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from generalist import diffusion, models
 from generalist.inference.images import read_image
-from generalist.inference.prediction import Result, check_samples, make_result
 from generalist.inference.tiling import paint_tiles
 from generalist.models import parameters as parameters_lib
 from generalist.models.text_encoder import tokenize
 from generalist.pretrained import weights
-from generalist.tasks import Restoration, Task, get_tasks
-from generalist.tasks.base import resize_image
+from generalist.tasks import Prediction, Restoration, Task, check_samples, get_tasks
+from generalist.tasks.arrays import resize_image
 
 BATCHES = (
     1,
@@ -66,7 +65,7 @@ class Generalist:
         samples: int = 1,
         seed: int = 0,
         tile: bool | int | None = None,
-    ) -> Result | dict[str, Result]:
+    ) -> Prediction | dict[str, Prediction]:
         """Predicts one task or several of one image; several share a batch.
 
         Args:
@@ -81,7 +80,7 @@ class Generalist:
             The other tasks always see the whole image.
 
         Returns:
-          For a name its result, for several {name: result}; all at the image's own height and width.
+          For a name its prediction, for several {name: prediction}; all at the image's own height and width.
 
         Raises:
           ValueError: no readable image, an unknown task or one the model was not trained on, or an argument out of range.
@@ -89,12 +88,12 @@ class Generalist:
         image = read_image(image)
         names = [task] if isinstance(task, str) else list(task)
         codecs = get_tasks(self.config["tasks"]["set"], names)
-        check_samples(codecs, samples)
+        check_samples(codecs.values(), samples)
         painted = self._paint(
             image, self.components(names), steps, samples if self.stochastic else 1, seed, tile
         )
         results = {
-            name: make_result(codec, painted, image.shape[:2], samples)
+            name: codec.decode_samples(painted, image.shape[:2], samples)
             for name, codec in codecs.items()
         }
         return results[task] if isinstance(task, str) else results

@@ -13,7 +13,7 @@ from absl import flags
 from generalist.input_pipeline.source import Example, ReadWindow, Source
 from generalist.input_pipeline.transforms import CropAndFlip, Jitter
 from generalist.tasks import Task
-from generalist.tasks.base import resize_image
+from generalist.tasks.arrays import resize_image
 
 Batch = dict[str, np.ndarray]
 

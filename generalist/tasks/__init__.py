@@ -1,17 +1,19 @@
-"""What a dense task is: a codec between labels and colours, a prompt, a metric and a picture.
+"""What a dense task is: a codec between labels and colors, a prompt, a metric and a picture.
 
     from generalist.tasks import TASKS
-    target = TASKS["depth"].encode(metres, 128)          # what the model learns to paint
+    target = TASKS["depth"].encode(meters, 128)          # what the model learns to paint
     prediction = TASKS["depth"].decode(painted, (480, 640))
 
-`TASKS` are the paper's, `SCENES_TASKS` those of the built-in scenes; `own` makes a user's from a few config lines.
-A new kind of task is one file and one line here.
+`TASKS` are the paper's, `SCENES_TASKS` those of the built-in scenes; `own` makes a user's from a
+few config lines. A new kind of task is a subclass of `Task` and one of `Prediction` in a file of
+its own, and one line in a task set here; nothing outside this room asks what class a task is.
 """
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from generalist.tasks.base import FurtherMetric, Target, Task
+from generalist.names import one_of
+from generalist.tasks.base import FurtherMetric, Prediction, Target, Task, check_samples
 from generalist.tasks.depth import Depth, DepthPrediction
 from generalist.tasks.instance import Instance, InstancePrediction
 from generalist.tasks.own import own_task
@@ -21,109 +23,138 @@ from generalist.tasks.restoration import Restoration, RestorationPrediction
 from generalist.tasks.scalar import Scalar, ScalarPrediction
 from generalist.tasks.semantic import Semantic, SemanticPrediction
 
+__all__ = [
+    "ADE20K_CLASSES",
+    "COCO_CATEGORIES",
+    "SCENES_CATEGORIES",
+    "SCENES_TASKS",
+    "TASKS",
+    "TASK_SETS",
+    "Depth",
+    "DepthPrediction",
+    "FurtherMetric",
+    "Instance",
+    "InstancePrediction",
+    "Panoptic",
+    "PanopticPrediction",
+    "Prediction",
+    "Restoration",
+    "RestorationPrediction",
+    "Scalar",
+    "ScalarPrediction",
+    "Semantic",
+    "SemanticPrediction",
+    "Target",
+    "Task",
+    "check_samples",
+    "get_tasks",
+]
 
-def _names(categories: list[dict]) -> tuple[str, ...]:
-    return tuple(category["name"] for category in categories)
 
-
-def _colours(categories: list[dict]) -> tuple[tuple[int, int, int], ...]:
-    return tuple(tuple(category["color"]) for category in categories)
-
-
-def _restoration(protocols: dict[str, str]) -> dict[str, Restoration]:
-    prompts = {
-        "denoise": "Performance image restoration denoising",
-        "derain": "Performance image restoration deraining",
-        "light": "Performance image restoration light enhancement",
-    }
-    return {
-        name: Restoration(name=name, prompt=prompt, protocol=protocols[name])
-        for name, prompt in prompts.items()
-    }
-
-
-def _with_panoptic(
-    tasks: dict, semantic: str, categories: list[dict], stuff_area: int | float
-) -> dict[str, Task]:
-    panoptic = Panoptic(
-        semantic=tasks[semantic],
-        instance=tasks["instance"],
-        categories=categories,
-        stuff_area=stuff_area,
+def _restoration(denoise: str, derain: str, light: str) -> tuple[Restoration, ...]:
+    """Returns the three restoration tasks, each with its protocol."""
+    return (
+        Restoration(
+            name="denoise",
+            prompt="Performance image restoration denoising",
+            protocol=denoise,
+        ),
+        Restoration(
+            name="derain",
+            prompt="Performance image restoration deraining",
+            protocol=derain,
+        ),
+        Restoration(
+            name="light",
+            prompt="Performance image restoration light enhancement",
+            protocol=light,
+        ),
     )
-    return tasks | {"panoptic": panoptic}
 
 
-TASKS: dict[str, Task] = _with_panoptic(
-    {
-        "depth": Depth(),
-        "semantic": Semantic(classes=ADE20K_CLASSES),
-        # The paper has no prompt for it: two palettes cannot share one.
-        "coco_semantic": Semantic(
-            name="coco_semantic",
-            prompt="Performance panoptic semantic segmentation",
-            levels=7,
-            classes=_names(COCO_CATEGORIES),
-            colours=_colours(COCO_CATEGORIES),
-        ),
-        "instance": Instance(),
-        **_restoration(
-            {"denoise": "sidd-rgb-matlab", "derain": "derain-y-matlab", "light": "lol-rgb-painter"}
-        ),
-    },
-    "coco_semantic",
+def _semantic(categories: Sequence[Mapping[str, Any]], **fields: Any) -> Semantic:
+    """Returns a semantic task of COCO's categories, shown in their colors."""
+    return Semantic(
+        classes=tuple(category["name"] for category in categories),
+        colors=tuple(tuple(category["color"]) for category in categories),
+        **fields,
+    )
+
+
+def _by_name(*tasks: Task) -> dict[str, Task]:
+    return {task.name: task for task in tasks}
+
+
+_COCO_SEMANTIC = _semantic(
     COCO_CATEGORIES,
-    stuff_area=8192,
+    name="coco_semantic",
+    # The paper has no prompt for it: two palettes cannot share one.
+    prompt="Performance panoptic semantic segmentation",
+    levels=7,
+)
+_COCO_INSTANCE = Instance()
+
+TASKS: dict[str, Task] = _by_name(
+    Depth(),
+    Semantic(classes=ADE20K_CLASSES),
+    _COCO_SEMANTIC,
+    _COCO_INSTANCE,
+    *_restoration(
+        denoise="sidd-rgb-matlab",
+        derain="derain-y-matlab",
+        light="lol-rgb-painter",
+    ),
+    Panoptic(
+        semantic=_COCO_SEMANTIC,
+        instance=_COCO_INSTANCE,
+        categories=COCO_CATEGORIES,
+        stuff_area=8192,
+    ),
 )
 
-SCENES_TASKS: dict[str, Task] = _with_panoptic(
-    {
-        "depth": Depth(protocol="native"),
-        "semantic": Semantic(
-            classes=_names(SCENES_CATEGORIES),
-            colours=_colours(SCENES_CATEGORIES),
-            upsample="distance",
-        ),
-        # Of 8, 12, 16 and 20 cells, 16 decode best where a prediction drifts; see `instance_decoders`.
-        "instance": Instance(
-            blocks=1, cells=16, block_step=0, cell_step=15, mode="vote", score_gate=0.5
-        ),
-        **_restoration(dict.fromkeys(("denoise", "derain", "light"), "rgb-skimage")),
-    },
-    "semantic",
-    SCENES_CATEGORIES,
-    stuff_area=4096 / (640 * 480),
+_SCENES_SEMANTIC = _semantic(SCENES_CATEGORIES, upsample="distance")
+# Of 8, 12, 16 and 20 cells, 16 decode best where a prediction drifts; see `instance_decoders`.
+_SCENES_INSTANCE = Instance(
+    blocks=1, cells=16, block_step=0, cell_step=15, mode="vote", score_gate=0.5
+)
+
+SCENES_TASKS: dict[str, Task] = _by_name(
+    Depth(protocol="native"),
+    _SCENES_SEMANTIC,
+    _SCENES_INSTANCE,
+    *_restoration(denoise="rgb-skimage", derain="rgb-skimage", light="rgb-skimage"),
+    Panoptic(
+        semantic=_SCENES_SEMANTIC,
+        instance=_SCENES_INSTANCE,
+        categories=SCENES_CATEGORIES,
+        stuff_area=4096 / (640 * 480),
+    ),
 )
 
 TASK_SETS: dict[str, dict[str, Task]] = {"paper": TASKS, "scenes": SCENES_TASKS}
 
 
 def get_tasks(
-    task_set: str | Mapping[str, Mapping], names: Iterable[str] | None = None
+    task_set: str | Mapping[str, Any], names: Iterable[str] | None = None
 ) -> dict[str, Task]:
-    """The tasks `names` (default: all) of a set, in the order of `names`.
+    """Returns tasks of a set.
 
     Args:
-      task_set: "paper", "scenes", or definitions of own tasks by name (docs/own_data.md), as `config.tasks.set` holds them.
-      names: None takes all.
+      task_set: a key of `TASK_SETS`, or definitions of own tasks by name (docs/own_data.md), as
+        `config.tasks.set` holds them.
+      names: which tasks, in this order; None takes all.
 
     Raises:
-      ValueError: an unknown set or task; the message lists the valid names and the closest match. Or a wrong definition.
+      ValueError: an unknown set or task; the message lists the valid names and the closest match.
+        Or a wrong definition.
     """
     if isinstance(task_set, str):
-        kind, tasks = f"task of the set '{task_set}'", _look_up("task set", task_set, TASK_SETS)
+        what = f"task of the set '{task_set}'"
+        tasks = TASK_SETS[one_of(task_set, TASK_SETS, "task set")]
     else:
-        kind, tasks = (
-            "own task",
-            {name: own_task(name, definition) for name, definition in task_set.items()},
-        )
-    names = tasks if names is None else names
-    return {name: _look_up(kind, name, tasks) for name in names}
+        what = "own task"
+        tasks = {name: own_task(name, definition) for name, definition in task_set.items()}
 
-
-def _look_up(kind: str, name: str, table: dict):
-    if name in table:
-        return table[name]
-    closest = difflib.get_close_matches(str(name), table, n=1)
-    hint = f" Did you mean '{closest[0]}'?" if closest else ""
-    raise ValueError(f"Unknown {kind}: '{name}'.{hint} Valid names: {', '.join(table)}.")
+    if names is None:
+        return dict(tasks)
+    return {name: tasks[one_of(name, tasks, what)] for name in names}

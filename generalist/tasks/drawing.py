@@ -101,13 +101,14 @@ def error_heat(error: np.ndarray, known: np.ndarray, worst: float) -> np.ndarray
 
 def right_or_wrong(wrong: np.ndarray) -> np.ndarray:
     """Draws a map of mistakes, bool (h, w), as uint8 (h, w, 3)."""
-    return np.where(wrong[..., None], np.uint8(WRONG), np.uint8(RIGHT))
+    return np.where(wrong[..., None], np.array(WRONG, np.uint8), np.array(RIGHT, np.uint8))
 
 
 def unmatched(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Finds the pixels where two maps of segments disagree.
 
-    Two segments match if each overlaps the other more than any third. Id 0, which is no segment, matches only 0.
+    Two segments match if each overlaps the other more than any third. Id 0, which is no segment,
+    matches only 0.
 
     Args:
       predicted: int (h, w) of ids.

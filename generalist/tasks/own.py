@@ -1,162 +1,247 @@
-"""Tasks on a user's own data: from their definitions in a config (docs/own_data.md) to codecs."""
+"""Tasks on a user's own data: from their definitions in a config (docs/own_data.md) to tasks."""
 
-import difflib
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
+from generalist.names import did_you_mean, one_of
 from generalist.tasks.base import Task
 from generalist.tasks.instance import Instance
 from generalist.tasks.restoration import Restoration
 from generalist.tasks.scalar import Scalar
 from generalist.tasks.semantic import Semantic
 
-COMMON = ("kind", "prompt", "folder")  # the only one that must be there is `kind`
-FIELDS = {  # kind -> (fields that must be there, fields that may be)
-    "classes": (("classes",), ("void",)),
-    "scalar": (("range",), ("unit", "scale", "void")),
-    "instances": ((), ()),
-    "image": ((), ()),
-}
+
+class _Field(NamedTuple):
+    """What a field of a definition, or an element of it, may hold.
+
+    Attributes:
+      is_valid: value -> whether it is allowed.
+      allowed: what is, for people.
+    """
+
+    is_valid: Callable[[Any], bool]
+    allowed: str
 
 
-def own_task(name: str, definition: Mapping) -> Task:
-    """The codec of a definition. ValueError names the task, the field and what is allowed."""
-    kind = check_definition(name, definition)
-    known = {"name": name, "prompt": definition.get("prompt") or f"Performance {name}"}
-    if kind == "classes":
-        names, values = zip(*definition["classes"])
-        colours = () if isinstance(values[0], int) else tuple(map(tuple, values))
-        return Semantic(classes=names, colours=colours, upsample="distance", **known)
-    if kind == "scalar":
-        low, high = map(float, definition["range"])
-        return Scalar(low=low, high=high, unit=definition.get("unit", ""), **known)
-    if kind == "instances":
-        return Instance(
-            blocks=1, cells=16, block_step=0, cell_step=15, mode="vote", score_gate=0.5, **known
-        )
-    return Restoration(protocol="rgb-skimage", **known)
+class _Kind(NamedTuple):
+    """A kind of own task.
+
+    Attributes:
+      make: (name, prompt, definition that was checked) -> task.
+      required: fields that a definition must have.
+      optional: fields that it may have, besides `_COMMON`.
+    """
+
+    make: Callable[[str, str, Mapping[str, Any]], Task]
+    required: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
 
 
-def check_definition(name: str, definition: Mapping) -> str:
-    """The kind of a definition. ValueError for an unknown kind or field, one that is missing, or a value of another form."""
-    if not hasattr(definition, "items"):
-        raise ValueError(
-            f"Task '{name}': its definition is {definition!r}. Allowed: a dict of fields such as {{'kind': 'classes', ...}}."
-        )
-    kind = definition.get("kind")
-    if kind not in FIELDS:
-        raise ValueError(
-            f"Task '{name}': kind is {kind!r}.{_closest(kind, FIELDS)} Allowed: {', '.join(FIELDS)}."
-        )
-    required, optional = FIELDS[kind]
-    allowed = (*COMMON, *required, *optional)
-    for field in definition:
-        if field not in allowed:
-            raise ValueError(
-                f"Task '{name}': unknown field {field!r}.{_closest(field, allowed)} Allowed for kind '{kind}': {', '.join(allowed)}."
-            )
-    for field in required:
-        if field not in definition:
-            raise ValueError(f"Task '{name}': kind '{kind}' needs the field {field!r}.")
-    for field, (well, form) in VALUES.items():
-        if field in definition and not well(definition[field]):
-            raise ValueError(f"Task '{name}': {field} is {definition[field]!r}. Allowed: {form}.")
-    if kind == "classes":
-        _check_classes(name, definition["classes"], definition.get("void", ()))
-    elif "void" in definition:
-        _check_void(name, definition["void"], _is_number, "numbers as stored, such as (0,)")
-    return kind
+def own_task(name: str, definition: Any) -> Task:
+    """Makes a task.
+
+    Args:
+      name: of the task.
+      definition: its fields; a mapping, as a config holds it.
+
+    Raises:
+      ValueError: the definition is wrong; the message names the task, the field and what is
+        allowed.
+    """
+    kind = _check_definition(name, definition)
+    prompt = definition.get("prompt") or f"Performance {name}"
+    return kind.make(name, prompt, definition)
 
 
-def _check_classes(name: str, classes, void) -> None:
-    form = "give ((name, id), ...) with ids in 0..65535, or ((name, (red, green, blue)), ...) with levels in 0..255, at least two classes"
-    pairs = _is_list(classes) and all(
-        _is_list(pair) and len(pair) == 2 and isinstance(pair[0], str) for pair in classes
+# Definitions that were checked -> tasks -----------------------------------------------------------
+
+
+def _classes(name: str, prompt: str, definition: Mapping[str, Any]) -> Task:
+    names = tuple(label for label, _ in definition["classes"])
+    values = [value for _, value in definition["classes"]]
+
+    # Classes that are stored as colors are shown in them too.
+    colors = ()
+    if not isinstance(values[0], int):
+        colors = tuple(tuple(color) for color in values)
+    return Semantic(name=name, prompt=prompt, classes=names, colors=colors, upsample="distance")
+
+
+def _scalar(name: str, prompt: str, definition: Mapping[str, Any]) -> Task:
+    low, high = definition["range"]
+    unit = definition.get("unit", "")
+    return Scalar(name=name, prompt=prompt, low=float(low), high=float(high), unit=unit)
+
+
+def _instances(name: str, prompt: str, definition: Mapping[str, Any]) -> Task:
+    # The code of the scenes, see `instance_decoders`.
+    return Instance(
+        name=name,
+        prompt=prompt,
+        blocks=1,
+        cells=16,
+        block_step=0,
+        cell_step=15,
+        mode="vote",
+        score_gate=0.5,
     )
-    well = next(
-        (
-            well
-            for well in (_is_id, _is_colour)
-            if pairs and all(well(value) for _, value in classes)
-        ),
-        None,
-    )
-    if well is None or len(classes) < 2:
-        raise ValueError(f"Task '{name}': classes are {classes!r}; {form}.")
-    names, values = [label for label, _ in classes], [_hashable(value) for _, value in classes]
-    for kind, found in (("name", names), ("id or colour", values)):
-        twice = [value for value in found if found.count(value) > 1]
-        if twice:
-            raise ValueError(
-                f"Task '{name}': two classes have the {kind} {twice[0]!r}; each must have its own."
-            )
-    _check_void(
-        name,
-        void,
-        well,
-        "ids in 0..65535, such as (255,)"
-        if well is _is_id
-        else "colours (red, green, blue), such as ((0, 0, 0),)",
-    )
-    for value in map(_hashable, void):
-        if value in values:
-            raise ValueError(
-                f"Task '{name}': void has {value!r}, which is the class {names[values.index(value)]!r}; "
-                "take it out of `void` or out of `classes`."
-            )
 
 
-def _check_void(name: str, void, well: Callable[[Any], bool], form: str) -> None:
-    if not _is_list(void) or not all(map(well, void)):
-        guess = f" Did you mean {(void,)!r}?" if well(void) else ""
-        raise ValueError(f"Task '{name}': void is {void!r}.{guess} Allowed: a tuple of {form}.")
+def _image(name: str, prompt: str, definition: Mapping[str, Any]) -> Task:
+    return Restoration(name=name, prompt=prompt, protocol="rgb-skimage")
 
 
-def _is_list(value) -> bool:
+# Checks -------------------------------------------------------------------------------------------
+
+
+def _is_list(value: Any) -> bool:
     return isinstance(value, list | tuple)
 
 
-def _is_text(value) -> bool:
+def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
-def _is_number(value) -> bool:
+def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _is_range(value) -> bool:
-    return (
-        _is_list(value) and len(value) == 2 and all(map(_is_number, value)) and value[0] < value[1]
-    )
+def _is_scale(value: Any) -> bool:
+    return _is_number(value) and value != 0
 
 
-def _is_id(value) -> bool:
+def _is_range(value: Any) -> bool:
+    if not _is_list(value) or len(value) != 2:
+        return False
+    low, high = value
+    return _is_number(low) and _is_number(high) and low < high
+
+
+def _is_id(value: Any) -> bool:
     return isinstance(value, int) and 0 <= value < 2**16
 
 
-def _is_colour(value) -> bool:
-    return (
-        _is_list(value)
-        and len(value) == 3
-        and all(isinstance(level, int) and 0 <= level <= 255 for level in value)
-    )
+def _is_color(value: Any) -> bool:
+    if not _is_list(value) or len(value) != 3:
+        return False
+    return all(isinstance(level, int) and 0 <= level <= 255 for level in value)
 
 
-VALUES = {  # field -> (whether a value is well, what is allowed); `classes` and `void` depend on each other
-    "prompt": (_is_text, "a text"),
-    "folder": (_is_text, "a text, the folder below the data directory"),
-    "unit": (_is_text, "a text"),
-    "range": (_is_range, "two numbers (low, high) with low < high"),
-    "scale": (lambda value: _is_number(value) and value != 0, "a number other than 0"),
+_KINDS = {
+    "classes": _Kind(_classes, required=("classes",), optional=("void",)),
+    "scalar": _Kind(_scalar, required=("range",), optional=("unit", "scale", "void")),
+    "instances": _Kind(_instances),
+    "image": _Kind(_image),
 }
 
+# Fields of every kind; only `kind` is required.
+_COMMON = ("kind", "prompt", "folder")
 
-def _hashable(value):
-    """A colour as JSON gives it back, a list -> the tuple that it was."""
+# `classes` and `void` depend on each other and are checked apart.
+_FIELDS = {
+    "prompt": _Field(_is_text, "a text"),
+    "folder": _Field(_is_text, "a text, the folder below the data directory"),
+    "unit": _Field(_is_text, "a text"),
+    "range": _Field(_is_range, "two numbers (low, high) with low < high"),
+    "scale": _Field(_is_scale, "a number other than 0"),
+}
+
+# What an element of `void` may be.
+_ID = _Field(_is_id, "ids in 0..65535, such as (255,)")
+_COLOR = _Field(_is_color, "colors (red, green, blue), such as ((0, 0, 0),)")
+_STORED_NUMBER = _Field(_is_number, "numbers as stored, such as (0,)")
+
+
+def _check_definition(name: str, definition: Any) -> _Kind:
+    """Returns the kind of a definition; raises ValueError unless it is complete and valid."""
+    if not hasattr(definition, "items"):
+        raise ValueError(
+            f"Task '{name}': its definition is {definition!r}. Allowed: a dict of fields such as "
+            "{'kind': 'classes', ...}."
+        )
+
+    kind_name = one_of(definition.get("kind"), _KINDS, f"kind of task '{name}':")
+    kind = _KINDS[kind_name]
+
+    allowed = (*_COMMON, *kind.required, *kind.optional)
+    for field in definition:
+        if field not in allowed:
+            raise ValueError(
+                f"Task '{name}': unknown field {field!r}.{did_you_mean(field, allowed)} Allowed "
+                f"for kind '{kind_name}': {', '.join(allowed)}."
+            )
+    for field in kind.required:
+        if field not in definition:
+            raise ValueError(f"Task '{name}': kind '{kind_name}' needs the field {field!r}.")
+
+    for field, form in _FIELDS.items():
+        if field in definition and not form.is_valid(definition[field]):
+            raise ValueError(
+                f"Task '{name}': {field} is {definition[field]!r}. Allowed: {form.allowed}."
+            )
+    if "classes" in definition:
+        _check_classes(name, definition["classes"], definition.get("void", ()))
+    elif "void" in definition:
+        _check_void(name, definition["void"], _STORED_NUMBER)
+    return kind
+
+
+def _check_classes(name: str, classes: Any, void: Any) -> None:
+    form = _form_of_classes(classes)
+    if form is None:
+        raise ValueError(
+            f"Task '{name}': classes are {classes!r}; give ((name, id), ...) with ids in 0..65535, "
+            "or ((name, (red, green, blue)), ...) with levels in 0..255, at least two classes."
+        )
+
+    names = [label for label, _ in classes]
+    values = [_hashable(value) for _, value in classes]
+    _check_distinct(name, "name", names)
+    _check_distinct(name, "id or color", values)
+
+    _check_void(name, void, form)
+    for value in void:
+        value = _hashable(value)
+        if value in values:
+            class_name = names[values.index(value)]
+            raise ValueError(
+                f"Task '{name}': void has {value!r}, which is the class {class_name!r}; take it "
+                "out of `void` or out of `classes`."
+            )
+
+
+def _form_of_classes(classes: Any) -> _Field | None:
+    """Returns whether all classes are ids or all are colors; None if they are neither."""
+    if not _is_list(classes) or len(classes) < 2:
+        return None
+    for pair in classes:
+        if not _is_list(pair) or len(pair) != 2 or not isinstance(pair[0], str):
+            return None
+
+    for form in (_ID, _COLOR):
+        if all(form.is_valid(value) for _, value in classes):
+            return form
+    return None
+
+
+def _check_distinct(name: str, what: str, values: Sequence[Any]) -> None:
+    for value in values:
+        if values.count(value) > 1:
+            raise ValueError(
+                f"Task '{name}': two classes have the {what} {value!r}; each must have its own."
+            )
+
+
+def _check_void(name: str, void: Any, form: _Field) -> None:
+    if not _is_list(void) or not all(form.is_valid(value) for value in void):
+        # A single value where a tuple of them is needed.
+        guess = f" Did you mean {(void,)!r}?" if form.is_valid(void) else ""
+        raise ValueError(
+            f"Task '{name}': void is {void!r}.{guess} Allowed: a tuple of {form.allowed}."
+        )
+
+
+def _hashable(value: Any) -> Any:
+    """Returns a color as a tuple; JSON makes it a list."""
     return tuple(value) if _is_list(value) else value
-
-
-def _closest(word, known) -> str:
-    found = difflib.get_close_matches(str(word), known, 1)
-    return f" Did you mean {found[0]!r}?" if found else ""

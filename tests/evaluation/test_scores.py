@@ -10,7 +10,7 @@ from generalist.evaluation import EvaluationSettings, evaluate
 from generalist.evaluation.scores import Scores
 from generalist.input_pipeline.scenes import ScenesSource
 from generalist.metrics import BoundaryF, CalibrationError, SegmentationMetric, SparsificationError
-from generalist.tasks import SCENES_TASKS, TASKS, RestorationPrediction
+from generalist.tasks import SCENES_TASKS, TASKS
 
 SIZE = 32  # as in conftest.py
 
@@ -54,7 +54,7 @@ def test_the_figure_of_rain13k_is_the_mean_over_its_sets():
         # Grey of level v has Y = 16 + v * 219 / 255: 21 and 18, which are 5 and 2 off.
         scores.update(
             [{"key": key, "label": clean}],
-            {"": [RestorationPrediction(clean + np.uint8(level), None)]},
+            {"": [TASKS["derain"].trivial_prediction(clean + np.uint8(level), {})]},
         )
     values = scores.compute()
     assert (values["images/Test100"], values["images/Rain100H"]) == (3, 1)
@@ -70,7 +70,7 @@ def test_other_deraining_data_have_no_sets():
     scores = Scores(TASKS["derain"], groups=("Test100", "Rain100H"))
     scores.update(
         [{"key": key, "label": clean} for key in ("mine/1", "2")],
-        {"": [RestorationPrediction(clean + np.uint8(6), None)] * 2},
+        {"": [TASKS["derain"].trivial_prediction(clean + np.uint8(6), {})] * 2},
     )
     assert scores.compute().keys() == {"psnr", "ssim"}
 

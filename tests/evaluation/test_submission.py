@@ -26,15 +26,23 @@ def read(path):
 
 def test_depth_is_16_bit_millimetres(tmp_path):
     depth = np.array([[0.0015, 1.2344, 9.9996]], np.float32)
-    Submission(tmp_path, TASKS["depth"]).add(["bedroom/00007"], [DepthPrediction(depth, depth)])
+    Submission(tmp_path, TASKS["depth"]).add(
+        ["bedroom/00007"],
+        [DepthPrediction(decoded_by=TASKS["depth"], depth=depth, confidence=depth)],
+    )
     pixels = read(tmp_path / "depth" / "bedroom" / "00007.png")
     assert pixels.dtype == np.uint16 and pixels.tolist() == [[2, 1234, 10000]]
+
+
+def a_semantic_prediction(classes):
+    confidence = np.ones(classes.shape, np.float32)
+    return SemanticPrediction(decoded_by=TASKS["semantic"], classes=classes, confidence=confidence)
 
 
 def test_ade20k_is_8_bit_1_to_150(tmp_path):
     classes = np.array([[0, 149], [7, 7]], np.int32)
     Submission(tmp_path, TASKS["semantic"], "_distance").add(
-        ["ADE_val_00000001"], [SemanticPrediction(classes, classes)]
+        ["ADE_val_00000001"], [a_semantic_prediction(classes)]
     )
     pixels = read(tmp_path / "semantic_distance" / "ADE_val_00000001.png")
     assert pixels.dtype == np.uint8 and pixels.tolist() == [[1, 150], [8, 8]]
@@ -43,7 +51,7 @@ def test_ade20k_is_8_bit_1_to_150(tmp_path):
 def test_what_does_not_fit_is_refused(tmp_path):
     wrong = np.full((2, 2), 300, np.int32)
     with pytest.raises(ValueError, match="class indices . 1 301..301 do not fit 8 bits"):
-        Submission(tmp_path, TASKS["semantic"]).add(["a"], [SemanticPrediction(wrong, wrong)])
+        Submission(tmp_path, TASKS["semantic"]).add(["a"], [a_semantic_prediction(wrong)])
 
 
 def test_panoptic_is_cocos_form(tmp_path):
@@ -57,7 +65,13 @@ def test_panoptic_is_cocos_form(tmp_path):
     (tmp_path / "panoptic" / ".000000142238.png.77.tmp").write_bytes(
         b"half a file of a run that was killed"
     )
-    files.add(["000000142238"], [PanopticPrediction(id_map, segments, id_map)])
+    prediction = PanopticPrediction(
+        decoded_by=TASKS["panoptic"],
+        id_map=id_map,
+        segments_info=segments,
+        confidence=np.ones(id_map.shape, np.float32),
+    )
+    files.add(["000000142238"], [prediction])
     files.finish()
     assert [path.name for path in (tmp_path / "panoptic").iterdir()] == ["000000142238.png"]
     content = json.loads((tmp_path / "panoptic.json").read_text())

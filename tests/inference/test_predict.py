@@ -73,7 +73,7 @@ def test_file_pil_and_array_give_the_same(tiny_model, tmp_path):
 
 
 def test_the_model_sees_images_shrunk_as_those_of_training(tiny_model, monkeypatch):
-    from generalist.tasks.base import resize_image
+    from generalist.tasks.arrays import resize_image
 
     seen = []
     monkeypatch.setattr(
@@ -135,7 +135,7 @@ def test_more_steps_change_the_prediction(tiny_model):
 @pytest.mark.parametrize(
     "arguments, said",
     [
-        ({"task": "dept"}, "Did you mean 'depth'.*Valid names: depth, semantic"),
+        ({"task": "dept"}, "Did you mean 'depth'.*Allowed: depth, semantic"),
         ({"task": []}, "no task given: choose from depth"),
         ({"task": "depth", "steps": 0}, "steps=1, not 0"),
         ({"task": "depth", "samples": 0}, "samples is 0"),

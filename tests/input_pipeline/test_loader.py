@@ -9,7 +9,7 @@ from generalist.input_pipeline.loader import Encode, training_batches
 from generalist.input_pipeline.scenes import ScenesSource
 from generalist.input_pipeline.source import cut
 from generalist.tasks import get_tasks
-from generalist.tasks.base import resize_image
+from generalist.tasks.arrays import resize_image
 
 TASKS = get_tasks("scenes", ["denoise", "derain", "light"])
 WEIGHTS = {"denoise": 3.0, "derain": 2.0, "light": 1.0}

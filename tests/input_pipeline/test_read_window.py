@@ -15,7 +15,7 @@ from generalist.input_pipeline.sources import open_source
 from generalist.input_pipeline.sources.examples import OriginalFiles, PreparedRecords
 from generalist.input_pipeline.sources.files import Stored, jpeg_size, read_image, read_window
 from generalist.input_pipeline.sources.folder import Folder
-from generalist.tasks.base import resize_image
+from generalist.tasks.arrays import resize_image
 
 HEIGHT, WIDTH = 603, 1001  # neither a multiple of 8
 

@@ -23,7 +23,7 @@ from generalist import cli
 from generalist.input_pipeline import sources
 from generalist.input_pipeline.reading import in_threads
 from generalist.input_pipeline.sources import DataError, LayoutError, matlab, nyu, open_source, sidd
-from generalist.tasks import TASKS, RestorationPrediction
+from generalist.tasks import TASKS
 
 RNG = np.random.default_rng(0)
 BLUE_SKY = (30, 90, 200)
@@ -654,7 +654,8 @@ def test_rain13k_evaluates_the_test_sets_that_are_there_and_names_the_others(two
     ) in caplog.text
     scores = Scores(TASKS["derain"], source.groups)
     for example in source:
-        scores.update([example], {"": [RestorationPrediction(example["image"], None)]})
+        prediction = TASKS["derain"].trivial_prediction(example["image"], {})
+        scores.update([example], {"": [prediction]})
     values = scores.compute()
     assert (values["images/Rain100H"], values["images/Rain100L"], "images/Test100" in values) == (
         1,

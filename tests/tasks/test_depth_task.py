@@ -79,12 +79,12 @@ def test_render_is_black_where_unknown_and_brightens_with_depth():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match=r"must be finite and >= 0 metres .* got values in -1.0"):
+    with pytest.raises(ValueError, match=r"must be finite and >= 0 meters .* got values in -1.0"):
         DEPTH.encode(np.array([[-1.0, 2.0]], np.float32), 2)
     with pytest.raises(ValueError, match="must be finite"):
         DEPTH.encode(np.array([[np.nan]], np.float32), 2)
     with pytest.raises(
-        ValueError, match=r"float map of metres of shape .* got uint16 of shape \(2, 2\)"
+        ValueError, match=r"float map of meters of shape .* got uint16 of shape \(2, 2\)"
     ):
         DEPTH.encode(np.ones((2, 2), np.uint16), 2)
     with pytest.raises(ValueError, match=r"got float32 of shape \(2, 2, 1\)"):

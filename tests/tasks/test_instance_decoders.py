@@ -15,7 +15,7 @@ def palette(task):
 
 
 def double_loop_nms(masks, scores, sigma=2.0):
-    """Matrix NMS by its definition, with a loop over pairs; masks bool (n, p), scores descending."""
+    """Matrix NMS by its definition, a loop over pairs; masks bool (n, p), scores descending."""
     n = len(scores)
     iou = np.zeros((n, n), np.float32)
     for i in range(n):
@@ -32,7 +32,7 @@ def double_loop_nms(masks, scores, sigma=2.0):
 
 
 def brute_force_threshold(levels, colours, threshold, keep, top):
-    """Distance of every pixel to every colour, sorted, NMS: the definition. Pixel values are rounded to 1/256."""
+    """Distance of every pixel to every color, sorted, NMS: the definition, in 1/256 of a level."""
     pixels = np.round(levels.astype(np.float32) * 256).astype(np.int64).reshape(-1, 3)
     distance = np.abs(pixels[None] - 256 * colours[:, None].astype(np.int64)).sum(-1)
     masks = distance < 3 * 256 * threshold

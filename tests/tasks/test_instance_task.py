@@ -23,7 +23,8 @@ def one_pixel(x, y, size=1024):
 @pytest.mark.parametrize(
     "x,y,colour",
     [
-        # int(c / 1024 * 79): 0 -> 0, 520 -> 40 = block 2 cell 0, 800 -> 61 = block 3 cell 1, 1023 -> 78 = block 3 cell 18.
+        # int(c / 1024 * 79): 0 -> 0, 520 -> 40 = block 2 cell 0, 800 -> 61 = block 3 cell 1,
+        # 1023 -> 78 = block 3 cell 18.
         (0, 0, (255, 255, 255)),
         (520, 0, (255 - 15 * 2, 255, 255)),
         (0, 520, (255 - 15 * 8, 255, 255)),
@@ -49,8 +50,8 @@ def test_scenes_code_is_a_flag_and_two_coordinates():
     red, green, _ = SCENES.axes
     assert red.tolist() == [255]
     assert green.tolist() == [255 - 15 * k for k in range(16)]
-    # The centre of the right half of 8 columns is (5.5 + 0.5) / 8 = 0.75 of the width, less half a pixel of 1024:
-    # cell int(11.24) = 11. Rows: 0.5, cell int(7.49) = 7.
+    # The center of the right half of 8 columns is (5.5 + 0.5) / 8 = 0.75 of the width, less half a
+    # pixel of 1024: cell int(11.24) = 11. Rows: 0.5, cell int(7.49) = 7.
     label = np.zeros((8, 8), np.int32)
     label[:, 4:] = 1
     assert tuple(levels(SCENES.encode(label, 8).rgb[0, 7])) == (255, 255 - 15 * 7, 255 - 15 * 11)
@@ -111,7 +112,8 @@ def test_painting_stops_at_the_score_gate_and_skips_overlaps():
     task = Instance(score_gate=0.55, overlap=0.5)
     masks = np.zeros((4, 1, 12), bool)
     masks[0, 0, 0:4] = masks[1, 0, 2:6] = masks[2, 0, 3:6] = masks[3, 0, 8:12] = True
-    # Mask 1 has 2 of 4 pixels painted (not more than half): its rest is painted; mask 2 has all; mask 3 scores too low.
+    # Mask 1 has 2 of 4 pixels painted (not more than half): its rest is painted; mask 2 has all;
+    # mask 3 scores too low.
     instances = task.paint(masks, np.array([0.9, 0.8, 0.7, 0.54]))
     assert instances.tolist() == [[1, 1, 1, 1, 2, 2, 0, 0, 0, 0, 0, 0]]
     assert task.paint(masks, np.array([0.9, 0.8, 0.7, 0.55]))[0, 8:].tolist() == [4] * 4
@@ -147,7 +149,10 @@ def test_render_gives_each_instance_a_colour():
 @pytest.mark.parametrize(
     "fields,message",
     [
-        ({"mode": "votes"}, "'threshold', 'minmax' or 'vote', got 'votes'"),
+        (
+            {"mode": "votes"},
+            "task 'instance': 'votes'. Did you mean 'vote'. Allowed: threshold, minmax, vote",
+        ),
         ({"mode": "vote"}, "'vote' needs 1 block of at least 2 cells, got 4 blocks of 20 cells"),
         ({"cells": 21}, "reach level -5; allowed are 0..255"),
     ],

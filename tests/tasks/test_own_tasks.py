@@ -4,8 +4,14 @@ import numpy as np
 import pytest
 
 from generalist.configs import own_data
-from generalist.tasks import Instance, Restoration, Semantic, get_tasks
-from generalist.tasks.scalar import Scalar
+from generalist.tasks import (
+    Instance,
+    Restoration,
+    Scalar,
+    ScalarPrediction,
+    Semantic,
+    get_tasks,
+)
 
 
 def test_the_example_config_makes_a_task_of_each_kind():
@@ -25,7 +31,7 @@ def test_the_example_config_makes_a_task_of_each_kind():
     assert all(task.name == name for name, task in tasks.items())
 
 
-def test_classes_with_colours_are_shown_in_them():
+def test_classes_with_colors_are_shown_in_them():
     definition = {
         "kind": "classes",
         "classes": [["a", [1, 2, 3]], ["b", [4, 5, 6]]],
@@ -36,7 +42,7 @@ def test_classes_with_colours_are_shown_in_them():
     )
 
 
-IDS, COLOURS = (("a", 0), ("b", 1)), (("a", (0, 0, 0)), ("b", (4, 5, 6)))
+IDS, COLORS = (("a", 0), ("b", 1)), (("a", (0, 0, 0)), ("b", (4, 5, 6)))
 
 
 @pytest.mark.parametrize(
@@ -45,9 +51,10 @@ IDS, COLOURS = (("a", 0), ("b", 1)), (("a", (0, 0, 0)), ("b", (4, 5, 6)))
         ("classes", "Task 'mine': its definition is 'classes'. Allowed: a dict"),
         (
             {"kind": "clases"},
-            "Task 'mine': kind is 'clases'. Did you mean 'classes'. Allowed: classes, scalar, instances, image",
+            "unknown kind of task 'mine': 'clases'. Did you mean 'classes'. "
+            "Allowed: classes, scalar, instances, image",
         ),
-        ({}, "kind is None"),
+        ({}, "unknown kind of task 'mine': None"),
         ({"kind": "classes"}, "kind 'classes' needs the field 'classes'"),
         ({"kind": "scalar"}, "needs the field 'range'"),
         ({"kind": "scalar", "range": (1, 0)}, "low < high"),
@@ -78,38 +85,40 @@ IDS, COLOURS = (("a", 0), ("b", 1)), (("a", (0, 0, 0)), ("b", (4, 5, 6)))
         ),
         (
             {"kind": "classes", "classes": (("a", 1), ("b", 1))},
-            "two classes have the id or colour 1",
+            "two classes have the id or color 1",
         ),
         ({"kind": "classes", "classes": (("a", 1), ("a", 2))}, "two classes have the name 'a'"),
         (
             {"kind": "classes", "classes": [["a", [1, 2, 3]], ["b", [1, 2, 3]]]},
-            r"two classes have the id or colour \(1, 2, 3\)",
+            r"two classes have the id or color \(1, 2, 3\)",
         ),
         ({"kind": "classes", "classes": 3}, "classes are 3; give"),
         ({"kind": "classes", "classes": (("a", None), ("b", 1.5))}, "classes are .*; give"),
         ({"kind": "classes", "classes": (("a", -1), ("b", 65_536))}, "ids in 0..65535"),
         (
             {"kind": "classes", "classes": IDS, "void": 255},
-            r"Task 'mine': void is 255. Did you mean \(255,\)\? Allowed: a tuple of ids in 0..65535",
+            r"Task 'mine': void is 255. Did you mean \(255,\)\? "
+            "Allowed: a tuple of ids in 0..65535",
         ),
         (
             {"kind": "classes", "classes": IDS, "void": ((255, 255, 255),)},
             "Allowed: a tuple of ids",
         ),
         (
-            {"kind": "classes", "classes": COLOURS, "void": (255, 255, 255)},
-            r"Task 'mine': void is \(255, 255, 255\). Did you mean \(\(255, 255, 255\),\)\? Allowed: a tuple of colours",
+            {"kind": "classes", "classes": COLORS, "void": (255, 255, 255)},
+            r"Task 'mine': void is \(255, 255, 255\). Did you mean \(\(255, 255, 255\),\)\? "
+            "Allowed: a tuple of colors",
         ),
         (
-            {"kind": "classes", "classes": COLOURS, "void": (255,)},
-            r"void is \(255,\). Allowed: a tuple of colours",
+            {"kind": "classes", "classes": COLORS, "void": (255,)},
+            r"void is \(255,\). Allowed: a tuple of colors",
         ),
         (
             {"kind": "classes", "classes": IDS, "void": (255, 1)},
             "Task 'mine': void has 1, which is the class 'b'; take it out of `void`",
         ),
         (
-            {"kind": "classes", "classes": COLOURS, "void": [[4, 5, 6]]},
+            {"kind": "classes", "classes": COLORS, "void": [[4, 5, 6]]},
             r"void has \(4, 5, 6\), which is the class 'b'",
         ),
     ],
@@ -150,6 +159,8 @@ def test_pictures_and_files_of_scalars():
     np.testing.assert_array_equal(
         picture, [[[68, 1, 84], [253, 231, 37], [0, 0, 0]]]
     )  # the ends of viridis
-    np.testing.assert_array_equal(
-        SCALAR.to_uint16(np.array([-20.0, 20.0, 60.0, 99.0])), [0, 32768, 65535, 65535]
+    values = np.array([[-20.0, 20.0, 60.0, 99.0]], np.float32)
+    prediction = ScalarPrediction(
+        decoded_by=SCALAR, values=values, confidence=np.ones((1, 4), np.float32)
     )
+    np.testing.assert_array_equal(prediction.pixels(), [[0, 32768, 65535, 65535]])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from generalist.tasks import ADE20K_CLASSES, COCO_CATEGORIES, SCENES_CATEGORIES, TASKS
-from generalist.tasks.palettes import distinct_colours, make_palette
+from generalist.tasks.palettes import distinct_colors, make_palette
 
 
 def min_l1(palette):
@@ -86,8 +86,8 @@ def test_scenes_categories():
     assert len({tuple(c["color"]) for c in SCENES_CATEGORIES}) == 16
 
 
-def test_distinct_colours_are_distinct_and_stable():
-    colours = distinct_colours(133)
-    assert colours.dtype == np.uint8 and len({tuple(c) for c in colours.tolist()}) == 133
-    np.testing.assert_array_equal(colours[:20], distinct_colours(20))
-    assert distinct_colours(0).shape == (0, 3)
+def test_distinct_colors_are_distinct_and_stable():
+    colors = distinct_colors(133)
+    assert colors.dtype == np.uint8 and len({tuple(c) for c in colors.tolist()}) == 133
+    np.testing.assert_array_equal(colors[:20], distinct_colors(20))
+    assert distinct_colors(0).shape == (0, 3)

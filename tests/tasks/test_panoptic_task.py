@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from generalist.tasks import COCO_CATEGORIES, SCENES_CATEGORIES, SCENES_TASKS, TASKS
+from generalist.tasks.instance_decoders import Candidates
 
 CATEGORY = {category["name"]: category["id"] for category in SCENES_CATEGORIES}
 CLASS = {category["name"]: index for index, category in enumerate(SCENES_CATEGORIES)}
-# Painter's code and decoder on the scenes' classes: gate 0.55, overlap 0.5; stuff from 20 of 400 pixels.
+# Painter's code and decoder on the scenes' classes: gate 0.55, overlap 0.5; stuff from 20 of 400
+# pixels.
 TASK = dataclasses.replace(
     SCENES_TASKS["panoptic"], instance=TASKS["instance"], stuff_area=20 / 400
 )
@@ -30,7 +32,8 @@ def scene(categories):
     category = {11: stuff[0], 12: stuff[1], 101: things[3], 205: things[5], 300: things[1]}
     ids, areas = np.unique(id_map[id_map > 0], return_counts=True)
     return id_map, [
-        segment(i, category[i], n, int(i == 300)) for i, n in zip(ids.tolist(), areas.tolist())
+        segment(i, category[i], n, int(i == 300))
+        for i, n in zip(ids.tolist(), areas.tolist(), strict=True)
     ]
 
 
@@ -46,11 +49,14 @@ def masks_of(id_map, segments):
 @pytest.mark.parametrize("size", [32, 64])
 def test_round_trip(tasks, categories, size):
     task, label = dataclasses.replace(tasks["panoptic"], stuff_area=10), scene(categories)
-    targets = task.encode(label, size)
+    targets = task.encode_components(label, size)
     assert tuple(targets) == task.components
-    prediction = task.decode({name: target.rgb for name, target in targets.items()}, (32, 32))
+    prediction = task.decode_components(
+        {name: target.rgb for name, target in targets.items()}, (32, 32)
+    )
     assert prediction.id_map.dtype == np.int32 and prediction.confidence.dtype == np.float32
-    # Void is not predicted by the semantic output: only the other pixels must agree, and the crowd is no instance.
+    # Void is not predicted by the semantic output: only the other pixels must agree, and the crowd
+    # is no instance.
     id_map = np.where((label[0] == 0) | (label[0] == 300), 0, prediction.id_map)
     expected = [s for s in label[1] if s["id"] != 300]
     found = [s for s in prediction.segments_info if (id_map == s["id"]).any()]
@@ -82,7 +88,7 @@ class FixedInstances(type(TASKS["instance"])):
         masks[1, 4:10, 0:10] = True  # 60 pixels, 40 of them taken: more than half, skipped
         masks[2, 6:12, 0:10] = True  # 60 pixels, 20 taken: the free 40 are painted
         masks[3, 15:20, 15:20] = True  # its score is below the gate
-        return masks, np.array([0.9, 0.8, 0.55, 0.549])
+        return Candidates(masks, np.array([0.9, 0.8, 0.55, 0.549]))
 
 
 def merged(overlap=0.5):
@@ -150,9 +156,12 @@ def test_an_image_without_instances_is_stuff(tasks, size):
     task, area = tasks["panoptic"], size[0] * size[1]
     stuff = next(c for c in reversed(task.categories) if not c["isthing"])
     label = (np.ones((16, 16), np.int32), [segment(1, stuff["id"], 256)])
-    targets = task.encode(label, 16)
-    prediction = task.decode({name: target.rgb for name, target in targets.items()}, size)
-    assert prediction.segments_info == [segment(1, stuff["id"], area)]
+    targets = task.encode_components(label, 16)
+    prediction = task.decode_components(
+        {name: target.rgb for name, target in targets.items()}, size
+    )
+    expected = segment(1, stuff["id"], area) | {"name": stuff["name"], "isthing": 0}
+    assert prediction.segments_info == [expected]
     np.testing.assert_array_equal(prediction.id_map, np.ones(size))
 
 
@@ -183,8 +192,8 @@ def test_painters_smallest_stuff_is_8192_pixels_whatever_the_image(size, kept):
             segment(2, sky["id"], int((id_map == 2).sum())),
         ],
     )
-    prediction = task.decode(
-        {name: target.rgb for name, target in task.encode(label, size).items()}, size
+    prediction = task.decode_components(
+        {name: target.rgb for name, target in task.encode_components(label, size).items()}, size
     )
     assert (sky["id"] in [s["category_id"] for s in prediction.segments_info]) is kept
 
@@ -203,8 +212,8 @@ def test_errors():
     with pytest.raises(
         ValueError, match=r"id 205 .* not in segments_info, which has \[11, 12, 101, 300\]"
     ):
-        TASK.encode((id_map, [s for s in segments if s["id"] != 205]), 32)
+        TASK.encode_components((id_map, [s for s in segments if s["id"] != 205]), 32)
     with pytest.raises(ValueError, match="unknown category id 17; valid ids are"):
-        TASK.encode((np.ones((4, 4), int), [segment(1, 17, 16)]), 4)
+        TASK.encode_components((np.ones((4, 4), int), [segment(1, 17, 16)]), 4)
     with pytest.raises(ValueError, match="must be the classes of task 'semantic'"):
         dataclasses.replace(TASK, categories=COCO_CATEGORIES)

@@ -55,7 +55,7 @@ def test_metric_takes_label_of(name):
 
 
 def test_what_is_measured_is_not_rounded():
-    """SIDD's and LOL's scripts take floats: 0.4 levels off is 56.09 dB, which 8 bits would make exact."""
+    """SIDD's and LOL's scripts take floats: 0.4 levels off is 56.09 dB, exact at 8 bits."""
     task, label = TASKS["denoise"], np.full((16, 16, 3), 100, np.uint8)
     metric = task.metric()
     metric.update(

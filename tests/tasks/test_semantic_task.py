@@ -9,9 +9,9 @@ SEMANTIC_TASKS = [
     TASKS["semantic"],
     TASKS["coco_semantic"],
     SCENES_TASKS["semantic"],
-    Semantic.from_classes(["no", "yes"], name="binary"),
+    Semantic(classes=("no", "yes"), name="binary"),
 ]
-PAIR = Semantic.from_classes(["a", "b", "c"], upsample="rgb")
+PAIR = Semantic(classes=("a", "b", "c"), upsample="rgb")
 
 
 @pytest.mark.parametrize("task", SEMANTIC_TASKS, ids=lambda task: f"{task.name}-{task.num_classes}")
@@ -66,8 +66,8 @@ def test_decoding_equals_brute_force():
 
 
 def test_confidence_by_hand():
-    # Three classes: blue 255, 127 and green 127 (steps of 128). A quarter of the way from class 0 to class 1 the
-    # distances are 32 and 96: margin 64 of 128.
+    # Three classes: blue 255, 127 and green 127 (steps of 128). A quarter of the way from class 0
+    # to class 1 the distances are 32 and 96: margin 64 of 128.
     rgb = np.array([[[255, 255, 255 - 32], [255, 255, 255 - 64]]], np.float32) / 127.5 - 1
     prediction = PAIR.decode(rgb.astype(np.float32))
     assert prediction.classes[0, 0] == 0
@@ -75,12 +75,11 @@ def test_confidence_by_hand():
 
 
 def test_distances_do_not_invent_a_third_class_between_two():
-    # Blue falls from 255 (class 0) over 170 (class 1) to 85 (class 2): between classes 0 and 2 lies class 1.
-    names = [str(k) for k in range(16)]
+    # Blue falls from 255 (class 0) over 170 (class 1) to 85 (class 2): between classes 0 and 2
+    # lies class 1.
+    names = tuple(str(k) for k in range(16))
     label = np.array([[0, 2]])
-    by_rgb, by_distance = (
-        Semantic.from_classes(names, upsample=mode) for mode in ("rgb", "distance")
-    )
+    by_rgb, by_distance = (Semantic(classes=names, upsample=mode) for mode in ("rgb", "distance"))
     rgb = by_rgb.encode(label, (1, 2)).rgb
     assert set(by_rgb.decode(rgb, (1, 16)).classes[0].tolist()) == {0, 1, 2}
     assert by_distance.decode(rgb, (1, 16)).classes[0].tolist() == [0] * 8 + [2] * 8
@@ -99,7 +98,7 @@ def test_metric_takes_label_of():
     assert metric.compute()["miou"] == 1.0 and metric.protocol == task.protocol
 
 
-def test_render_and_legend_use_the_colours_for_people():
+def test_render_and_legend_use_the_colors_for_people():
     task = SCENES_TASKS["semantic"]
     picture = task.render(np.array([[0, 8, -1]], np.int32))
     legend = dict(task.legend().classes)
@@ -116,7 +115,9 @@ def test_errors():
         PAIR.encode(np.array([[0, -2]]), 2)
     with pytest.raises(ValueError, match="integer map of class indices of shape .* got float32"):
         PAIR.encode(np.zeros((2, 2), np.float32), 2)
-    with pytest.raises(ValueError, match="upsample must be 'rgb' or 'distance', got 'nearest'"):
-        Semantic.from_classes(["a", "b"], upsample="nearest")
-    with pytest.raises(ValueError, match="1 colours for 2 classes"):
-        Semantic.from_classes(["a", "b"], colours=((1, 2, 3),))
+    with pytest.raises(
+        ValueError, match="upsample of task 'semantic': 'nearest'. Allowed: rgb, distance"
+    ):
+        Semantic(classes=("a", "b"), upsample="nearest")
+    with pytest.raises(ValueError, match="1 colors for 2 classes"):
+        Semantic(classes=("a", "b"), colors=((1, 2, 3),))

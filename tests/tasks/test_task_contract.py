@@ -272,5 +272,5 @@ def test_submissions_hold_what_the_benchmarks_take():
 
 def test_what_does_not_fit_a_submission_is_refused():
     far = dataclasses.replace(Depth(), max_depth=80.0)
-    with pytest.raises(ValueError, match="depths in millimetres 80000..80000 do not fit 16 bits"):
+    with pytest.raises(ValueError, match="depths in millimeters 80000..80000 do not fit 16 bits"):
         far.submission_pixels(far.decode(np.ones((2, 2, 3), np.float32)))

@@ -94,14 +94,14 @@ def test_get_tasks():
 
 def test_unknown_names():
     with pytest.raises(
-        ValueError, match="task set: 'scene'. Did you mean 'scenes'. Valid names: paper, scenes"
+        ValueError, match="unknown task set 'scene'. Did you mean 'scenes'. Allowed: paper, scenes"
     ):
         get_tasks("scene")
     with pytest.raises(
-        ValueError, match="task of the set 'paper': 'dept'. Did you mean 'depth'.*coco_semantic"
+        ValueError, match="task of the set 'paper' 'dept'. Did you mean 'depth'.*coco_semantic"
     ):
         get_tasks("paper", ["dept"])
-    with pytest.raises(ValueError, match="'zzz'. Valid names: depth"):
+    with pytest.raises(ValueError, match="'zzz'. Allowed: depth"):
         get_tasks("scenes", ["zzz"])
 
 
@@ -115,7 +115,10 @@ def test_codec_version():
 
 
 def test_importing_tasks_loads_neither_jax_nor_metrics():
-    code = "import sys, generalist.tasks; print([m for m in ('jax', 'flax', 'generalist.metrics') if m in sys.modules])"
+    code = (
+        "import sys, generalist.tasks; "
+        "print([m for m in ('jax', 'flax', 'generalist.metrics') if m in sys.modules])"
+    )
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )

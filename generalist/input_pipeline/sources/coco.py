@@ -20,7 +20,7 @@ from generalist.input_pipeline.sources.files import (
     decode,
 )
 from generalist.tasks import COCO_CATEGORIES
-from generalist.tasks.base import find_runs
+from generalist.tasks.arrays import find_runs
 
 NUM_CATEGORIES = 133  # 80 things and 53 stuff
 OBJECTS = "panoptic_objects"  # feature of the segments in the prepared form, as in the TFDS catalog
