@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from generalist import __version__
-from generalist.evaluation.predictors import Example, decode, in_parallel, native_size
+from generalist.evaluation.predictors import decode, in_parallel, native_size
 from generalist.files import write_atomically
+from generalist.input_pipeline import Example, Source
 from generalist.tasks import Task
 from generalist.tasks.arrays import to_size
 
@@ -54,7 +55,7 @@ class Trivial:
         decoded at the size of the label, as the model's are.
     """
 
-    def __init__(self, train_sources: Mapping[str, Any] | None, target_size: int):
+    def __init__(self, train_sources: Mapping[str, Source] | None, target_size: int):
         self._train_sources = train_sources or {}
         self._size = to_size(target_size)
         self._rgbs: dict[str, np.ndarray] = {}  # by component task
@@ -68,13 +69,13 @@ class Trivial:
 
         return in_parallel(predict, examples)
 
-    def sources(self, task: Task) -> list[Any] | None:
+    def sources(self, task: Task) -> list[Source] | None:
         """Returns the training sources that `task` learns from; None if one of them is missing."""
         learning = [part for part in task.component_tasks if part.trivial_learns]
         sources = [self._source(part, task) for part in learning]
         return None if None in sources else sources
 
-    def _source(self, part: Task, task: Task) -> Any | None:
+    def _source(self, part: Task, task: Task) -> Source | None:
         """Returns the training source of a component, else that of the task that merges it."""
         return self._train_sources.get(part.name, self._train_sources.get(task.name))
 
@@ -93,6 +94,7 @@ class Trivial:
         indices = np.linspace(0, len(source) - 1, TRAIN_EXAMPLES).astype(int)
         for index in np.unique(indices).tolist():
             label = source[index]["label"]
+            # A source of the merged task has the label of all components.
             if source.task == task.name:
                 label = task.component_labels(label)[part.name]
             yield label
@@ -126,9 +128,9 @@ class Cache:
 def cache_key(
     task: Task,
     target_size: int,
-    source: Any,
+    source: Source,
     rows: Sequence[int],
-    train_sources: Sequence[Any] | None,
+    train_sources: Sequence[Source] | None,
 ) -> str:
     """Returns a hash of all that trivial and ceiling figures depend on.
 
@@ -156,7 +158,7 @@ def cache_key(
     return sha.hexdigest()[:32]
 
 
-def _add_source(sha: Any, source: Any, stamp: str, first: int, last: int) -> None:
+def _add_source(sha: Any, source: Source, stamp: str, first: int, last: int) -> None:
     """Adds a source to a hash: what it is, and the two examples at its ends."""
     sha.update(f"{type(source).__name__} {len(source)} {stamp}".encode())
     for index in (first, last):

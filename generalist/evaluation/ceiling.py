@@ -20,10 +20,11 @@ from generalist.console import Progress
 from generalist.evaluation import panels, tables
 from generalist.evaluation.baselines import Ceiling
 from generalist.evaluation.data import open_data, read
-from generalist.evaluation.predictors import Example, decode
+from generalist.evaluation.predictors import decode
 from generalist.evaluation.record import describe_source
 from generalist.evaluation.scores import Scores
 from generalist.files import write_atomically
+from generalist.input_pipeline import Example, Source
 from generalist.input_pipeline.reading import evenly_spaced
 from generalist.pictures import encode_png
 from generalist.tasks import Task
@@ -90,6 +91,7 @@ def ceiling(
     sizes = list(sizes) or [config.model.target_size]
     data = open_data(config, names, limit, trivial=False)
 
+    # Every task has its place, in order, before the first size fills it.
     results = {}
     for name, task in data.tasks.items():
         source = describe_source(data.sources[name])
@@ -104,6 +106,7 @@ def ceiling(
             picture = np.asarray(draw(measurements))
             write_atomically(out_dir / f"ceiling_{size}.png", encode_png(picture, optimize=True))
 
+    # The file says what it was measured with.
     settings = {
         "sizes": sizes,
         "split": config.eval.split,
@@ -208,7 +211,7 @@ class CeilingMeasurement:
 
 def measure(
     tasks: Mapping[str, Task],
-    sources: Mapping[str, Any],
+    sources: Mapping[str, Source],
     size: int,
     autoencoder: Autoencoder | None,
     limit: int = 0,
@@ -277,6 +280,7 @@ def format_table(results: Mapping[str, Mapping[str, Any]]) -> str:
     columns = [(size, way) for size, ways in sizes.items() for way in ways]
     has_latents = len(columns) > len(sizes)
 
+    # One task after the other, a line a figure; figures that a task has not are left out.
     heads = [f"{size}, {way}" if has_latents else size for size, way in columns]
     rows = [["task", "figure", *heads], ["---", "---", *("---:" for _ in columns)]]
     for name, result in results.items():
@@ -322,6 +326,7 @@ def draw(measurements: Mapping[str, CeilingMeasurement]) -> Image.Image:
             shown.setdefault(type(measurement.task), measurement)
     ways = list(next(iter(shown.values())).first)
 
+    # Pixels leave the truth as it is, so its color map is shown once.
     titles = ["input", "truth as colors"]
     if "latent" in ways:
         titles.append("after the autoencoder")

@@ -56,6 +56,7 @@ def line_chart(
     if not points:
         return '<p class="note">No points to draw.</p>'
 
+    # All series share the axes.
     x_axis = _x_axis(*_limits(x for x, _ in points))
     y_limits = _limits(y for _, y in points)
     y_axis = log_axis(*y_limits) if log_y else linear_axis(*y_limits)
@@ -180,6 +181,7 @@ def _grid(place: Callable[[float, float], Point], x_axis: Axis, y_axis: Axis) ->
 def _line(place: Callable[[float, float], Point], points: Series, color: str) -> str:
     """Returns one series as a line, or as a dot if it has one point, whose line is invisible."""
     placed = [place(x, y) for x, y in points]
+    # A tenth of a pixel is as fine as anyone can see.
     path = " ".join(f"{left:.1f},{top:.1f}" for left, top in placed)
     line = (
         f'<polyline points="{path}" fill="none" stroke="{color}" '

@@ -2,12 +2,11 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from generalist.evaluation.predictors import Example
-from generalist.input_pipeline import open_sources
+from generalist.input_pipeline import Example, Source, open_sources
 from generalist.names import first_line
 from generalist.tasks import Task, get_tasks
 
@@ -25,8 +24,8 @@ class Data(NamedTuple):
     """
 
     tasks: dict[str, Task]
-    sources: dict[str, Any]
-    train_sources: dict[str, Any]
+    sources: dict[str, Source]
+    train_sources: dict[str, Source]
 
 
 def open_data(
@@ -49,6 +48,7 @@ def open_data(
     """
     data = Data({}, {}, {})
     for name in names or config.eval.tasks:
+        # A task that was asked for must be there; one of the config's is left out.
         try:
             task = _open_task(config, name)
             source = _open_source(config, name, config.eval.split, limit or None)
@@ -60,6 +60,7 @@ def open_data(
         data.tasks[name] = task
         data.sources[name] = source
 
+        # Without a training split only the trivial figures of the task are missing.
         if trivial and any(part.trivial_learns for part in task.component_tasks):
             try:
                 data.train_sources[name] = _open_source(config, name, "train", None)
@@ -78,7 +79,7 @@ def open_data(
     return data
 
 
-def read(source: Any, rows: Sequence[int]) -> list[Example]:
+def read(source: Source, rows: Sequence[int]) -> list[Example]:
     """Reads the examples at `rows`; damaged ones are missing if the source skips them.
 
     Raises:
@@ -97,5 +98,5 @@ def _open_task(config: ConfigDict, name: str) -> Task:
     return task.official(official)
 
 
-def _open_source(config: ConfigDict, name: str, split: str, length: int | None) -> Any:
+def _open_source(config: ConfigDict, name: str, split: str, length: int | None) -> Source:
     return open_sources(config, [name], split, length)[name]

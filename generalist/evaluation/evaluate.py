@@ -17,6 +17,7 @@ from generalist.evaluation.predictors import Model, Predictor, PredictRGB, Tiles
 from generalist.evaluation.scores import Scores
 from generalist.evaluation.submission import Submission
 from generalist.evaluation.task_evaluation import Measurement, TaskEvaluation, Way
+from generalist.input_pipeline import Source
 from generalist.input_pipeline.reading import evenly_spaced
 from generalist.tasks import Task
 
@@ -55,10 +56,10 @@ class EvaluationSettings:
 def evaluate(
     predict_rgb: PredictRGB,
     tasks: Mapping[str, Task],
-    sources: Mapping[str, Any],
+    sources: Mapping[str, Source],
     settings: EvaluationSettings,
     out_dir: str | pathlib.Path,
-    train_sources: Mapping[str, Any] | None = None,
+    train_sources: Mapping[str, Source] | None = None,
 ) -> dict[str, float | None]:
     """Measures a model by the official metric of each task, at the labels' own resolution.
 
@@ -92,7 +93,7 @@ def evaluate(
     train_sources = train_sources or {}
     _check_sources(tasks, sources, train_sources)
 
-    # Which examples, and who predicts them.
+    # Which examples are measured, and who predicts them.
     rows = {name: evenly_spaced(len(sources[name]), settings.limit) for name in tasks}
     predictors = _Predictors(
         model=Model(predict_rgb, settings.target_size),
@@ -118,15 +119,12 @@ def evaluate(
     _check_measured(evaluations)
 
     # Figures.
-    for evaluation in evaluations.values():
+    new = {}
+    for name, evaluation in evaluations.items():
         evaluation.finish()
-    cache.put(
-        {
-            keys[name]: evaluation.baseline_figures()
-            for name, evaluation in evaluations.items()
-            if evaluation.baselines
-        }
-    )
+        if evaluation.baselines:
+            new[keys[name]] = evaluation.baseline_figures()
+    cache.put(new)
     metrics = _figures(evaluations, predictors.model)
 
     # Files.
@@ -149,7 +147,7 @@ class _Predictors(NamedTuple):
 
 def _task_evaluation(
     task: Task,
-    source: Any,
+    source: Source,
     rows: Sequence[int],
     predictors: _Predictors,
     known: Mapping[str, Mapping[str, float | None]],
@@ -167,11 +165,13 @@ def _task_evaluation(
       settings: how to evaluate.
       out_dir: folder of the results.
     """
+    # The model in all ways, also at the image's own resolution where that helps the task.
     ways = _ways(task, predictors.model)
     if settings.native and task.prefers_tiles:
         ways["_tiles"] = Way(task, predictors.tiles)
     model = Measurement(ways, Scores(task, source.groups))
 
+    # What is known from an earlier evaluation is not measured again.
     baselines = {}
     if "ceiling" not in known:
         ways = _ways(task, predictors.ceiling)
@@ -245,6 +245,7 @@ def _side_by_side(evaluations: Mapping[str, TaskEvaluation]) -> list[list[str]]:
 
     A composed task is beside its components, whose painting it shares. All others are alone.
     """
+    # Of a task and its components some may not be evaluated.
     composed = []
     for name, evaluation in evaluations.items():
         if evaluation.task.components:
@@ -277,6 +278,7 @@ def _restore(
 
 def _figures(evaluations: Mapping[str, TaskEvaluation], model: Model) -> dict[str, float | None]:
     """Returns the content of metrics.json."""
+    # The model's figures come first, task after task, then those they are read against.
     metrics: dict[str, float | None] = {}
     for name, evaluation in evaluations.items():
         metrics |= _under(name, evaluation.model.scores.figures())
@@ -316,7 +318,7 @@ def _check_measured(evaluations: Mapping[str, TaskEvaluation]) -> None:
 
 
 def _check_sources(
-    tasks: Mapping[str, Task], sources: Mapping[str, Any], train_sources: Mapping[str, Any]
+    tasks: Mapping[str, Task], sources: Mapping[str, Source], train_sources: Mapping[str, Source]
 ) -> None:
     """Raises ValueError for a task without a source, and for a source without examples."""
     missing = [name for name in tasks if name not in sources]

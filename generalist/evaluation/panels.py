@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from generalist.evaluation import tables
-from generalist.evaluation.predictors import Example
+from generalist.input_pipeline import Example
 from generalist.tasks import Task
 from generalist.tasks.drawing import Color, ColorBar, Legend, heat, heat_bar
 
@@ -131,6 +131,7 @@ def overview(tasks: Mapping[str, Task], samples: Mapping[str, Sequence[Sample]])
     names = sorted(tasks, key=lambda name: not tasks[name].jitters_color)
     first = samples[names[0]]
 
+    # The first column is the input that most tasks share.
     titles = ["input"]
     rows = [[enlarge(sample.image, OVERVIEW_SIDE)] for sample in first]
     for name in names:
@@ -201,6 +202,7 @@ def compose(
     rows_height = sum(heights) + len(rows) * (caption + GAP)
     height = 2 * MARGIN + LINE + rows_height + bars_height + classes_height
 
+    # Titles, then each row below its caption.
     canvas = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(canvas)
     lefts = [MARGIN + sum(widths[:column]) + GAP * column for column in range(len(widths))]
@@ -231,6 +233,7 @@ def _draw_bars(
             draw.text((left, top + 3), text, color, _font(TEXT_SIZE))
             left += _text_width(text) + GAP
 
+        # The colors fill the line but for 4 pixels above and below.
         colors = np.repeat(bar.colors[None], LINE - 8, 0)
         canvas.paste(Image.fromarray(np.ascontiguousarray(colors)), (left, top + 4))
         left += len(bar.colors) + GAP

@@ -9,12 +9,10 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from generalist.inference.tiling import paint_tiles
+from generalist.input_pipeline import Example
 from generalist.tasks import Task
 
 T = TypeVar("T")
-
-# What a source returns: {"image": uint8 (h, w, 3), "label": ..., "key": str}.
-Example = Mapping[str, Any]
 
 # (images uint8 (b, h, w, 3) or a list of (h, w, 3), task name)
 # -> float32 (b, s, s, 3) in about [-1, 1]
@@ -81,11 +79,13 @@ class Model:
         if last is not None and _same(last.images, images):
             return last
 
+        # The model resizes images of several sizes itself; equal ones are one array.
         one_size = len({image.shape for image in images}) == 1
         began = time.perf_counter()
         rgb = np.asarray(self._predict_rgb(np.stack(images) if one_size else images, name))
         seconds = time.perf_counter() - began
 
+        # Without these checks a wrong model would fail in a decoder, or have figures of nan.
         expected = (len(images), self._target_size, self._target_size, 3)
         if rgb.shape != expected or rgb.dtype.kind != "f":
             raise ValueError(
@@ -138,6 +138,7 @@ def decode(task: Task, rgbs: Mapping[str, np.ndarray], examples: Sequence[Exampl
       b predictions of the task.
     """
 
+    # The model paints one size; every prediction takes the size of its own label.
     def decode_one(index: int) -> Any:
         colors = {name: rgb[index] for name, rgb in rgbs.items()}
         return task.decode_components(colors, native_size(examples[index]["label"]))

@@ -18,6 +18,7 @@ import PIL
 from generalist import __version__
 from generalist.evaluation import panels, tables
 from generalist.files import write_atomically
+from generalist.input_pipeline import Source
 from generalist.metrics import PROTOCOLS
 from generalist.names import some_of
 from generalist.pictures import encode_png
@@ -53,7 +54,7 @@ class TaskRecord(NamedTuple):
     """
 
     task: Task
-    source: Any
+    source: Source
     rows: Sequence[Mapping[str, Any]]
     left_out: Sequence[str]
     samples: Sequence[panels.Sample]
@@ -69,6 +70,7 @@ def make_card(records: Mapping[str, TaskRecord], facts: Mapping[str, Any]) -> di
     # Reading a record needs no JAX; only a card names the device.
     import jax
 
+    # Other versions of these may change a figure in its last digits.
     versions = {
         "generalist": __version__,
         "python": platform.python_version(),
@@ -124,7 +126,7 @@ def _describe(record: TaskRecord) -> dict[str, Any]:
     }
 
 
-def describe_source(source: Any) -> dict[str, str | int | None]:
+def describe_source(source: Source) -> dict[str, str | int | None]:
     """Returns a source's class, its split and, where it has one, its seed."""
     return {
         "source": type(source).__name__,
@@ -165,6 +167,7 @@ def markdown(card: Mapping[str, Any], metrics: Mapping[str, float | None]) -> st
         if task["left_out"]:
             left_out[name] = f"{len(task['left_out'])} damaged: {some_of(task['left_out'])}"
 
+    # A section without content is dropped with its title.
     parts = [
         "# Results card",
         _table(results, right=(2, 3, 4, 5)),
@@ -214,6 +217,7 @@ def _data_rows(card: Mapping[str, Any], metrics: Mapping[str, float | None]) -> 
 
 def _settings(card: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the facts of the card that are not about one task."""
+    # Everything that is one value; what belongs to a task is in the tables above.
     settings = {}
     for key, value in card.items():
         if isinstance(value, str | int | float) and key not in ("null", "seconds_per_image"):
@@ -234,6 +238,7 @@ def _table(rows: Sequence[Sequence[str]], right: Sequence[int]) -> str:
     """Returns a Markdown table; `right` are the columns that are aligned to the right."""
     widths = [max(2, *map(len, column)) for column in zip(*rows, strict=True)]
 
+    # Padded cells: the file is read as text, too.
     lines = []
     for row in rows:
         cells = []
@@ -285,6 +290,7 @@ def write(
     for name, picture in pictures.items():
         write_atomically(out_dir / PANELS / f"{name}.png", encode_png(np.asarray(picture)))
 
+    # Last: its presence says that all others are complete.
     write_atomically(out_dir / METRICS, json.dumps(metrics, indent=1, allow_nan=False).encode())
 
 

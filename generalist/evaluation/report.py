@@ -63,6 +63,7 @@ def write_report(
     config = _read(workdir / "config.json")
     run = _read(workdir / "run.json")
 
+    # What has nothing to show has no section: a run without an evaluation of classes, say.
     sections = [
         ("Results", _results(metrics)),
         ("Every class", _classes(metrics)),
@@ -135,6 +136,7 @@ def _summary(step: int, card: Mapping[str, Any]) -> str:
 
 def _results(metrics: Metrics) -> str:
     """Returns the results table; a task is named on its first line only."""
+    # As in the terminal, and a line above each task.
     lines = []
     last = ""
     for row in tables.rows(metrics):
@@ -159,6 +161,7 @@ def _results(metrics: Metrics) -> str:
 
 def _classes(metrics: Metrics) -> str:
     """Returns a table a task with the IoU or PQ of every class."""
+    # Semantic tasks have an IoU a class, panoptic ones a PQ.
     parts = []
     for task in tables.task_names(metrics):
         for key, label in (("iou", "IoU"), ("pq", "PQ")):
@@ -188,6 +191,7 @@ def _class_line(metrics: Metrics, name: str, shown: str) -> str:
     trivial = metrics.get(f"trivial/{name}")
     ceiling = metrics.get(f"ceiling/{name}")
 
+    # An undefined figure has an empty bar.
     bar = (
         f'<b style="width:{100 * (prediction or 0):.1f}%"></b>'
         f'<u style="left:{100 * (trivial or 0):.1f}%"></u>'
@@ -241,6 +245,7 @@ class _Chart(NamedTuple):
 
 def _curves(history: History) -> str:
     """Returns charts of loss, learning rate and, from two evaluations on, the figures of tasks."""
+    # Losses fall over decades: their axis is logarithmic.
     by_task = {
         key.removeprefix("loss/"): _series(history, key) for key in _keys(history, r"loss/.+")
     }
@@ -265,6 +270,7 @@ def _curves(history: History) -> str:
             title = f"{quantity.label} on held-out examples"
             charts.append(_Chart(title, lines, quantity.label + unit, False))
 
+    # Of a run without training no chart has a point.
     drawn = []
     for chart in charts:
         if any(chart.series.values()):
@@ -312,6 +318,7 @@ def _guide(metrics: Metrics, card: Mapping[str, Any]) -> str:
         f"<dt>{html.escape(term)}</dt><dd>{html.escape(text)}</dd>" for term, text in terms.items()
     )
 
+    # Milliseconds, as models are compared by them.
     times = []
     for name in tables.task_names(metrics):
         seconds = metrics[f"{name}/seconds_per_image"]

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from generalist.evaluation.predictors import Example
+from generalist.input_pipeline import Example
 from generalist.metrics import Metric
 from generalist.metrics.base import mean
 from generalist.tasks import FurtherMetric, Task
@@ -53,6 +53,7 @@ class Scores:
         """
         for index, example in enumerate(examples):
             row = {"key": example["key"]}
+            # The label is the same in whatever way the task was predicted.
             label = self._task.metric_label(example["label"])
             for suffix, batch in predictions.items():
                 row |= self._update_one(suffix, batch[index], label)
@@ -60,6 +61,7 @@ class Scores:
 
     def _update_one(self, suffix: str, prediction: Any, label: Any) -> dict[str, float]:
         """Adds one prediction and returns its figures."""
+        # Every way has metrics of its own, which other ways do not touch.
         metrics = self._metrics_of(suffix)
         values = self._task.label_of(prediction)
         figures = _renamed(metrics.official.update(values, label), suffix)
@@ -81,6 +83,7 @@ class Scores:
             for further in metrics.further:
                 figures |= _renamed(further.metric.compute(), further.suffix + suffix)
 
+        # Classes and groups count for the task's own way; groups replace the plain means.
         figures |= self._task.class_figures(self._metrics[""].official)
         figures |= _over_groups(self.rows, self._groups)
         return figures

@@ -46,6 +46,7 @@ class Submission:
 
     def finish(self) -> None:
         """Writes what belongs to all images together, and removes what a kill left behind."""
+        # A killed evaluation leaves its half-written file.
         for unfinished in self._folder.rglob(".*.tmp"):
             unfinished.unlink()
         if self.annotations:

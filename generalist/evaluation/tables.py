@@ -65,7 +65,7 @@ class Row(NamedTuple):
 
 
 HEADER = Row("task", "metric", "prediction", "trivial", "ceiling", "vs trivial", "unit")
-_TEXT_COLUMNS = ("task", "metric", "unit")  # aligned left; numbers are aligned right
+_TEXT_COLUMNS = ("task", "metric", "unit")
 
 
 def rows(metrics: Mapping[str, float | None]) -> Iterator[Row]:
@@ -133,6 +133,7 @@ def format_table(metrics: Mapping[str, float | None]) -> str:
     lines = [HEADER, *rows(metrics)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
 
+    # Text is aligned to the left, numbers to the right.
     text = []
     last = ""
     for line in lines:

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from generalist.evaluation import data, panels
-from generalist.evaluation.predictors import Example, Predictor
+from generalist.evaluation.predictors import Predictor
 from generalist.evaluation.record import TaskRecord
 from generalist.evaluation.scores import Scores
 from generalist.evaluation.submission import Submission
+from generalist.input_pipeline import Example, Source
 from generalist.tasks import Task
 
 
@@ -81,7 +82,7 @@ class TaskEvaluation:
     def __init__(
         self,
         task: Task,
-        source: Any,
+        source: Source,
         rows: Sequence[int],
         model: Measurement,
         baselines: Mapping[str, Measurement],
@@ -108,6 +109,7 @@ class TaskEvaluation:
           DataError: an example is damaged and the source does not skip it.
           ValueError: an example has no image.
         """
+        # A resumed evaluation begins after what is done.
         rows = self.rows[self.done :]
 
         def read(start: int) -> Batch:
@@ -117,6 +119,7 @@ class TaskEvaluation:
                 _check_image(example, self.source.task)
             return Batch(len(part), examples)
 
+        # One batch ahead: the device never waits for files. The last request reads nothing.
         with ThreadPoolExecutor(1) as reader:
             pending = reader.submit(read, 0)
             for start in range(0, len(rows), batch_size):
@@ -127,6 +130,7 @@ class TaskEvaluation:
     def update(self, batch: Batch) -> None:
         """Predicts and measures a batch, and writes what is to be submitted."""
         if batch.examples:
+            # The model's own way is shown; all of its ways are submitted.
             predictions = self.model.update(batch.examples)
             self._show(batch.examples, predictions[""])
             for suffix, submission in self._submissions.items():
