@@ -1,4 +1,7 @@
-"""Weights on disk: our own safetensors files, and the published models in the folders of transformers and diffusers."""
+"""Weights on disk.
+
+Our own safetensors files, and published models in the folders of transformers and diffusers.
+"""
 
 from generalist.pretrained.huggingface import (
     load_autoencoder,

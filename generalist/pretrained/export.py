@@ -1,9 +1,12 @@
-"""Our parts -> the folders of diffusers and transformers: the inverse of `huggingface.py`.
+"""Components of our models -> the folders of diffusers and transformers.
 
-    export_component("image_encoder", part.settings, part.values, "out/image_encoder")
+The inverse of `huggingface.py`:
+
+    export_component("image_encoder", published.settings, published.values, "out/image_encoder")
     transformers.AutoModel.from_pretrained("out/image_encoder")
 
-What the library's class cannot compute is an error that lists it, unless it is zero and without effect: then it is left out.
+What the library's class cannot compute is an error that lists it, unless it is zero and without
+effect: then it is left out.
 """
 
 import dataclasses
@@ -14,7 +17,7 @@ import os
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors.numpy
@@ -34,112 +37,172 @@ from generalist.pretrained.weights import WeightsError, check_fit, load_weights
 logger = logging.getLogger("generalist")
 
 DTYPES = {"float32": np.float32, "float16": np.float16}
-THEIR_ACTIVATIONS = {
-    ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())
-}  # of two names, the first in the table
+
+# Ours -> theirs; of two names for one activation, the first in the table.
+THEIR_ACTIVATIONS = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
+
 EXTRAS = ("position", "pooled_text", "aligned", "refine")  # new beside a published UNet
-# (class_token, patch_bias, pre_norm, final_norm, layer_scale, has registers, interpolation) -> who has that form
-FORMS = {
-    (True, False, True, False, False, False, "bicubic"): "clip_vision_model",
-    (False, True, False, True, False, False, "bicubic"): "siglip_vision_model",
-    (False, True, False, True, False, False, "bilinear_antialias"): "siglip2_vision_model",
-    (True, True, False, True, True, False, "bicubic"): "dinov2",
-    (True, True, False, True, True, True, "bicubic_antialias"): "dinov2_with_registers",
+
+
+class VisionForm(NamedTuple):
+    """What tells the published vision transformers apart."""
+
+    class_token: bool  # a token before those of the patches
+    patch_bias: bool  # in the patches' projection
+    pre_norm: bool  # before the first layer
+    final_norm: bool  # after the last layer
+    layer_scale: bool  # a learned factor on every branch
+    registers: bool  # further tokens after the class token
+    interpolation: str  # of the positions, for an image of another size
+
+
+# The form of each `model_type`.
+VISION_FORMS = {
+    "clip_vision_model": VisionForm(
+        class_token=True,
+        patch_bias=False,
+        pre_norm=True,
+        final_norm=False,
+        layer_scale=False,
+        registers=False,
+        interpolation="bicubic",
+    ),
+    "siglip_vision_model": VisionForm(
+        class_token=False,
+        patch_bias=True,
+        pre_norm=False,
+        final_norm=True,
+        layer_scale=False,
+        registers=False,
+        interpolation="bicubic",
+    ),
+    "siglip2_vision_model": VisionForm(
+        class_token=False,
+        patch_bias=True,
+        pre_norm=False,
+        final_norm=True,
+        layer_scale=False,
+        registers=False,
+        interpolation="bilinear_antialias",
+    ),
+    "dinov2": VisionForm(
+        class_token=True,
+        patch_bias=True,
+        pre_norm=False,
+        final_norm=True,
+        layer_scale=True,
+        registers=False,
+        interpolation="bicubic",
+    ),
+    "dinov2_with_registers": VisionForm(
+        class_token=True,
+        patch_bias=True,
+        pre_norm=False,
+        final_norm=True,
+        layer_scale=True,
+        registers=True,
+        interpolation="bicubic_antialias",
+    ),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """A part as its library's class, ready to be written.
+    """A component as its library's class, ready to be written."""
 
-    config: of config.json. tensors: {their name: float32 array}. stem: of the weights' file name. left_out: our parameters that are
-    zero and that their class has no place for. added: their tensors that ours has no equivalent of. processor: of
-    preprocessor_config.json, or empty.
-    """
-
-    config: dict[str, Any]
-    tensors: dict[str, np.ndarray]
-    stem: str = "model"
-    left_out: tuple[str, ...] = ()
-    added: tuple[str, ...] = ()
-    processor: dict[str, Any] = dataclasses.field(default_factory=dict)
+    config: dict[str, Any]  # of config.json
+    tensors: dict[str, np.ndarray]  # {their name: float32 array}
+    stem: str = "model"  # of the weights' file name
+    left_out: tuple[str, ...] = ()  # our parameters that are zero and that their class lacks
+    added: tuple[str, ...] = ()  # their tensors that ours has no equivalent of
+    processor: dict[str, Any] = dataclasses.field(default_factory=dict)  # preprocessor_config.json
 
     def __str__(self) -> str:
         name = self.config.get("_class_name") or self.config["architectures"][0]
-        return "\n".join(
-            [
-                f"{name}: {len(self.tensors)} tensors, {len(self.left_out)} parameters left out",
-                *(f"  left out, zero and without effect: {path}" for path in self.left_out),
-                *(f"  added: {name}" for name in self.added),
-            ]
-        )
+        lines = [f"{name}: {len(self.tensors)} tensors, {len(self.left_out)} parameters left out"]
+        lines += [f"  left out, zero and without effect: {path}" for path in self.left_out]
+        lines += [f"  added: {name}" for name in self.added]
+        return "\n".join(lines)
 
     def write(self, folder: str | os.PathLike, dtype: str = "float32") -> None:
         """Writes the weights and, last, config.json, each whole or not at all.
 
-        Raises WeightsError for an unknown dtype, values beyond float16's range, or a folder that holds anything else.
+        Raises:
+          WeightsError: an unknown dtype, values beyond float16's range, or a folder that holds
+            anything else.
         """
         folder = pathlib.Path(folder)
-        files = {f"{self.stem}.safetensors", "config.json", "preprocessor_config.json"}
-        if (
-            others := sorted(file.name for file in folder.iterdir() if file.name not in files)
-            if folder.is_dir()
-            else []
-        ):
-            raise WeightsError(
-                f"{folder}: holds {', '.join(others[:3])}, which is no part of this model; choose an empty or a new folder"
-            )
+        weights = f"{self.stem}.safetensors"
+        _check_only(folder, {weights, "config.json", "preprocessor_config.json"})
+
         arrays = {name: _cast(tensor, dtype, name) for name, tensor in self.tensors.items()}
-        write_atomically(
-            folder / f"{self.stem}.safetensors",
-            safetensors.numpy.save(arrays, metadata={"format": "pt"}),
-        )
+        content = safetensors.numpy.save(arrays, metadata={"format": "pt"})
+        write_atomically(folder / weights, content)
+
+        # The config goes last: a folder without it is not taken for a model.
+        if self.processor:
+            write_atomically(folder / "preprocessor_config.json", _to_json(self.processor))
         library = {} if "_class_name" in self.config else {"dtype": dtype}
-        for name, content in (
-            ("preprocessor_config.json", self.processor),
-            ("config.json", self.config | library),
-        ):
-            if content:
-                write_atomically(
-                    folder / name, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
-                )
+        write_atomically(folder / "config.json", _to_json(self.config | library))
+
+
+def _check_only(folder: pathlib.Path, files: set[str]) -> None:
+    """Checks that a folder holds nothing but `files`, if it exists."""
+    if not folder.is_dir():
+        return
+    others = sorted(file.name for file in folder.iterdir() if file.name not in files)
+    if others:
+        raise WeightsError(
+            f"{folder}: holds {', '.join(others[:3])}, which does not belong to this model; "
+            "choose an empty or a new folder"
+        )
+
+
+def _to_json(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
 
 
 def export_component(
-    kind: str,
+    component: str,
     settings: Mapping[str, Any],
     values: Mapping[str, np.ndarray],
     folder: str | os.PathLike,
     dtype: str = "float32",
     normalization: Sequence[Sequence[float]] | None = None,
 ) -> Export:
-    """Writes a part as a folder that diffusers or transformers reads; see `plan_component` and `Export.write`, whose errors it raises."""
-    export = plan_component(kind, settings, values, normalization)
+    """Writes a component as a folder that diffusers or transformers reads.
+
+    Arguments and errors are those of `plan_component` and `Export.write`.
+    """
+    export = plan_component(component, settings, values, normalization)
     export.write(folder, dtype)
     return export
 
 
 def plan_component(
-    kind: str,
+    component: str,
     settings: Mapping[str, Any],
     values: Mapping[str, np.ndarray],
     normalization: Sequence[Sequence[float]] | None = None,
 ) -> Export:
-    """A part in its library's form.
+    """Expresses a component in its library's form.
 
     Args:
-        kind: "unet", "image_encoder", "text_encoder" or "autoencoder".
-        settings: keyword arguments of the module; what follows from the values (a UNet's channels, the widths of its extras) may be absent.
-        values: {path without the part's name: array}, all of its parameters.
-        normalization: mean and standard deviation, each (r, g, b) of 0 to 1, of what an image encoder wants.
+      component: "unet", "image_encoder", "text_encoder" or "autoencoder".
+      settings: keyword arguments of the module; what follows from the values (a UNet's channels,
+        the widths of its extras) may be absent.
+      values: {path without the component's name: array}, all of its parameters.
+      normalization: mean and standard deviation, each (r, g, b) of 0 to 1, of what an image
+        encoder wants.
 
     Raises:
-        WeightsError: values that do not fit the settings, or a model that the library has no class for, with all that stands in the way.
+      WeightsError: values that do not fit the settings, or a model that the library has no class
+        for, with all the reasons.
     """
-    if kind not in PARTS:
-        raise WeightsError(f"part {kind!r}: choose one of {', '.join(PARTS)}")
-    export = PARTS[kind](settings, values)
-    if normalization and kind == "image_encoder":
+    if component not in PLANS:
+        raise WeightsError(f"component {component!r}: choose one of {', '.join(PLANS)}")
+    export = PLANS[component](settings, values)
+    if normalization and component == "image_encoder":
         export.processor.update(_processor(normalization, settings.get("image_size", 224)))
     return export
 
@@ -150,254 +213,290 @@ def export_model(
     components: Sequence[str] = (),
     dtype: str = "float32",
 ) -> None:
-    """Writes parts of a model folder of this project (by default all it has) to out/unet, out/image_encoder, ...
+    """Writes components of a model folder of this project to out/unet, out/image_encoder, ...
 
-    Raises WeightsError before anything is written if a part is not there or cannot be expressed.
+    Args:
+      source: a model folder, or the name of shipped weights.
+      out: the folder to write to.
+      components: which to write; by default all that there are.
+      dtype: "float32" or "float16".
+
+    Raises:
+      WeightsError: a component is absent or cannot be expressed; nothing is written then.
     """
     config, values = load_weights(source)
-    model, plans, problems = config["model"], {}, []
-    present = [part for part in PARTS if any(path.startswith(f"{part}.") for path in values)]
-    if absent := [part for part in components if part not in present]:
+    model = config["model"]
+    present = [name for name in PLANS if any(path.startswith(f"{name}.") for path in values)]
+    if absent := [name for name in components if name not in present]:
         raise WeightsError(f"{source} has no {', '.join(absent)}, only {', '.join(present)}")
-    for part in components or present:
+
+    half = (0.5, 0.5, 0.5)
+    normalization = (model.get("image_mean", half), model.get("image_std", half))
+
+    # Plan everything before anything is written.
+    plans = {}
+    problems = []
+    for name in components or present:
+        own = {
+            path.removeprefix(f"{name}."): value
+            for path, value in values.items()
+            if path.startswith(f"{name}.")
+        }
         try:
-            own = {
-                path.removeprefix(f"{part}."): value
-                for path, value in values.items()
-                if path.startswith(f"{part}.")
-            }
-            half = (0.5, 0.5, 0.5)
-            plans[part] = plan_component(
-                part,
-                model[part],
-                own,
-                (model.get("image_mean", half), model.get("image_std", half)),
-            )
+            plans[name] = plan_component(name, model[name], own, normalization)
         except WeightsError as error:
             problems.append(str(error))
     if problems:
-        able = f"--part {' '.join(plans)} can be written" if plans else "no part can be written"
+        able = "no component can be written"
+        if plans:
+            able = f"--part {' '.join(plans)} can be written"
         raise WeightsError(".\n".join([*problems, f"Nothing was written; {able}."]))
-    for part, plan in plans.items():
-        plan.write(pathlib.Path(out) / part, dtype)
-        logger.info(f"{part} -> {pathlib.Path(out) / part}: {plan}")
+
+    for name, plan in plans.items():
+        folder = pathlib.Path(out) / name
+        plan.write(folder, dtype)
+        logger.info(f"{name} -> {folder}: {plan}")
     if rest := sorted({path.split(".")[0] for path in values} - set(present)):
         logger.info(f"not exported, of no component: {', '.join(rest)}")
 
 
 def _unet(settings: Mapping[str, Any], values: Mapping[str, np.ndarray]) -> Export:
     patch = settings.get("patch", 1)
-    extras = {"aligned": "aligned.0.kernel", "pooled_text": "pooled_text.kernel"}
-    derived = {name: values[path].shape[0] for name, path in extras.items() if path in values} | {
+
+    # What follows from the values.
+    derived = {
         "in_channels": values["conv_in.kernel"].shape[2] // patch**2,
         "out_channels": values["conv_out.kernel"].shape[3] // patch**2,
     }
-    optional = {
-        name: settings[name] or None for name in ("heads", "window") if name in settings
-    }  # 0 in a training config
-    s = _complete(UNet, {**derived, **settings, **optional}, values)
-    problems = (
-        [
-            f"patch={patch}: the stem works on blocks of {patch}x{patch} pixels, diffusers' conv_in on single ones"
-        ]
-        if patch > 1
-        else []
-    )
-    problems += [f"window={s['window']}: self-attention in windows"] if s["window"] else []
+    if "aligned.0.kernel" in values:
+        derived["aligned"] = values["aligned.0.kernel"].shape[0]
+    if "pooled_text.kernel" in values:
+        derived["pooled_text"] = values["pooled_text.kernel"].shape[0]
+
+    # A training config has 0 where the module has None.
+    optional = {name: settings[name] or None for name in ("heads", "window") if name in settings}
+    full = _complete(UNet, {**derived, **settings, **optional}, values)
+
+    # Whatever diffusers' class cannot compute, all at once.
     extra = [path for path in values if path.split(".")[0] in EXTRAS]
-    problems += [f"{path} is not zero" for path in _decisive(extra) if np.any(values[path])]
+    problems = []
+    if patch > 1:
+        problems.append(
+            f"patch={patch}: the stem works on blocks of {patch}x{patch} pixels, "
+            "diffusers' conv_in on single ones"
+        )
+    if full["window"]:
+        problems.append(f"window={full['window']}: self-attention in windows")
+    for path in extra:
+        if _decides(path) and np.any(values[path]):
+            problems.append(f"{path} is not zero")
     _refuse("unet", "UNet2DConditionModel", problems)
-    kinds = ["CrossAttn" if attend else "" for attend in s["attention_levels"]]
+
+    # attention_head_dim is diffusers' name of the number of heads.
+    attention = ["CrossAttn" if attends else "" for attends in full["attention_levels"]]
+    heads = full["heads"] or [width // full["head_dim"] for width in full["channels"]]
     config = {
         "_class_name": "UNet2DConditionModel",
-        "in_channels": s["in_channels"],
-        "out_channels": s["out_channels"],
-        "block_out_channels": list(s["channels"]),
-        "layers_per_block": s["layers_per_block"],
-        "cross_attention_dim": s["context_dim"],
-        "down_block_types": [f"{kind}DownBlock2D" for kind in kinds],
-        "up_block_types": [f"{kind}UpBlock2D" for kind in reversed(kinds)],
-        "attention_head_dim": s["heads"]
-        or [
-            width // s["head_dim"] for width in s["channels"]
-        ],  # their name for the number of heads
-        "norm_num_groups": s["groups"],
-        "use_linear_projection": s["heads"] is None,
+        "in_channels": full["in_channels"],
+        "out_channels": full["out_channels"],
+        "block_out_channels": list(full["channels"]),
+        "layers_per_block": full["layers_per_block"],
+        "cross_attention_dim": full["context_dim"],
+        "down_block_types": [f"{name}DownBlock2D" for name in attention],
+        "up_block_types": [f"{name}UpBlock2D" for name in reversed(attention)],
+        "attention_head_dim": heads,
+        "norm_num_groups": full["groups"],
+        "use_linear_projection": full["heads"] is None,
     }
-    ranks = (
-        {} if s["heads"] is None else {r"\.attentions\.\d+\.proj_(in|out)\.kernel$": 4}
-    )  # 1.x and 2.x, the same function
-    tensors = _tensors(
-        {path: value for path, value in values.items() if path not in extra}, families.UNET, ranks
+
+    # Stable Diffusion 1.x projects by 1x1 convolutions, 2.x by dense layers: the same function.
+    ranks = {}
+    if full["heads"] is not None:
+        ranks = {r"\.attentions\.\d+\.proj_(in|out)\.kernel$": 4}
+    kept = {path: value for path, value in values.items() if path not in extra}
+    return Export(
+        config,
+        _tensors(kept, families.UNET, ranks),
+        "diffusion_pytorch_model",
+        left_out=tuple(sorted(extra)),
     )
-    return Export(config, tensors, "diffusion_pytorch_model", left_out=tuple(sorted(extra)))
 
 
-def _decisive(extra: Sequence[str]) -> list[str]:
-    """Of the extras' paths, those that decide whether they have an effect: of refine the last convolution's, of the others all."""
-    return [
-        path
-        for path in extra
-        if not path.startswith("refine.") or path.startswith("refine.conv_out.")
-    ]
+def _decides(path: str) -> bool:
+    """Says whether an extra's parameter must be zero for it to have no effect.
+
+    Of refine it is the last convolution, of the others all.
+    """
+    return not path.startswith("refine.") or path.startswith("refine.conv_out.")
 
 
 def _autoencoder(settings: Mapping[str, Any], values: Mapping[str, np.ndarray]) -> Export:
-    s = _complete(Autoencoder, settings, values)
-    levels = len(s["channels"])
+    full = _complete(Autoencoder, settings, values)
+    levels = len(full["channels"])
     config = {
         "_class_name": "AutoencoderKL",
         "in_channels": 3,
         "out_channels": 3,
-        "block_out_channels": list(s["channels"]),
+        "block_out_channels": list(full["channels"]),
         "down_block_types": ["DownEncoderBlock2D"] * levels,
         "up_block_types": ["UpDecoderBlock2D"] * levels,
-        "layers_per_block": s["layers_per_block"],
-        "latent_channels": s["latent_channels"],
-        "norm_num_groups": s["groups"],
-        "scaling_factor": s["scaling_factor"],
+        "layers_per_block": full["layers_per_block"],
+        "latent_channels": full["latent_channels"],
+        "norm_num_groups": full["groups"],
+        "scaling_factor": full["scaling_factor"],
     }
     return Export(config, _tensors(values, families.AUTOENCODER, {}), "diffusion_pytorch_model")
 
 
 def _text_encoder(settings: Mapping[str, Any], values: Mapping[str, np.ndarray]) -> Export:
     settings = {name: value for name, value in settings.items() if name != "kind"}
-    return (_t5 if "relative_bias" in values else _clip_text)(settings, values)
+    if "relative_bias" in values:
+        return _t5(settings, values)
+    return _clip_text(settings, values)
 
 
 def _t5(settings: Mapping[str, Any], values: Mapping[str, np.ndarray]) -> Export:
-    s = _complete(T5Encoder, settings, values)
+    full = _complete(T5Encoder, settings, values)
     config = {
         "architectures": ["T5EncoderModel"],
         "model_type": "t5",
-        "vocab_size": s["vocabulary"],
-        "d_model": s["dim"],
-        "d_kv": s["head_dim"],
-        "d_ff": s["inner"],
-        "num_layers": s["depth"],
-        "num_heads": s["heads"],
-        "layer_norm_epsilon": s["epsilon"],
-        "feed_forward_proj": "gated-gelu" if s["gated"] else "relu",
-        "relative_attention_num_buckets": s["buckets"],
-        "relative_attention_max_distance": s["max_distance"],
+        "vocab_size": full["vocabulary"],
+        "d_model": full["dim"],
+        "d_kv": full["head_dim"],
+        "d_ff": full["inner"],
+        "num_layers": full["depth"],
+        "num_heads": full["heads"],
+        "layer_norm_epsilon": full["epsilon"],
+        "feed_forward_proj": "gated-gelu" if full["gated"] else "relu",
+        "relative_attention_num_buckets": full["buckets"],
+        "relative_attention_max_distance": full["max_distance"],
     }
     return Export(config, _tensors(values, families.T5, {}))
 
 
 def _clip_text(settings: Mapping[str, Any], values: Mapping[str, np.ndarray]) -> Export:
-    s = _complete(TextEncoder, settings, values)
-    problems = (
-        [] if s["causal"] else ["causal=False: its tokens see those behind them, CLIP's do not"]
-    )
-    problems += (
-        [f"epsilon={s['epsilon']}: CLIP has the same in all norms, and the final one has 1e-05"]
-        if s["epsilon"] != 1e-5
-        else []
-    )
+    full = _complete(TextEncoder, settings, values)
+
+    problems = []
+    if not full["causal"]:
+        problems.append("causal=False: its tokens see those behind them, CLIP's do not")
+    if full["epsilon"] != 1e-5:
+        problems.append(
+            f"epsilon={full['epsilon']}: CLIP has the same in all norms, "
+            "and the final one has 1e-05"
+        )
     _refuse("text_encoder", "CLIPTextModel", problems)
+
     config = {
         "architectures": ["CLIPTextModel"],
         "model_type": "clip_text_model",
-        "vocab_size": s["vocabulary"],
-        "hidden_size": s["dim"],
-        "intermediate_size": s["inner"] or 4 * s["dim"],
-        "num_hidden_layers": s["depth"],
-        "num_attention_heads": s["heads"],
-        "max_position_embeddings": s["length"],
-        "hidden_act": THEIR_ACTIVATIONS[s["activation"]],
-        "layer_norm_eps": s["epsilon"],
-        "bos_token_id": s["vocabulary"] - 2,
-        "eos_token_id": s["vocabulary"] - 1,
-    }  # where CLIP's vocabulary has them
+        "vocab_size": full["vocabulary"],
+        "hidden_size": full["dim"],
+        "intermediate_size": full["inner"] or 4 * full["dim"],
+        "num_hidden_layers": full["depth"],
+        "num_attention_heads": full["heads"],
+        "max_position_embeddings": full["length"],
+        "hidden_act": THEIR_ACTIVATIONS[full["activation"]],
+        "layer_norm_eps": full["epsilon"],
+        # The last two of the vocabulary, as in CLIP's.
+        "bos_token_id": full["vocabulary"] - 2,
+        "eos_token_id": full["vocabulary"] - 1,
+    }
     return Export(config, _tensors(values, families.CLIP_TEXT, {}))
 
 
 def _image_encoder(settings: Mapping[str, Any], values: Mapping[str, np.ndarray]) -> Export:
-    s = _complete(VisionTransformer, settings, values)
-    form = {
-        name: s[name]
-        for name in (
-            "class_token",
-            "patch_bias",
-            "pre_norm",
-            "final_norm",
-            "layer_scale",
-            "registers",
-            "interpolation",
-        )
-    }
-    kind = FORMS.get(tuple(bool(v) if name == "registers" else v for name, v in form.items()))
-    if kind is None or (s["gated"] and not kind.startswith("dinov2")):
-        given = ", ".join(
-            f"{name}={value}" for name, value in [*form.items(), ("gated", s["gated"])]
-        )
-        raise WeightsError(
-            f"image_encoder: {given} is the form of none of {', '.join(FORMS.values())}"
-        )
+    full = _complete(VisionTransformer, settings, values)
+    model_type = _model_type(full)
     config = {
-        "model_type": kind,
-        "hidden_size": s["dim"],
-        "num_hidden_layers": s["depth"],
-        "num_attention_heads": s["heads"],
-        "image_size": s["image_size"],
-        "patch_size": s["patch"],
-        "layer_norm_eps": s["epsilon"],
-        "hidden_act": THEIR_ACTIVATIONS[s["activation"]],
+        "model_type": model_type,
+        "hidden_size": full["dim"],
+        "num_hidden_layers": full["depth"],
+        "num_attention_heads": full["heads"],
+        "image_size": full["image_size"],
+        "patch_size": full["patch"],
+        "layer_norm_eps": full["epsilon"],
+        "hidden_act": THEIR_ACTIVATIONS[full["activation"]],
     }
-    inner = s["inner"] or 4 * s["dim"]
-    if kind.startswith("dinov2"):
-        return _dinov2(config, s, inner, values)
-    if (
-        kind == "clip_vision_model"
-    ):  # its norm of the class token is not in its last hidden state, nor in our model
+    inner = full["inner"] or 4 * full["dim"]
+
+    if model_type.startswith("dinov2"):
+        return _dinov2(config, full, inner, values)
+
+    config["intermediate_size"] = inner
+    if model_type == "clip_vision_model":
+        # Its norm of the class token is not in its last hidden state, nor in our model.
         added = {
-            f"vision_model.post_layernorm.{name}": np.full(s["dim"], fill, np.float32)
-            for name, fill in (("weight", 1.0), ("bias", 0.0))
+            "vision_model.post_layernorm.weight": np.ones(full["dim"], np.float32),
+            "vision_model.post_layernorm.bias": np.zeros(full["dim"], np.float32),
         }
-        config |= {"architectures": ["CLIPVisionModel"], "intermediate_size": inner}
-        return Export(
-            config, _tensors(values, families.CLIP_VISION, {}) | added, added=tuple(added)
-        )
-    config |= {
-        "architectures": ["SiglipVisionModel"],
-        "intermediate_size": inner,
-        "vision_use_head": False,
-    }
-    if kind == "siglip_vision_model":
+        config["architectures"] = ["CLIPVisionModel"]
+        tensors = _tensors(values, families.CLIP_VISION, {})
+        return Export(config, tensors | added, added=tuple(added))
+
+    config["vision_use_head"] = False
+    if model_type == "siglip_vision_model":
+        config["architectures"] = ["SiglipVisionModel"]
         return Export(config, _tensors(values, families.SIGLIP_VISION, {}))
-    config |= {
-        "architectures": ["Siglip2VisionModel"],
-        "num_patches": (config.pop("image_size") // s["patch"]) ** 2,
-    }
-    return Export(
-        config, _tensors(values, families.SIGLIP2_VISION, {"^patch_embedding.kernel$": 2})
-    )
+
+    # SigLIP 2 counts patches in place of pixels, and projects them by a dense layer.
+    config["architectures"] = ["Siglip2VisionModel"]
+    config["num_patches"] = (config.pop("image_size") // full["patch"]) ** 2
+    ranks = {"^patch_embedding.kernel$": 2}
+    return Export(config, _tensors(values, families.SIGLIP2_VISION, ranks))
+
+
+def _model_type(full: Mapping[str, Any]) -> str:
+    """Returns the `model_type` of a vision transformer's settings.
+
+    Raises:
+      WeightsError: none has this form.
+    """
+    settings = {name: full[name] for name in VisionForm._fields}
+    form = VisionForm(**settings | {"registers": bool(full["registers"])})
+    for model_type, known in VISION_FORMS.items():
+        if form == known and (model_type.startswith("dinov2") or not full["gated"]):
+            return model_type
+
+    settings["gated"] = full["gated"]
+    ours = ", ".join(f"{name}={value}" for name, value in settings.items())
+    raise WeightsError(f"image_encoder: {ours} is the form of none of {', '.join(VISION_FORMS)}")
 
 
 def _dinov2(
-    config: dict, s: Mapping[str, Any], inner: int, values: Mapping[str, np.ndarray]
+    config: dict[str, Any],
+    full: Mapping[str, Any],
+    inner: int,
+    values: Mapping[str, np.ndarray],
 ) -> Export:
-    width = families.swiglu_width if s["gated"] else int
-    ratio = next((ratio for ratio in range(1, 65) if width(ratio * s["dim"]) == inner), None)
-    if ratio is None:
+    # DINOv2 states the width of its feed-forward as a whole ratio, before the gate takes a third.
+    width = families.swiglu_width if full["gated"] else int
+    ratios = [ratio for ratio in range(1, 65) if width(ratio * full["dim"]) == inner]
+    if not ratios:
         raise WeightsError(
-            f"image_encoder: inner={inner} at dim={s['dim']} follows from no whole mlp_ratio, which is all that DINOv2 has for it"
+            f"image_encoder: inner={inner} at dim={full['dim']} follows from no whole mlp_ratio, "
+            "which is all that DINOv2 has for it"
         )
+
     config |= {
         "architectures": ["Dinov2Model"],
-        "mlp_ratio": ratio,
-        "use_swiglu_ffn": s["gated"],
+        "mlp_ratio": ratios[0],
+        "use_swiglu_ffn": full["gated"],
         "qkv_bias": True,
     }
-    tensors = _tensors(values, families.DINOV2, {"^(class_token|registers|position_embedding)$": 3})
-    if not s["registers"]:
+    ranks = {"^(class_token|registers|position_embedding)$": 3}
+    tensors = _tensors(values, families.DINOV2, ranks)
+    if not full["registers"]:
         return Export(config | {"use_mask_token": False}, tensors)
-    config |= {"architectures": ["Dinov2WithRegistersModel"], "num_register_tokens": s["registers"]}
-    added = {"embeddings.mask_token": np.zeros((1, s["dim"]), np.float32)}  # of its pre-training
+
+    # The form with registers always has a mask token, which only its pre-training uses.
+    config["architectures"] = ["Dinov2WithRegistersModel"]
+    config["num_register_tokens"] = full["registers"]
+    added = {"embeddings.mask_token": np.zeros((1, full["dim"]), np.float32)}
     return Export(config, tensors | added, added=tuple(added))
 
 
-PARTS = {
+PLANS = {
     "unet": _unet,
     "image_encoder": _image_encoder,
     "text_encoder": _text_encoder,
@@ -408,78 +507,98 @@ PARTS = {
 def _complete(
     module: type[nnx.Module], settings: Mapping[str, Any], values: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
-    """`settings` with the module's own defaults. WeightsError if the values are not those of such a module."""
+    """Adds the module's own defaults to `settings`.
+
+    Raises:
+      WeightsError: an unknown setting, or values that are not those of such a module.
+    """
     defaults = {
-        name: p.default
-        for name, p in inspect.signature(module.__init__).parameters.items()
-        if p.default is not p.empty and name != "dtype"
+        name: parameter.default
+        for name, parameter in inspect.signature(module.__init__).parameters.items()
+        if parameter.default is not parameter.empty and name != "dtype"
     }
     if unknown := sorted(set(settings) - set(defaults)):
         raise WeightsError(
-            f"{module.__name__} has no setting {', '.join(unknown)}; choose from {', '.join(defaults)}"
+            f"{module.__name__} has no setting {', '.join(unknown)}; "
+            f"choose from {', '.join(defaults)}"
         )
+
     complete = defaults | dict(settings)
     _, shapes = parameters.abstract(lambda: module(**complete, rngs=layers.HostRngs(None)))
     check_fit(values, shapes, module.__name__)
     return complete
 
 
-def _refuse(part: str, peer: str, problems: Sequence[str]) -> None:
+def _refuse(component: str, peer: str, problems: Sequence[str]) -> None:
+    """Raises WeightsError if there are problems."""
     if problems:
-        raise WeightsError(f"{part}: {peer} cannot express\n  " + ";\n  ".join(problems))
+        raise WeightsError(f"{component}: {peer} cannot express\n  " + ";\n  ".join(problems))
 
 
 def _tensors(
     values: Mapping[str, np.ndarray], family: families.Family, ranks: Mapping[str, int]
 ) -> dict[str, np.ndarray]:
-    """Our parameters by their names, in their layout; `ranks` {regex of our path: number of axes} where that is not ours."""
+    """Returns our parameters by their names, in their layout.
+
+    Args:
+      values: {our path: array}.
+      family: of the names.
+      ranks: {regex of our path: number of axes} where that is not ours.
+    """
     values = dict(values)
-    if "class_token" in values:  # which holds its own position, so that theirs is zero
+    if "position_embedding" in values:
         positions = values["position_embedding"]
-        values["position_embedding"] = np.concatenate(
-            [
-                np.zeros((1, positions.shape[-1]), np.float32),
-                positions.reshape(-1, positions.shape[-1]),
-            ]
-        )
-    elif "position_embedding" in values:
-        values["position_embedding"] = values["position_embedding"].reshape(
-            -1, values["position_embedding"].shape[-1]
-        )
-    rank = lambda path: next((n for pattern, n in ranks.items() if re.search(pattern, path)), None)
-    return {
-        families.to_theirs(path, family): from_ours(value, path, rank(path))
-        for path, value in values.items()
-    }
+        positions = positions.reshape(-1, positions.shape[-1])
+
+        # Our class token includes its own position, so that theirs is zero.
+        if "class_token" in values:
+            own = np.zeros((1, positions.shape[-1]), np.float32)
+            positions = np.concatenate([own, positions])
+        values["position_embedding"] = positions
+
+    tensors = {}
+    for path, value in values.items():
+        rank = next((count for regex, count in ranks.items() if re.search(regex, path)), None)
+        tensors[families.to_theirs(path, family)] = from_ours(value, path, rank)
+    return tensors
 
 
 def from_ours(value: np.ndarray, path: str, rank: int | None = None) -> np.ndarray:
-    """A parameter in the published layout: kernels (out, in) or OIHW; of `rank` axes, if that is not its own number.
+    """Converts a parameter to the published layout, in which kernels are (out, in) or OIHW.
 
-    A kernel gets its new axes at the end (a 1x1 convolution), anything else at the front; a convolution of two axes is one over whole patches.
+    Args:
+      value: in our layout.
+      path: of the parameter.
+      rank: number of axes, if that is not its own. A kernel gets its new axes at the end (a 1x1
+        convolution), anything else at the front; a convolution as a kernel of two axes is one over
+        whole patches.
     """
+    new_axes = (1,) * ((rank or value.ndim) - value.ndim)
     if not path.endswith(".kernel"):
-        return value.reshape((1,) * ((rank or value.ndim) - value.ndim) + value.shape)
+        return value.reshape(new_axes + value.shape)
     if value.ndim == 4 and rank == 2:
         return value.reshape(-1, value.shape[-1]).T
     kernel = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
-    return kernel.reshape(kernel.shape + (1,) * ((rank or value.ndim) - value.ndim))
+    return kernel.reshape(kernel.shape + new_axes)
 
 
 def _cast(tensor: np.ndarray, dtype: str, name: str) -> np.ndarray:
+    """Casts a tensor. WeightsError for an unknown dtype, or values that it cannot hold."""
     if dtype not in DTYPES:
         raise WeightsError(f"dtype {dtype!r}: choose one of {', '.join(DTYPES)}")
     with np.errstate(over="ignore"):
         cast = np.ascontiguousarray(tensor, DTYPES[dtype])
     if not np.isfinite(cast).all():
         raise WeightsError(
-            f"{name}: has values that {dtype} cannot hold, up to {np.abs(tensor).max():.3g}; export float32"
+            f"{name}: has values that {dtype} cannot hold, up to {np.abs(tensor).max():.3g}; "
+            "export float32"
         )
     return cast
 
 
 def _processor(normalization: Sequence[Sequence[float]], size: int) -> dict[str, Any]:
-    mean, std = (list(map(float, values)) for values in normalization)
+    """Returns the content of preprocessor_config.json for square images of side `size`."""
+    mean, std = normalization
     return {
         "image_processor_type": "ViTImageProcessor",
         "do_resize": True,
@@ -488,6 +607,6 @@ def _processor(normalization: Sequence[Sequence[float]], size: int) -> dict[str,
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": mean,
-        "image_std": std,
+        "image_mean": [float(value) for value in mean],
+        "image_std": [float(value) for value in std],
     }

@@ -1,7 +1,8 @@
-"""One table a family: the names of its published tensors, and ours.
+"""The names of published tensors and ours: one table a family of models, read in both directions.
 
-`#` stands for a number, `*` for anything; the last part (`weight` there; `kernel` or `scale` here) is translated by the
-layout: a kernel there is (out, in) or OIHW, here (in, out) or HWIO. The first row that matches counts, in both directions.
+`#` stands for a number, `*` for anything. The last word of a name (`weight` there; `kernel` or
+`scale` here) is translated by the layout: a kernel there is (out, in) or OIHW, here (in, out) or
+HWIO. The first row that matches counts, in both directions.
 """
 
 import re
@@ -10,16 +11,15 @@ from typing import Any, NamedTuple
 
 
 class Family(NamedTuple):
-    """Rows (theirs, ours), the prefix of its names (absent in some files), and the tensors that our model does not have.
+    """How a family of models is published."""
 
-    defaults: what a config.json leaves out where it is the library's default.
-    normalization: mean and standard deviation of the colours, each (r, g, b) of 0 to 1, that its image encoders were trained with.
-    """
+    rows: Sequence[tuple[str, str]]  # (theirs, ours)
+    prefix: str = ""  # of its names; some files leave it out
+    ignored: Sequence[str] = ()  # tensors that our model does not have
+    defaults: Mapping[str, Any] = {}  # what a config.json leaves out: the library's defaults
 
-    rows: Sequence[tuple[str, str]]
-    prefix: str = ""
-    ignored: Sequence[str] = ()
-    defaults: Mapping[str, Any] = {}
+    # Mean and standard deviation of the colors, each (r, g, b) of 0 to 1, that its image encoders
+    # were trained with.
     normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
 
@@ -43,16 +43,14 @@ UNET = Family(
     },
 )
 
-# Stable Diffusion's autoencoder was published with the left names; diffusers renames them when it reads them, too. The row
-# before them makes that the names it is written with are those of today.
-_AUTOENCODER_ATTENTION = [("*.attentions.0.to_*", "*.attentions.0.to_*")] + [
-    (f"*.attentions.0.{theirs}.*", f"*.attentions.0.{ours}.*")
-    for theirs, ours in (
-        ("query", "to_q"),
-        ("key", "to_k"),
-        ("value", "to_v"),
-        ("proj_attn", "to_out.0"),
-    )
+# Stable Diffusion's autoencoder was published with the names on the left; diffusers renames them
+# when it reads them, too. The first row makes that today's names are the ones that are written.
+_AUTOENCODER_ATTENTION = [
+    ("*.attentions.0.to_*", "*.attentions.0.to_*"),
+    ("*.attentions.0.query.*", "*.attentions.0.to_q.*"),
+    ("*.attentions.0.key.*", "*.attentions.0.to_k.*"),
+    ("*.attentions.0.value.*", "*.attentions.0.to_v.*"),
+    ("*.attentions.0.proj_attn.*", "*.attentions.0.to_out.0.*"),
 ]
 
 AUTOENCODER = Family(
@@ -153,13 +151,10 @@ SIGLIP2_VISION = SIGLIP_VISION._replace(
 )
 
 _DINOV2_ATTENTION = [
-    (f"encoder.layer.#.attention.{theirs}.*", f"layers.#.self_attn.{ours}.*")
-    for theirs, ours in (
-        ("attention.query", "q_proj"),
-        ("attention.key", "k_proj"),
-        ("attention.value", "v_proj"),
-        ("output.dense", "out_proj"),
-    )
+    ("encoder.layer.#.attention.attention.query.*", "layers.#.self_attn.q_proj.*"),
+    ("encoder.layer.#.attention.attention.key.*", "layers.#.self_attn.k_proj.*"),
+    ("encoder.layer.#.attention.attention.value.*", "layers.#.self_attn.v_proj.*"),
+    ("encoder.layer.#.attention.output.dense.*", "layers.#.self_attn.out_proj.*"),
 ]
 
 DINOV2 = Family(
@@ -202,11 +197,8 @@ T5 = Family(
         ("encoder.block.#.layer.1.layer_norm.*", "layers.#.norm2.*"),
         ("encoder.final_layer_norm.*", "final_norm.*"),
     ],
-    ignored=[
-        "encoder.embed_tokens.weight",
-        "decoder.*",
-        "lm_head.weight",
-    ],  # embed_tokens is shared.weight again
+    # embed_tokens is shared.weight again
+    ignored=["encoder.embed_tokens.weight", "decoder.*", "lm_head.weight"],
     defaults={
         "vocab_size": 32128,
         "d_model": 512,
@@ -223,40 +215,50 @@ T5 = Family(
 
 
 def swiglu_width(inner: int) -> int:
-    """Width of DINOv2's gated MLP in place of a plain one of width `inner`: two thirds, up to a multiple of 8."""
+    """Returns the width of DINOv2's gated MLP in place of a plain one of width `inner`.
+
+    It is two thirds, rounded up to a multiple of 8.
+    """
     return -(-int(inner * 2 / 3) // 8) * 8
 
 
 def translate(name: str, rows: Sequence[tuple[str, str]]) -> str | None:
-    """`name` by the first row (from, to) that matches, or None."""
+    """Translates `name` by the first row (from, to) that matches; None if there is none."""
     for source, target in rows:
-        pattern = (
-            re.escape(source).replace(r"\#", "#").replace("#", r"(\d+)").replace(r"\*", "(.+)")
-        )
-        if match := re.fullmatch(pattern, name):
-            values = iter(match.groups())
-            return re.sub(r"[#*]", lambda _: next(values), target)
+        match = re.fullmatch(_regex(source), name)
+        if match:
+            return _fill(target, match.groups())
     return None
 
 
+def _regex(pattern: str) -> str:
+    """Returns the regular expression of a row's side, with a group a `#` or `*`."""
+    escaped = re.escape(pattern).replace(r"\#", "#")
+    return escaped.replace("#", r"(\d+)").replace(r"\*", "(.+)")
+
+
+def _fill(pattern: str, values: Sequence[str]) -> str:
+    """Puts `values` in the places of `#` and `*`, in their order."""
+    remaining = iter(values)
+    return re.sub(r"[#*]", lambda _: next(remaining), pattern)
+
+
 def to_ours(name: str, rank: int, family: Family) -> str | None:
-    """Name of a published tensor with `rank` axes -> our parameter's path, or None if no row has it."""
+    """Returns our path of a published tensor with `rank` axes, or None if no row has it."""
     path = translate(name.removeprefix(family.prefix), family.rows)
-    return path and re.sub(r"\.weight$", ".scale" if rank == 1 else ".kernel", path)
+    if path is None:
+        return None
+    return re.sub(r"\.weight$", ".scale" if rank == 1 else ".kernel", path)
 
 
 def to_theirs(path: str, family: Family) -> str | None:
-    """Our parameter's path -> the published tensor's name, or None if no row has it."""
-    name = translate(
-        re.sub(r"\.(kernel|scale)$", ".weight", path),
-        [(ours, theirs) for theirs, ours in family.rows],
-    )
-    return name and family.prefix + name
+    """Returns the published name of our parameter, or None if no row has it."""
+    backward = [(ours, theirs) for theirs, ours in family.rows]
+    name = translate(re.sub(r"\.(kernel|scale)$", ".weight", path), backward)
+    return None if name is None else family.prefix + name
 
 
 def is_ignored(name: str, family: Family) -> bool:
-    """Whether a published tensor belongs to a part that we do not build."""
-    return (
-        translate(name.removeprefix(family.prefix), [(pattern, "") for pattern in family.ignored])
-        is not None
-    )
+    """Says whether a published tensor belongs to what we do not build."""
+    rows = [(pattern, "") for pattern in family.ignored]
+    return translate(name.removeprefix(family.prefix), rows) is not None

@@ -10,9 +10,11 @@ import safetensors
 
 from generalist.pretrained.weights import SHIPPED_AUTOENCODER, WeightsError
 
-# transformers' name and diffusers' name of the weights; the fp16 variant is read where it is the only one.
+# transformers' and diffusers' names of the weights; an fp16 variant counts if it is the only one.
 STEMS = ("model", "diffusion_pytorch_model", "model.fp16", "diffusion_pytorch_model.fp16")
-DTYPES = {  # safetensors' names; its NumPy reader has no bfloat16
+
+# By safetensors' names. Its own NumPy reader has no bfloat16.
+DTYPES = {
     "F32": np.float32,
     "F16": np.float16,
     "BF16": ml_dtypes.bfloat16,
@@ -25,16 +27,22 @@ DTYPES = {  # safetensors' names; its NumPy reader has no bfloat16
 
 
 def find_folder(path_or_id: str | os.PathLike, subfolder: str = "") -> pathlib.Path:
-    """A local folder as it is, or the package's "scenes_autoencoder" by that name; otherwise a hub id such as "org/name", downloaded or
-    found in the cache by `huggingface_hub`.
+    """Finds the folder of a published model.
 
-    `subfolder` (a pipeline's "unet", "vae", "text_encoder") is taken where the folder itself has no config.json.
+    Args:
+      path_or_id: a local folder or a file in it, "scenes_autoencoder" for the one that comes with
+        the package, or a hub id such as "org/name", which `huggingface_hub` downloads once.
+      subfolder: of a pipeline ("unet", "vae", "text_encoder"); it is taken where the folder itself
+        has no config.json.
+
+    Raises:
+      WeightsError: there is no such folder, or no config.json in it.
     """
-    folder = (
-        SHIPPED_AUTOENCODER
-        if str(path_or_id) == SHIPPED_AUTOENCODER.name
-        else pathlib.Path(path_or_id).expanduser()
-    )
+    if str(path_or_id) == SHIPPED_AUTOENCODER.name:
+        folder = SHIPPED_AUTOENCODER
+    else:
+        folder = pathlib.Path(path_or_id).expanduser()
+
     if not folder.exists():
         folder = _download(str(path_or_id), subfolder)
     if folder.is_file():
@@ -42,39 +50,39 @@ def find_folder(path_or_id: str | os.PathLike, subfolder: str = "") -> pathlib.P
     if not (folder / "config.json").is_file() and subfolder:
         folder = folder / subfolder
     if not (folder / "config.json").is_file():
+        pipeline = f", or a pipeline with {subfolder}/ in it" if subfolder else ""
         raise WeightsError(
-            f"{path_or_id}: no config.json in {folder}. Give a model's folder as transformers and diffusers write it"
-            f"{f', or a pipeline with {subfolder}/ in it' if subfolder else ''}."
+            f"{path_or_id}: no config.json in {folder}. Give a model's folder as transformers and "
+            f"diffusers write it{pipeline}."
         )
     return folder
 
 
 def _download(name: str, subfolder: str) -> pathlib.Path:
+    """Downloads a model from the hub, unless it is in the cache."""
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise WeightsError(f"{name}: no such folder, and no hub id of the form organisation/name")
+        raise WeightsError(f"{name}: no such folder, and no hub id of the form organization/name")
+
+    # Optional: most folders are local.
     try:
         import huggingface_hub
     except ImportError as error:
         raise WeightsError(
             f"{name}: no such folder; to fetch it from the hub, pip install huggingface_hub"
         ) from error
+
+    # Only what is read here: a pipeline's other models may be large.
+    patterns = []
+    for folder in sorted({"", f"{subfolder}/" if subfolder else "", "tokenizer/"}):
+        patterns += [f"{folder}*.json", f"{folder}merges.txt", f"{folder}*.safetensors"]
     try:
-        return pathlib.Path(
-            huggingface_hub.snapshot_download(
-                name,
-                allow_patterns=[
-                    f"{part}{pattern}"
-                    for part in {"", f"{subfolder}/" if subfolder else "", "tokenizer/"}
-                    for pattern in ("*.json", "merges.txt", "*.safetensors")
-                ],
-            )
-        )
+        return pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))
     except Exception as error:  # the hub's own errors, and those of the network below it
         raise WeightsError(f"{name}: no such folder, and the hub gave: {error}") from error
 
 
 class Config(dict):
-    """A config.json: a key that is asked for and is not there is a WeightsError that names it."""
+    """A config.json. A key that is absent raises a WeightsError that names it."""
 
     def __missing__(self, key: str):
         raise WeightsError(
@@ -83,7 +91,7 @@ class Config(dict):
 
 
 def read_config(folder: pathlib.Path) -> Config:
-    """config.json. WeightsError if it is damaged."""
+    """Reads config.json; WeightsError if it is damaged."""
     try:
         return json.loads((folder / "config.json").read_text(), object_hook=Config)
     except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
@@ -93,70 +101,94 @@ def read_config(folder: pathlib.Path) -> Config:
 
 
 def read_normalization(folder: pathlib.Path) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Mean and standard deviation, each (r, g, b) of 0 to 1, by preprocessor_config.json, or None where it does not say."""
+    """Reads how images are normalized from preprocessor_config.json.
+
+    Returns:
+      Mean and standard deviation, each (r, g, b) of 0 to 1, or None if the file does not say.
+
+    Raises:
+      WeightsError: the file is damaged, or its values are not three numbers each.
+    """
     file = folder / "preprocessor_config.json"
     if not file.is_file():
         return None
     try:
-        c = json.loads(file.read_text())
+        config = json.loads(file.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
         raise WeightsError(f"{file}: damaged ({error}). Fetch the file again.") from error
-    if c.get("do_normalize") is False:
+
+    if config.get("do_normalize") is False:
         return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    values = [c.get(key) for key in ("image_mean", "image_std")]
-    if None in values:
+    mean = config.get("image_mean")
+    std = config.get("image_std")
+    if mean is None or std is None:
         return None
-    mean, std = values
-    if (
-        not all(
-            isinstance(v, list) and len(v) == 3 and all(isinstance(x, (int, float)) for x in v)
-            for v in values
-        )
-        or min(std) <= 0
-    ):
+
+    if not (_is_color(mean) and _is_color(std)) or min(std) <= 0:
         raise WeightsError(
-            f"{file}: image_mean {mean!r} and image_std {std!r} must be three numbers each, the latter above 0. Fetch the file again."
+            f"{file}: image_mean {mean!r} and image_std {std!r} must be three numbers each, the "
+            "latter above 0. Fetch the file again."
         )
     return tuple(map(float, mean)), tuple(map(float, std))
 
 
+def _is_color(value: object) -> bool:
+    """Says whether a value of a JSON file is a list of three numbers."""
+    if not isinstance(value, list) or len(value) != 3:
+        return False
+    return all(isinstance(number, (int, float)) for number in value)
+
+
 def read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
-    """{name: array in the file's own dtype} of all shards. WeightsError if a file is missing, damaged or only there as pickle."""
+    """Reads the tensors of all shards.
+
+    Returns:
+      {name: array in the file's own dtype}.
+
+    Raises:
+      WeightsError: a file is missing or damaged, or the weights are only there as pickle.
+    """
     for stem in STEMS:
         index = folder / f"{stem}.safetensors.index.json"
         if index.is_file():
             return _read_shards(folder, index)
         if (folder / f"{stem}.safetensors").is_file():
             return _read_file(folder / f"{stem}.safetensors")
-    pickled = sorted(
-        p.name for pattern in ("*.bin", "*.pt", "*.ckpt", "*.pth") for p in folder.glob(pattern)
-    )
-    why = (
-        f"only {', '.join(pickled)}, which can run code when it is read: convert it to safetensors"
-        if pickled
-        else "give the whole folder"
-    )
+
+    # Never read a pickle: it can run code.
+    pickles = (".bin", ".pt", ".ckpt", ".pth")
+    pickled = sorted(file.name for file in folder.glob("*") if file.suffix in pickles)
+    advice = "give the whole folder"
+    if pickled:
+        advice = (
+            f"only {', '.join(pickled)}, which can run code when it is read: "
+            "convert it to safetensors"
+        )
     raise WeightsError(
-        f"{folder}: no {STEMS[0]}.safetensors or {STEMS[1]}.safetensors there; {why}."
+        f"{folder}: no {STEMS[0]}.safetensors or {STEMS[1]}.safetensors there; {advice}."
     )
 
 
 def _read_shards(folder: pathlib.Path, index: pathlib.Path) -> dict[str, np.ndarray]:
+    """Reads all files that an index names."""
     try:
         places = json.loads(index.read_text())["weight_map"]
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError) as error:
         raise WeightsError(f"{index}: damaged ({error!r}). Fetch the file again.") from error
+
     tensors = {}
     for name in sorted(set(places.values())):
         tensors.update(_read_file(folder / name))
     if missing := sorted(set(places) - set(tensors)):
         raise WeightsError(
-            f"{index} names {len(missing)} tensors that its shards lack, such as {missing[0]}. Fetch the folder again."
+            f"{index} names {len(missing)} tensors that its shards lack, such as {missing[0]}. "
+            "Fetch the folder again."
         )
     return tensors
 
 
 def _read_file(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Reads one safetensors file."""
     try:
         tensors = dict(safetensors.deserialize(path.read_bytes()))
     except FileNotFoundError as error:
@@ -165,9 +197,11 @@ def _read_file(path: pathlib.Path) -> dict[str, np.ndarray]:
         ) from error
     except (safetensors.SafetensorError, OSError) as error:
         raise WeightsError(f"{path}: damaged ({error}). Fetch the file again.") from error
+
     if odd := sorted({t["dtype"] for t in tensors.values()} - set(DTYPES)):
         raise WeightsError(
-            f"{path}: tensors of type {', '.join(odd)} are not read, only {', '.join(DTYPES)} (no quantised checkpoints)"
+            f"{path}: tensors of type {', '.join(odd)} are not read, only {', '.join(DTYPES)} "
+            "(no quantized checkpoints)"
         )
     return {
         name: np.frombuffer(t["data"], DTYPES[t["dtype"]]).reshape(t["shape"])

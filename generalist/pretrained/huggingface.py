@@ -1,13 +1,15 @@
-"""Published models in the folders of transformers and diffusers -> our modules, with a strict report.
+"""Published models in the folders of transformers and diffusers -> our modules.
 
     unet = load_unet("stable-diffusion-v1-5")  # a folder on disk, a pipeline's folder, or a hub id
     eps = unet(x, timestep, tokens)
 
-Every tensor of the folder is used or known to be of another part; every parameter is filled; anything else is an error.
+The readers are strict: every tensor of the folder is used or known to belong to another component,
+every parameter is filled, and anything else is an error. The report lists what became of each.
 """
 
 import dataclasses
 import os
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -33,7 +35,8 @@ from generalist.pretrained.folders import (
 )
 from generalist.pretrained.weights import WeightsError
 
-ACTIVATIONS = {  # transformers' name -> ours
+# transformers' name -> ours.
+ACTIVATIONS = {
     "gelu": "gelu",
     "quick_gelu": "quick_gelu",
     "gelu_pytorch_tanh": "gelu_tanh",
@@ -41,97 +44,127 @@ ACTIVATIONS = {  # transformers' name -> ours
     "relu": "relu",
 }
 
+# The image encoders, by the `model_type` of their config.json (with or without "_vision_model").
+IMAGE_ENCODERS = {
+    "clip": families.CLIP_VISION,
+    "siglip": families.SIGLIP_VISION,
+    "siglip2": families.SIGLIP2_VISION,
+    "dinov2": families.DINOV2,
+    "dinov2_with_registers": families.DINOV2_WITH_REGISTERS,
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What became of every tensor of a folder.
+    """What became of every tensor of a folder."""
 
-    used: {their name: our path}. reshaped: {our path: how}. ignored: their names that belong to parts we do not build.
-    """
-
-    source: str
-    used: Mapping[str, str]
-    reshaped: Mapping[str, str]
-    ignored: tuple[str, ...]
+    source: str  # the folder
+    used: Mapping[str, str]  # {their name: our path}
+    reshaped: Mapping[str, str]  # {our path: how}
+    ignored: tuple[str, ...]  # their names that belong to components we do not build
 
     def __str__(self) -> str:
         lines = [
-            f"{self.source}: {len(self.used)} tensors used, {len(self.ignored)} of other parts, {len(self.reshaped)} reshaped"
+            f"{self.source}: {len(self.used)} tensors used, {len(self.ignored)} of other "
+            f"components, {len(self.reshaped)} reshaped"
         ]
-        lines += [
-            f"  {theirs} -> {ours}{f'  ({self.reshaped[ours]})' if ours in self.reshaped else ''}"
-            for theirs, ours in sorted(self.used.items())
-        ]
-        return "\n".join(lines + [f"  not needed: {name}" for name in self.ignored])
+        for theirs, ours in sorted(self.used.items()):
+            how = f"  ({self.reshaped[ours]})" if ours in self.reshaped else ""
+            lines.append(f"  {theirs} -> {ours}{how}")
+        for name in self.ignored:
+            lines.append(f"  not needed: {name}")
+        return "\n".join(lines)
 
 
 @dataclasses.dataclass(frozen=True)
 class PublishedModel:
-    """A published part read into our names.
+    """A published model, read into our names."""
 
-    make: builds it, `make(seed)`. settings: the keyword arguments it is built with, but for dtype and rngs.
-    values: its parameters, {our path: float32 array}. family: the names they were published under.
-    normalization: (mean, std), each (r, g, b) of 0 to 1: an image encoder wants (image - mean) / std. None for the other parts.
-    """
-
-    make: Callable[[int | None], nnx.Module]
-    settings: dict[str, Any]
-    values: dict[str, np.ndarray]
+    make: Callable[[int | None], nnx.Module]  # `make(seed)` builds it
+    settings: dict[str, Any]  # the keyword arguments it is built with, but for dtype and rngs
+    values: dict[str, np.ndarray]  # its parameters, {our path: float32 array}
     report: Report
-    family: families.Family
+    family: families.Family  # the names it was published under
+
+    # (mean, std), each (r, g, b) of 0 to 1: an image encoder wants (image - mean) / std. None for
+    # the other components.
     normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
     def module(self) -> nnx.Module:
-        """The module, filled."""
+        """Returns the module, filled."""
         graphdef, _ = parameters.abstract(lambda: self.make(None))
         return parameters.merge(graphdef, jax.tree.map(jnp.asarray, self.values))
 
 
 def load_unet(path: str | os.PathLike, dtype=jnp.float32) -> UNet:
-    """`UNet2DConditionModel` of Stable Diffusion 1.x or 2.x -> `unet(x (b, h, w, c), timestep (b,), tokens (b, n, d)) -> (b, h, w, c)`."""
+    """Loads the `UNet2DConditionModel` of Stable Diffusion 1.x or 2.x.
+
+    Returns:
+      `unet(x (b, h, w, c), timestep (b,), tokens (b, n, d)) -> (b, h, w, c)`.
+    """
     return read_unet(path, dtype).module()
 
 
 def load_text_encoder(
     path: str | os.PathLike, dtype=jnp.float32, skip: int = 0
 ) -> TextEncoder | T5Encoder:
-    """`CLIPTextModel` (OpenAI's or OpenCLIP's) or T5's encoder -> `encoder(ids (b, n)) -> last_hidden_state (b, n, d)`.
+    """Loads a `CLIPTextModel` (OpenAI's or OpenCLIP's) or the encoder of T5.
 
-    skip: CLIP's layers to leave out at the end, before the final norm. Stable Diffusion 2.x uses OpenCLIP with the last one left
-    out; its own text_encoder folder already lacks it.
+    Args:
+      path: a folder on disk, a pipeline's folder, or a hub id.
+      dtype: of the computation.
+      skip: how many of CLIP's layers to leave out at the end, before the final norm. Stable
+        Diffusion 2.x uses OpenCLIP without the last one, which its own text_encoder folder
+        already leaves out.
+
+    Returns:
+      `encoder(ids (b, n)) -> last_hidden_state (b, n, d)`.
     """
     return read_text_encoder(path, dtype, skip).module()
 
 
 def load_image_encoder(path: str | os.PathLike, dtype=jnp.float32) -> VisionTransformer:
-    """CLIP, SigLIP, SigLIP 2 or DINOv2 -> `encoder(image (b, h, w, 3), normalised as it wants) -> last_hidden_state (b, n, d)`."""
+    """Loads a CLIP, SigLIP, SigLIP 2 or DINOv2 encoder.
+
+    Returns:
+      `encoder(image (b, h, w, 3), normalized as it wants) -> last_hidden_state (b, n, d)`.
+    """
     return read_image_encoder(path, dtype).module()
 
 
 def load_autoencoder(path: str | os.PathLike, dtype=jnp.float32) -> Autoencoder:
-    """`AutoencoderKL` -> `.encode(image) -> (mean, logvar)` and `.decode(latent) -> image`, NHWC, unscaled."""
+    """Loads an `AutoencoderKL`.
+
+    Returns:
+      A module with `.encode(image) -> (mean, logvar)` and `.decode(latent) -> image`, all NHWC;
+      latents are unscaled.
+    """
     return read_autoencoder(path, dtype).module()
 
 
 def read_published(path: str | os.PathLike) -> PublishedModel:
-    """A folder of any of these models, by what its config.json says it is."""
-    c = read_config(find_folder(path))
-    kind = c.get("_class_name") or c.get("model_type")
+    """Reads a folder of any of these models, by what its config.json says it is."""
+    config = read_config(find_folder(path))
+    name = config.get("_class_name") or config.get("model_type")
     readers = {
         "UNet2DConditionModel": read_unet,
         "AutoencoderKL": read_autoencoder,
         "t5": read_text_encoder,
         "clip_text_model": read_text_encoder,
     }
-    return readers.get(kind, read_image_encoder)(path)
+    return readers.get(name, read_image_encoder)(path)
 
 
 def read_unet(path: str | os.PathLike, dtype=jnp.float32) -> PublishedModel:
-    """See `load_unet`. WeightsError where the config asks for what this UNet is not (SDXL's extras, for example)."""
+    """Reads what `load_unet` loads.
+
+    Raises:
+      WeightsError: the config asks for what our UNet is not, such as SDXL's extras.
+    """
     folder = find_folder(path, "unet")
-    c = _with_defaults(read_config(folder), families.UNET)
+    config = _with_defaults(read_config(folder), families.UNET)
     _require(
-        c,
+        config,
         folder,
         _class_name="UNet2DConditionModel",
         act_fn="silu",
@@ -162,147 +195,167 @@ def read_unet(path: str | os.PathLike, dtype=jnp.float32) -> PublishedModel:
         resnet_skip_time_act=False,
         resnet_out_scale_factor=1.0,
     )
-    channels = tuple(c["block_out_channels"])
-    # What diffusers calls attention_head_dim is the number of heads: one for all levels (1.x) or one a level (2.x).
-    heads = c["num_attention_heads"] or c["attention_head_dim"]
-    widths = {width // n for width, n in zip(channels, heads)} if isinstance(heads, list) else set()
+    channels = tuple(config["block_out_channels"])
+
+    # What diffusers calls attention_head_dim is the number of heads: one for all levels (1.x), or
+    # one a level (2.x), where all heads are of the same width.
+    heads = config["num_attention_heads"] or config["attention_head_dim"]
+    widths = set()
+    if isinstance(heads, list):
+        widths = {width // count for width, count in zip(channels, heads, strict=True)}
     if len(widths) > 1:
         raise WeightsError(
-            f"{folder}: attention heads {heads} of different widths at channels {channels} are not supported"
+            f"{folder}: attention heads {heads} of different widths at channels {channels} are "
+            "not supported"
         )
+
     settings = dict(
-        in_channels=c["in_channels"],
-        out_channels=c["out_channels"],
+        in_channels=config["in_channels"],
+        out_channels=config["out_channels"],
         channels=channels,
-        layers_per_block=c["layers_per_block"],
-        attention_levels=tuple(kind.startswith("CrossAttn") for kind in c["down_block_types"]),
-        context_dim=c["cross_attention_dim"],
+        layers_per_block=config["layers_per_block"],
+        attention_levels=tuple(
+            block.startswith("CrossAttn") for block in config["down_block_types"]
+        ),
+        context_dim=config["cross_attention_dim"],
         heads=None if widths else heads,
         head_dim=next(iter(widths), 0),
-        groups=c["norm_num_groups"],
+        groups=config["norm_num_groups"],
     )
-    return _read(folder, families.UNET, UNet, settings, dtype)
+    return _read_model(folder, families.UNET, UNet, settings, dtype)
 
 
 def read_text_encoder(path: str | os.PathLike, dtype=jnp.float32, skip: int = 0) -> PublishedModel:
-    """See `load_text_encoder`."""
+    """Reads what `load_text_encoder` loads."""
     folder = find_folder(path, "text_encoder")
-    c = read_config(folder)
-    kind = c.get("model_type")
-    if kind == "t5":
-        c = _with_defaults(c, families.T5)
-        activation = c["feed_forward_proj"]
-        if skip:
-            raise WeightsError(
-                f"{folder}: skip={skip} is for CLIP's text encoders; T5 is used whole, skip=0"
-            )
-        if activation not in ("relu", "gated-gelu"):
-            raise WeightsError(
-                f"{folder}: T5 with feed_forward_proj={activation!r} is not supported, only 'relu' and 'gated-gelu'"
-            )
-        settings = dict(
-            vocabulary=c["vocab_size"],
-            dim=c["d_model"],
-            depth=c["num_layers"],
-            heads=c["num_heads"],
-            head_dim=c["d_kv"],
-            inner=c["d_ff"],
-            gated=activation == "gated-gelu",
-            epsilon=c["layer_norm_epsilon"],
-            buckets=c["relative_attention_num_buckets"],
-            max_distance=c["relative_attention_max_distance"],
-        )
-        return _read(folder, families.T5, T5Encoder, settings, dtype)
-    if kind not in ("clip", "clip_text_model"):
+    config = read_config(folder)
+    model_type = config.get("model_type")
+    if model_type == "t5":
+        return _read_t5(folder, config, dtype, skip)
+    if model_type in ("clip", "clip_text_model"):
+        return _read_clip_text(folder, config, dtype, skip)
+    raise WeightsError(
+        f"{folder}: model_type {model_type!r} is no text encoder that is read here; "
+        "choose clip_text_model, clip or t5"
+    )
+
+
+def _read_t5(folder: pathlib.Path, config: Config, dtype, skip: int) -> PublishedModel:
+    config = _with_defaults(config, families.T5)
+    if skip:
         raise WeightsError(
-            f"{folder}: model_type {kind!r} is no text encoder that is read here; choose clip_text_model, clip or t5"
+            f"{folder}: skip={skip} is for CLIP's text encoders; T5 is used whole, skip=0"
         )
-    c = _with_defaults(_tower(c, "text_config"), families.CLIP_TEXT)
-    _require(c, folder, layer_norm_eps=1e-5)  # of the final norm; the layers' would be free
-    depth = c["num_hidden_layers"]
+    activation = config["feed_forward_proj"]
+    if activation not in ("relu", "gated-gelu"):
+        raise WeightsError(
+            f"{folder}: T5 with feed_forward_proj={activation!r} is not supported, "
+            "only 'relu' and 'gated-gelu'"
+        )
+
+    settings = dict(
+        vocabulary=config["vocab_size"],
+        dim=config["d_model"],
+        depth=config["num_layers"],
+        heads=config["num_heads"],
+        head_dim=config["d_kv"],
+        inner=config["d_ff"],
+        gated=activation == "gated-gelu",
+        epsilon=config["layer_norm_epsilon"],
+        buckets=config["relative_attention_num_buckets"],
+        max_distance=config["relative_attention_max_distance"],
+    )
+    return _read_model(folder, families.T5, T5Encoder, settings, dtype)
+
+
+def _read_clip_text(folder: pathlib.Path, config: Config, dtype, skip: int) -> PublishedModel:
+    config = _with_defaults(_tower(config, "text_config"), families.CLIP_TEXT)
+
+    # Our final norm has this epsilon; that of the layers would be free.
+    _require(config, folder, layer_norm_eps=1e-5)
+
+    # The skipped layers are in the folder, and expected to be left over.
+    depth = config["num_hidden_layers"]
     if not 0 <= skip < depth:
         raise WeightsError(f"{folder}: skip={skip} of {depth} layers; choose 0 to {depth - 1}")
-    family = families.CLIP_TEXT._replace(
-        ignored=[
-            *families.CLIP_TEXT.ignored,
-            *(f"encoder.layers.{i}.*" for i in range(depth - skip, depth)),
-        ]
-    )
+    skipped = [f"encoder.layers.{i}.*" for i in range(depth - skip, depth)]
+    family = families.CLIP_TEXT._replace(ignored=[*families.CLIP_TEXT.ignored, *skipped])
+
     settings = dict(
-        dim=c["hidden_size"],
+        dim=config["hidden_size"],
         depth=depth - skip,
-        heads=c["num_attention_heads"],
-        inner=c["intermediate_size"],
-        vocabulary=c["vocab_size"],
-        length=c["max_position_embeddings"],
-        activation=_activation(c, folder),
-        epsilon=c["layer_norm_eps"],
+        heads=config["num_attention_heads"],
+        inner=config["intermediate_size"],
+        vocabulary=config["vocab_size"],
+        length=config["max_position_embeddings"],
+        activation=_activation(config, folder),
+        epsilon=config["layer_norm_eps"],
         causal=True,
     )
-    return _read(folder, family, TextEncoder, settings, dtype)
+    return _read_model(folder, family, TextEncoder, settings, dtype)
 
 
 def read_image_encoder(path: str | os.PathLike, dtype=jnp.float32) -> PublishedModel:
-    """See `load_image_encoder`."""
+    """Reads what `load_image_encoder` loads."""
     folder = find_folder(path, "image_encoder")
-    c = read_config(folder)
-    kind = c.get("model_type", "")
-    known = {
-        "clip": families.CLIP_VISION,
-        "siglip": families.SIGLIP_VISION,
-        "siglip2": families.SIGLIP2_VISION,
-        "dinov2": families.DINOV2,
-        "dinov2_with_registers": families.DINOV2_WITH_REGISTERS,
-    }
-    name = kind.removesuffix("_vision_model")
-    if name not in known:
+    config = read_config(folder)
+    model_type = config.get("model_type", "")
+    name = model_type.removesuffix("_vision_model")
+    if name not in IMAGE_ENCODERS:
         raise WeightsError(
-            f"{folder}: model_type {kind!r} is no image encoder that is read here; choose one of {', '.join(known)}"
+            f"{folder}: model_type {model_type!r} is no image encoder that is read here; "
+            f"choose one of {', '.join(IMAGE_ENCODERS)}"
         )
-    settings = _vision_settings(
-        _with_defaults(_tower(c, "vision_config"), known[name]), name, folder
-    )
-    part = _read(folder, known[name], VisionTransformer, settings, dtype)
+
+    family = IMAGE_ENCODERS[name]
+    config = _with_defaults(_tower(config, "vision_config"), family)
+    settings = _vision_settings(config, name, folder)
+    published = _read_model(folder, family, VisionTransformer, settings, dtype)
+
+    # The folder's own processor knows best how the images were normalized.
     return dataclasses.replace(
-        part, normalization=read_normalization(folder) or part.family.normalization
+        published, normalization=read_normalization(folder) or family.normalization
     )
 
 
-def _vision_settings(c: Mapping[str, Any], family: str, folder) -> dict:
-    _require(c, folder, num_channels=3)
-    # Some sizes are no multiple of the patch (384 of 14): their library leaves out the pixels beyond the last whole one.
-    grid = (
-        round(c["num_patches"] ** 0.5)
-        if family == "siglip2"
-        else c["image_size"] // c["patch_size"]
-    )
+def _vision_settings(config: Mapping[str, Any], name: str, folder: pathlib.Path) -> dict:
+    """Returns the keyword arguments of a VisionTransformer; `name` as in IMAGE_ENCODERS."""
+    _require(config, folder, num_channels=3)
+
+    # Some sizes are no multiple of the patch (384 of 14): their library leaves out the pixels
+    # beyond the last whole one.
+    if name == "siglip2":
+        grid = round(config["num_patches"] ** 0.5)
+    else:
+        grid = config["image_size"] // config["patch_size"]
     settings = dict(
-        image_size=grid * c["patch_size"],
-        patch=c["patch_size"],
-        dim=c["hidden_size"],
-        depth=c["num_hidden_layers"],
-        heads=c["num_attention_heads"],
-        inner=c.get("intermediate_size"),
-        activation=_activation(c, folder),
-        epsilon=c["layer_norm_eps"],
+        image_size=grid * config["patch_size"],
+        patch=config["patch_size"],
+        dim=config["hidden_size"],
+        depth=config["num_hidden_layers"],
+        heads=config["num_attention_heads"],
+        inner=config.get("intermediate_size"),
+        activation=_activation(config, folder),
+        epsilon=config["layer_norm_eps"],
     )
-    if family == "clip":
+
+    if name == "clip":
         return dict(settings, class_token=True, patch_bias=False, pre_norm=True, final_norm=False)
-    if family.startswith("siglip"):
-        return dict(
-            settings, interpolation="bilinear_antialias" if family == "siglip2" else "bicubic"
-        )
-    _require(c, folder, qkv_bias=True)
-    has_registers, gated, inner = (
-        family == "dinov2_with_registers",
-        c["use_swiglu_ffn"],
-        int(c["hidden_size"] * c["mlp_ratio"]),
-    )
+    if name == "siglip":
+        return dict(settings, interpolation="bicubic")
+    if name == "siglip2":
+        return dict(settings, interpolation="bilinear_antialias")
+
+    # DINOv2 states the width of its feed-forward as a ratio, before the gate takes a third of it.
+    _require(config, folder, qkv_bias=True)
+    has_registers = name == "dinov2_with_registers"
+    gated = config["use_swiglu_ffn"]
+    inner = int(config["hidden_size"] * config["mlp_ratio"])
     return dict(
         settings,
         class_token=True,
         layer_scale=True,
-        registers=c["num_register_tokens"] if has_registers else 0,
+        registers=config["num_register_tokens"] if has_registers else 0,
         gated=gated,
         inner=families.swiglu_width(inner) if gated else inner,
         interpolation="bicubic_antialias" if has_registers else "bicubic",
@@ -310,11 +363,11 @@ def _vision_settings(c: Mapping[str, Any], family: str, folder) -> dict:
 
 
 def read_autoencoder(path: str | os.PathLike, dtype=jnp.float32) -> PublishedModel:
-    """See `load_autoencoder`."""
+    """Reads what `load_autoencoder` loads."""
     folder = find_folder(path, "vae")
-    c = _with_defaults(read_config(folder), families.AUTOENCODER)
+    config = _with_defaults(read_config(folder), families.AUTOENCODER)
     _require(
-        c,
+        config,
         folder,
         _class_name="AutoencoderKL",
         act_fn="silu",
@@ -328,102 +381,147 @@ def read_autoencoder(path: str | os.PathLike, dtype=jnp.float32) -> PublishedMod
         latents_std=None,
     )
     settings = dict(
-        channels=tuple(c["block_out_channels"]),
-        layers_per_block=c["layers_per_block"],
-        latent_channels=c["latent_channels"],
-        groups=c["norm_num_groups"],
-        scaling_factor=c["scaling_factor"],
+        channels=tuple(config["block_out_channels"]),
+        layers_per_block=config["layers_per_block"],
+        latent_channels=config["latent_channels"],
+        groups=config["norm_num_groups"],
+        scaling_factor=config["scaling_factor"],
     )
-    return _read(folder, families.AUTOENCODER, Autoencoder, settings, dtype)
+    return _read_model(folder, families.AUTOENCODER, Autoencoder, settings, dtype)
 
 
-def _tower(c: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """The config of one encoder: "text_config" or "vision_config" of a model of both (old files add a "_dict"; it wins), else all of it."""
-    return {**(c.get(key) or {}), **(c.get(f"{key}_dict") or {})} if key in c else c
+def _tower(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """Returns the config of one encoder.
+
+    A model of both encoders has it under "text_config" or "vision_config". Old files repeat it
+    with a "_dict" added to the key, which wins.
+    """
+    if key not in config:
+        return config
+    return {**(config.get(key) or {}), **(config.get(f"{key}_dict") or {})}
 
 
-def _with_defaults(c: Mapping[str, Any], family: families.Family) -> Config:
-    return Config({**family.defaults, **c})
+def _with_defaults(config: Mapping[str, Any], family: families.Family) -> Config:
+    return Config({**family.defaults, **config})
 
 
-def _activation(c: Mapping[str, Any], folder) -> str:
-    if c["hidden_act"] not in ACTIVATIONS:
+def _activation(config: Mapping[str, Any], folder: pathlib.Path) -> str:
+    name = config["hidden_act"]
+    if name not in ACTIVATIONS:
         raise WeightsError(
-            f"{folder}: hidden_act {c['hidden_act']!r} is not supported; choose one of {', '.join(ACTIVATIONS)}"
+            f"{folder}: hidden_act {name!r} is not supported; "
+            f"choose one of {', '.join(ACTIVATIONS)}"
         )
-    return ACTIVATIONS[c["hidden_act"]]
+    return ACTIVATIONS[name]
 
 
-def _require(c: Mapping[str, Any], folder, **values) -> None:
-    """WeightsError that lists every key of the config that differs from what our model is; an absent key is fine."""
+def _require(config: Mapping[str, Any], folder: pathlib.Path, **values) -> None:
+    """Checks that a config says what our model is; an absent key is fine.
+
+    Raises:
+      WeightsError: lists every key that differs.
+    """
     other = [
-        f"{key}={c[key]!r} (supported: {value!r})"
+        f"{key}={config[key]!r} (supported: {value!r})"
         for key, value in values.items()
-        if key in c and c[key] != value
+        if key in config and config[key] != value
     ]
     if other:
         raise WeightsError(f"{folder}: a model with {', '.join(other)} cannot be read")
 
 
-def _read(
-    folder, family: families.Family, kind: type[nnx.Module], settings: dict, dtype
+def _read_model(
+    folder: pathlib.Path,
+    family: families.Family,
+    module: type[nnx.Module],
+    settings: dict[str, Any],
+    dtype,
 ) -> PublishedModel:
-    """The tensors of a folder as the parameters of a `kind`; WeightsError that lists all that is missing, left over or misshapen."""
-    make = lambda seed: kind(**settings, rngs=layers.HostRngs(seed), dtype=dtype)
+    """Reads the tensors of a folder as the parameters of a module.
+
+    Raises:
+      WeightsError: lists all that is missing, left over or misshapen.
+    """
+
+    def make(seed: int | None) -> nnx.Module:
+        return module(**settings, rngs=layers.HostRngs(seed), dtype=dtype)
+
     _, shapes = parameters.abstract(lambda: make(None))
-    tensors, used, ignored, problems = {}, {}, [], []
+
+    # Their tensors, by our paths. Each is used, ignored or a problem.
+    tensors = {}
+    used = {}
+    ignored = []
+    problems = []
     for name, tensor in sorted(read_tensors(folder).items()):
         path = to_path(name, tensor, family, shapes)
         if path is not None:
-            used[name], tensors[path] = path, tensor.astype(np.float32)
+            used[name] = path
+            tensors[path] = tensor.astype(np.float32)
         elif families.is_ignored(name, family):
             ignored.append(name)
         else:
             problems.append(f"left over: {name} {tensor.shape}")
-    values, reshaped = {}, _split_positions(tensors, shapes)
+
+    # Every parameter is filled, in our layout.
+    values = {}
+    reshaped = _split_positions(tensors, shapes)
     for path, expected in shapes.items():
         if path not in tensors:
-            problems.append(
-                f"missing: {families.to_theirs(path, family)} for {path} {expected.shape}"
-            )
+            theirs = families.to_theirs(path, family)
+            problems.append(f"missing: {theirs} for {path} {expected.shape}")
         elif tensors[path].size != expected.size:
             problems.append(
                 f"shape of {path}: {tensors[path].shape} in the folder, {expected.shape} here"
             )
         else:
             values[path], note = convert(tensors[path], path, expected.shape)
-            reshaped.update({path: note} if note else {})
+            if note:
+                reshaped[path] = note
+
     if problems:
         raise WeightsError(f"{folder} does not fit its config.json:\n{listed(problems)}")
-    return PublishedModel(
-        make, settings, values, Report(str(folder), used, reshaped, tuple(ignored)), family
-    )
+    report = Report(str(folder), used, reshaped, tuple(ignored))
+    return PublishedModel(make, settings, values, report, family)
 
 
 def to_path(name: str, tensor: np.ndarray, family: families.Family, shapes: Mapping) -> str | None:
-    """The parameter a tensor is for, or None if there is none of that name."""
+    """Returns the path of the parameter that a tensor is for, or None if there is none."""
     path = families.to_ours(name, tensor.ndim, family)
     return path if path in shapes else None
 
 
 def convert(tensor: np.ndarray, path: str, shape: tuple[int, ...]) -> tuple[np.ndarray, str]:
-    """A published tensor in our layout, and how it was reshaped, if it was."""
+    """Converts a published tensor to our layout.
+
+    Args:
+      tensor: as published: kernels are (out, in) or OIHW.
+      path: of our parameter.
+      shape: of our parameter: kernels are (in, out) or HWIO.
+
+    Returns:
+      The array, and how it was reshaped, or "" if it was not.
+    """
     ours = tensor
     if path.endswith(".kernel"):
         ours = tensor.transpose(2, 3, 1, 0) if tensor.ndim == 4 else tensor.T
-    return np.ascontiguousarray(
-        ours.reshape(shape)
-    ), "" if ours.shape == shape else f"{tensor.shape} -> {shape}"
+    note = "" if ours.shape == shape else f"{tensor.shape} -> {shape}"
+    return np.ascontiguousarray(ours.reshape(shape)), note
 
 
 def _split_positions(tensors: dict[str, np.ndarray], shapes: Mapping) -> dict[str, str]:
-    """Positions (1 + n, d) -> (g, g, d), the first of them added to the class token, which is all it is used for."""
-    if (
-        "class_token" not in shapes
-        or "position_embedding" not in tensors
-        or "class_token" not in tensors
-    ):
+    """Changes positions (1 + n, d) to (n, d) where the first belongs to the class token.
+
+    The token never has another position, so that the sum of both is our parameter.
+
+    Returns:
+      What was reshaped: {path: how}.
+    """
+    if "class_token" not in shapes:
         return {}
+    if "position_embedding" not in tensors or "class_token" not in tensors:
+        return {}
+
     dim = shapes["class_token"].shape[0]
     positions = tensors["position_embedding"].reshape(-1, dim)
     tensors["class_token"] = tensors["class_token"].reshape(dim) + positions[0]

@@ -1,4 +1,7 @@
-"""The tokenizer beside a published text encoder, from its own files: tokenizer.json, or CLIP's vocab.json and merges.txt."""
+"""The tokenizer beside a published text encoder.
+
+It is read from its own files: tokenizer.json, or CLIP's vocab.json and merges.txt.
+"""
 
 import json
 import pathlib
@@ -8,23 +11,24 @@ import numpy as np
 
 from generalist.pretrained.weights import WeightsError
 
-CLIP_PATTERN = (
-    r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""  # of its published code
-)
+# How CLIP cuts a text into words, from its published code.
+CLIP_PATTERN = r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
 
 
 def read_tokenizer(folder, length: int | None) -> Callable[[Sequence[str]], np.ndarray]:
-    """The tokenizer of the text encoder in `folder`, there or in the pipeline's `tokenizer` next to it.
+    """Reads the tokenizer of a text encoder, from its folder or from `tokenizer` beside it.
 
     Args:
       folder: a text encoder's folder.
-      length: ids a prompt (CLIP: 77, filled with its padding token, which it is trained to see); None pads with 0 to the
-        longest prompt (T5, which masks it).
+      length: ids a prompt (CLIP: 77, filled with its padding token, which it is trained to see);
+        None pads with 0 to the longest prompt (T5, which masks it).
 
     Returns:
-      prompts -> ids (k, n) int32.
+      A function of k prompts that returns their ids, int32 (k, n).
 
-    Raises WeightsError: no tokenizer files, damaged ones, no `tokenizers` package, or a prompt that is too long.
+    Raises:
+      WeightsError: no tokenizer files, damaged ones, or no `tokenizers` package; the function
+        raises it for a prompt that is too long.
     """
     place = find_tokenizer(pathlib.Path(folder))
     tokenizer = _load(place)
@@ -33,41 +37,54 @@ def read_tokenizer(folder, length: int | None) -> Callable[[Sequence[str]], np.n
     def encode(prompts: Sequence[str]) -> np.ndarray:
         rows = [tokenizer.encode(prompt).ids for prompt in prompts]
         width = length or max(map(len, rows))
-        for prompt, row in zip(prompts, rows):
+
+        # Never cut a prompt silently: its end may be what matters.
+        for prompt, row in zip(prompts, rows, strict=True):
             if len(row) > width:
                 raise WeightsError(
-                    f"prompt {prompt!r} has {len(row)} tokens, the text encoder in {folder} takes {width}: shorten it"
+                    f"prompt {prompt!r} has {len(row)} tokens, the text encoder in {folder} takes "
+                    f"{width}: shorten it"
                 )
+
         return np.asarray([row + [padding] * (width - len(row)) for row in rows], np.int32)
 
     return encode
 
 
 def find_tokenizer(folder: pathlib.Path) -> pathlib.Path:
-    """The folder with the tokenizer's files. WeightsError that says which files are looked for where."""
+    """Finds the folder with the tokenizer's files.
+
+    Raises:
+      WeightsError: there is none; it says which files were looked for, and where.
+    """
     places = [folder, folder.parent / "tokenizer"]
     for place in places:
-        if (place / "tokenizer.json").is_file() or (
-            (place / "vocab.json").is_file() and (place / "merges.txt").is_file()
-        ):
+        if (place / "tokenizer.json").is_file():
+            return place
+        if (place / "vocab.json").is_file() and (place / "merges.txt").is_file():
             return place
     raise WeightsError(
-        f"{folder}: no tokenizer.json, and no vocab.json with merges.txt, in {' or '.join(map(str, places))}. Copy the "
-        "tokenizer's files there (a spiece.model alone: save it once as tokenizer.json with transformers' fast tokenizer)."
+        f"{folder}: no tokenizer.json, and no vocab.json with merges.txt, in "
+        f"{' or '.join(map(str, places))}. Copy the tokenizer's files there (a spiece.model alone: "
+        "save it once as tokenizer.json with transformers' fast tokenizer)."
     )
 
 
 def _load(place: pathlib.Path):
+    """Returns the `tokenizers.Tokenizer` of a folder."""
     try:
         import tokenizers
     except ImportError as error:
         raise WeightsError(
             f"{place}: to read a tokenizer, pip install 'generalist[pretrained]' (or tokenizers)"
         ) from error
+
     try:
         if (place / "tokenizer.json").is_file():
             tokenizer = tokenizers.Tokenizer.from_file(str(place / "tokenizer.json"))
-            tokenizer.no_padding()  # files carry the settings of whoever saved them
+
+            # Files carry the padding and truncation of whoever saved them.
+            tokenizer.no_padding()
             tokenizer.no_truncation()
             return tokenizer
         return _clip(tokenizers, place)
@@ -78,11 +95,16 @@ def _load(place: pathlib.Path):
 
 
 def _clip(tokenizers, place: pathlib.Path):
-    """CLIP's byte-level BPE: lower case, words cut by `CLIP_PATTERN`, "</w>" at their ends, start and end tokens around."""
+    """Builds CLIP's byte-level BPE.
+
+    Text is lower-cased and cut into words by `CLIP_PATTERN`; a word ends in "</w>"; a start and an
+    end token are put around all of it.
+    """
     vocabulary = json.loads((place / "vocab.json").read_text())
     lines = (place / "merges.txt").read_text().splitlines()
     merges = [tuple(line.split()) for line in lines if line and not line.startswith("#version")]
-    start, end = "<|startoftext|>", "<|endoftext|>"
+    start = "<|startoftext|>"
+    end = "<|endoftext|>"
     tokenizer = tokenizers.Tokenizer(
         tokenizers.models.BPE(
             vocab=vocabulary,
@@ -92,16 +114,25 @@ def _clip(tokenizers, place: pathlib.Path):
             unk_token=end,
         )
     )
-    n, pre = tokenizers.normalizers, tokenizers.pre_tokenizers
-    tokenizer.normalizer = n.Sequence(
-        [n.NFC(), n.Replace(tokenizers.Regex(r"\s+"), " "), n.Lowercase()]
-    )
-    tokenizer.pre_tokenizer = pre.Sequence(
+
+    # The steps before the BPE, in CLIP's order.
+    normalizers = tokenizers.normalizers
+    tokenizer.normalizer = normalizers.Sequence(
         [
-            pre.Split(tokenizers.Regex(CLIP_PATTERN), behavior="removed", invert=True),
-            pre.ByteLevel(add_prefix_space=False),
+            normalizers.NFC(),
+            normalizers.Replace(tokenizers.Regex(r"\s+"), " "),
+            normalizers.Lowercase(),
         ]
     )
+    pre_tokenizers = tokenizers.pre_tokenizers
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(tokenizers.Regex(CLIP_PATTERN), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+
+    # RoBERTa's processor is the one that puts one token before and one behind.
     tokenizer.post_processor = tokenizers.processors.RobertaProcessing(
         (end, vocabulary[end]),
         (start, vocabulary[start]),
@@ -112,7 +143,7 @@ def _clip(tokenizers, place: pathlib.Path):
 
 
 def _padding_token(place: pathlib.Path) -> str:
-    """Stable Diffusion 1.x fills with the end token, 2.x with "!"; the files say so."""
+    """Returns the padding token: Stable Diffusion 1.x has the end token, 2.x "!", by its files."""
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         if (place / name).is_file():
             token = json.loads((place / name).read_text()).get("pad_token")

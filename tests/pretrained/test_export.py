@@ -456,7 +456,7 @@ def test_a_unet_that_diffusers_has_not_is_refused_with_all_reasons():
             "tokenizer",
             VisionTransformer,
             VIT,
-            "part 'tokenizer': choose one of unet, image_encoder, text_encoder, autoencoder",
+            "component 'tokenizer': choose one of unet, image_encoder, text_encoder, autoencoder",
         ),
     ],
 )

@@ -247,7 +247,7 @@ def test_what_is_missing_or_left_over_is_listed(tiny_config, pipeline):
         ),
         (
             "scenes,image_encoder=/a",
-            "give one model folder, one Stable Diffusion folder, or parts as unet=FOLDER,",
+            "give one model folder, one Stable Diffusion folder, or components as unet=FOLDER,",
         ),
         ("unet=/nowhere", "/nowhere: no such folder"),
     ],
