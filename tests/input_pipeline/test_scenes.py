@@ -1,4 +1,4 @@
-"""Promises of the built-in scenes: reproducible, exact, consistent, varied; and of their degradations."""
+"""Promises of the built-in scenes (reproducible, exact, varied) and of their degradations."""
 
 import colorsys
 import math
@@ -45,7 +45,7 @@ def column(*values):
 
 
 def test_a_scene_is_a_function_of_its_arguments():
-    for first, second in zip(render(3, "val", 17, 48), render(3, "val", 17, 48)):
+    for first, second in zip(render(3, "val", 17, 48), render(3, "val", 17, 48), strict=True):
         np.testing.assert_array_equal(first, second)
 
 
@@ -56,7 +56,8 @@ def test_seeds_splits_and_indices_share_nothing():
 
 
 def test_the_world_does_not_depend_on_the_size():
-    # the middle pixel of every 3 x 3 block of the large view looks along the ray of the small view's pixel
+    # The middle pixel of every 3 x 3 block of the large view looks along the ray of the small
+    # view's pixel.
     for index in range(6):
         small, large = render(0, "train", index, 32), render(0, "train", index, 96)
         np.testing.assert_array_equal(small.classes, large.classes[1::3, 1::3])
@@ -83,7 +84,8 @@ def test_floor_depth_is_the_closed_form_of_the_plane():
     checked = 0
     for index in range(12):
         world, scene = sample_world(generator(0, 0, index)), render(0, "train", index, 40)
-        # a pixel (40 - 2 row - 1) / 80 of the focal plane's height above the centre falls this much per metre of z-depth
+        # A pixel (40 - 2 row - 1) / 80 of the focal plane's height above the center falls this much
+        # per meter of z-depth.
         up = (39 - 2 * np.arange(40)) / 40 * math.tan(world.fov / 2)
         fall = -(math.sin(world.pitch) + math.cos(world.pitch) * up)
         plane = np.broadcast_to(
@@ -98,9 +100,9 @@ def test_floor_depth_is_the_closed_form_of_the_plane():
 def test_solids_are_hit_where_geometry_says():
     ahead = np.array([[0.0], [1.0], [0.0]], np.float32)
     sphere, box = column(0, 5, 1, 0.5), column(0, 5, 1, 0.3, 0.7, 1, 1, 0)
-    turned = column(
-        0, 5, 1, 0.3, 0.7, 1, 0, 1
-    )  # by 90 degrees: the other half extent faces the camera
+
+    # By 90 degrees: the other half extent faces the camera.
+    turned = column(0, 5, 1, 0.3, 0.7, 1, 0, 1)
     cone = column(0, 5, 0, 2, 1, 0)  # radius 0.5 at the camera's height of 1 m
     assert Spheres.hit(sphere, 1.0, ahead) == pytest.approx(4.5)
     assert Boxes.hit(box, 1.0, ahead) == pytest.approx(4.3)
@@ -115,11 +117,10 @@ def test_solids_are_hit_where_geometry_says():
     down = column(0, 1, -0.2)  # from 2 m onto the top of a barrel 1 m high: 5 m ahead
     assert Frusta.hit(column(0, 5, 0, 1, 0.5, 0.5), 2.0, down) == pytest.approx(5.0)
     # outward normals: the cone of height 2 and radius 1 leans back by atan(1 / 2)
-    normal = Frusta.surface_at(cone, column(0, 4.5, 1))[0][:, 0]
+    normal = Frusta.surface_at(cone, column(0, 4.5, 1)).normal[:, 0]
     np.testing.assert_allclose(normal, [0, -2 / math.sqrt(5), 1 / math.sqrt(5)], atol=1e-5)
-    np.testing.assert_allclose(
-        Boxes.surface_at(turned, column(0, 4.7, 1))[0][:, 0], [0, -1, 0], atol=1e-6
-    )
+    normal = Boxes.surface_at(turned, column(0, 4.7, 1)).normal[:, 0]
+    np.testing.assert_allclose(normal, [0, -1, 0], atol=1e-6)
 
 
 def test_rectangles_hold_every_pixel_of_the_solids():
@@ -141,7 +142,7 @@ def test_rectangles_hold_every_pixel_of_the_solids():
 
 def test_hsv_to_rgb_agrees_with_the_standard_library():
     hsv = generator(5).random((3, 50))
-    expected = np.array([colorsys.hsv_to_rgb(*colour) for colour in hsv.T]).T
+    expected = np.array([colorsys.hsv_to_rgb(*color) for color in hsv.T]).T
     np.testing.assert_allclose(hsv_to_rgb(*hsv), expected, atol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""Our parts as folders of diffusers and transformers: they load without a complaint and compute the same."""
+"""Our components as folders of diffusers and transformers: they load and compute the same."""
 
 import json
 import logging
@@ -19,7 +19,7 @@ from generalist.models.text_encoder import TextEncoder
 from generalist.models.unet import UNet
 from generalist.models.vision_transformer import VisionTransformer
 from generalist.pretrained import WeightsError, save_weights
-from generalist.pretrained.export import export_model, export_component, plan_component
+from generalist.pretrained.export import export_component, export_model, plan_component
 from generalist.pretrained.huggingface import (
     read_autoencoder,
     read_image_encoder,
@@ -165,7 +165,7 @@ def nchw(x):
 
 @pytest.mark.parametrize("name", UNETS)
 def test_unet(tmp_path, name):
-    """Stable Diffusion's two forms, and one on pixels with an image concatenated and without attention at the first level."""
+    """Stable Diffusion's two forms, and one on pixels, without attention at the first level."""
     settings = UNETS[name]
     ours, values = make(UNet, settings)
     export_component("unet", settings, values, tmp_path)
@@ -185,7 +185,7 @@ def test_unet(tmp_path, name):
 
 @pytest.mark.parametrize("name", VITS)
 def test_image_encoder(tmp_path, name):
-    """At the size it is made for and at another; "ours" is the form the configs train from scratch."""
+    """At the size it is made for and at another; "ours" is what the configs train from scratch."""
     settings = {**VIT, **VITS[name]}
     ours, values = make(VisionTransformer, settings)
     export_component("image_encoder", settings, values, tmp_path)
@@ -261,9 +261,9 @@ def test_round_trip_is_bit_identical(tmp_path, kind, module, settings):
     """Folder -> ours -> folder: every tensor, and what is read says the same settings."""
     _, values = make(module, settings)
     export_component(kind, settings, values, tmp_path / "a")
-    part = READERS[kind](tmp_path / "a")
-    assert {name: part.settings[name] for name in settings} == settings
-    export_component(kind, part.settings, part.values, tmp_path / "b")
+    published = READERS[kind](tmp_path / "a")
+    assert {name: published.settings[name] for name in settings} == settings
+    export_component(kind, published.settings, published.values, tmp_path / "b")
     (first,), (second,) = (
         [safetensors.numpy.load_file(f) for f in (tmp_path / x).glob("*.safetensors")] for x in "ab"
     )
@@ -313,19 +313,22 @@ def test_round_trip_is_bit_identical(tmp_path, kind, module, settings):
     ids=["unet", "text_encoder", "image_encoder"],
 )
 def test_round_trip_from_the_library_is_bit_identical(request, tmp_path, peer):
-    """But for a class token and its position, which are one parameter here: their sum is the same."""
+    """But for a class token and its position, one parameter here: their sum is the same."""
     kind = request.node.callspec.id
     peer.save_pretrained(tmp_path / "a")
-    part = READERS[kind](tmp_path / "a")
-    export_component(kind, part.settings, part.values, tmp_path / "b")
+    published = READERS[kind](tmp_path / "a")
+    export_component(kind, published.settings, published.values, tmp_path / "b")
     (first,), (second,) = (
         [safetensors.numpy.load_file(f) for f in (tmp_path / x).glob("*.safetensors")] for x in "ab"
     )
-    plain = lambda tensors: {
-        name.removeprefix("text_model."): x
-        for name, x in tensors.items()
-        if "mask_token" not in name
-    }
+
+    def plain(tensors):
+        return {
+            name.removeprefix("text_model."): x
+            for name, x in tensors.items()
+            if "mask_token" not in name
+        }
+
     first, second = plain(first), plain(second)
     assert first.keys() == second.keys()
     if kind == "image_encoder":
@@ -352,7 +355,8 @@ def test_float16_halves_the_folder_and_is_declared(tmp_path):
     values["token_embedding"][5, 3] = 1e5
     with pytest.raises(
         WeightsError,
-        match=r"text_model.embeddings.token_embedding.weight: has values that float16 cannot hold, up to 1e\+05",
+        match=r"text_model.embeddings.token_embedding.weight: has values that float16 cannot hold, "
+        r"up to 1e\+05",
     ):
         export_component("text_encoder", settings, values, tmp_path, dtype="float16")
     with pytest.raises(WeightsError, match="dtype 'int8': choose one of float32, float16"):
@@ -362,20 +366,23 @@ def test_float16_halves_the_folder_and_is_declared(tmp_path):
 def test_normalisation_is_written_for_the_processor_and_read_back(tmp_path):
     settings = {**VIT}
     _, values = make(VisionTransformer, settings)
-    colours = ((0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
-    export_component("image_encoder", settings, values, tmp_path, normalization=colours)
-    assert read_image_encoder(tmp_path).normalization == colours
+    colors = ((0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
+    export_component("image_encoder", settings, values, tmp_path, normalization=colors)
+    assert read_image_encoder(tmp_path).normalization == colors
     processor = transformers.AutoImageProcessor.from_pretrained(tmp_path, backend="pil")
     image = np.random.default_rng(0).integers(0, 256, (24, 24, 3), np.uint8)
     actual = np.asarray(processor(image, return_tensors="np")["pixel_values"])[0].transpose(1, 2, 0)
-    np.testing.assert_allclose(actual, (image / 255 - colours[0]) / np.array(colours[1]), atol=1e-6)
+    np.testing.assert_allclose(actual, (image / 255 - colors[0]) / np.array(colors[1]), atol=1e-6)
 
 
 EXTRAS = {"position": True, "pooled_text": 20, "aligned": 24, "refine": 8}
 
 
 def test_extras_that_do_nothing_are_left_out(tmp_path):
-    """As they are before training; of refine, the last convolution decides. The library's UNet is then the same function."""
+    """As they are before training; of refine, the last convolution decides.
+
+    The library's UNet is then the same function.
+    """
     settings = {**UNETS["pixels"], **EXTRAS}
     graphdef, values = parameters.split(UNet(**settings, rngs=layers.HostRngs(0)))
     values = {path: np.asarray(x) for path, x in values.items()}
@@ -480,7 +487,7 @@ def test_a_folder_with_other_files_is_not_written_into(tmp_path):
 
 
 def model_folder(folder, unet):
-    """A model folder of this project with a U-Net, an image encoder, a non-causal text encoder and a projection."""
+    """A folder of this project: U-Net, image encoder, non-causal text encoder, a projection."""
     text = {"dim": 24, "depth": 1, "heads": 3, "kind": "transformer"}
     values = {"image_projection.kernel": np.zeros((24, 24), np.float32)}
     sizes = {"in_channels": 6, "aligned": 24}
@@ -492,10 +499,13 @@ def model_folder(folder, unet):
             {name: value for name, value in text.items() if name != "kind"},
         ),
     }
-    for part, (module, settings) in built.items():
+    for component, (module, settings) in built.items():
         _, own = make(module, settings)
         values.update(
-            {f"{part}.{path}": x if "aligned" not in path else 0 * x for path, x in own.items()}
+            {
+                f"{component}.{path}": x if "aligned" not in path else 0 * x
+                for path, x in own.items()
+            }
         )
     save_weights(folder, values, {})
     model = {

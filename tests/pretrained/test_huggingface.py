@@ -16,11 +16,11 @@ from generalist.models import layers, parameters
 from generalist.models.vision_transformer import VisionTransformer
 from generalist.pretrained import (
     WeightsError,
+    families,
     load_autoencoder,
     load_image_encoder,
     load_text_encoder,
     load_unet,
-    families,
 )
 from generalist.pretrained.folders import Config, read_normalization, read_tensors
 from generalist.pretrained.huggingface import read_image_encoder, read_text_encoder, read_unet
@@ -151,14 +151,14 @@ def test_clip_text_encoder_gives_its_last_hidden_state(tmp_path, activation):
     assert_same(encoder(ids), expected)
     changed = ids.copy()
     changed[:, 7] += 1 - 2 * (changed[:, 7] == 98)
-    assert np.array_equal(
-        encoder(changed)[:, :7], encoder(ids)[:, :7]
-    )  # causal: what comes later is not seen
+
+    # Causal: what comes later is not seen.
+    assert np.array_equal(encoder(changed)[:, :7], encoder(ids)[:, :7])
 
 
 @pytest.mark.parametrize("form", ["relu", "gated-gelu"])
 def test_t5_encoder_gives_its_last_hidden_state(tmp_path, form):
-    """40 tokens reach the logarithmic buckets of the distance; heads as wide together as not the model."""
+    """40 tokens reach the logarithmic buckets; the heads together are not as wide as the model."""
     peer = randomise(
         transformers.T5EncoderModel(
             transformers.T5Config(
@@ -195,7 +195,7 @@ def tiny_unet(heads, linear):
 
 @pytest.mark.parametrize(("heads", "linear"), [(4, False), ([2, 4], True)])
 def test_unet_of_stable_diffusion_1_and_2(tmp_path, heads, linear):
-    """1.x projects by 1x1 convolutions and has the same number of heads everywhere; 2.x by dense layers, heads of one width."""
+    """1.x has 1x1 convolutions and one number of heads; 2.x dense layers, heads of one width."""
     peer = tiny_unet(heads, linear)
     rng = np.random.default_rng(0)
     x, tokens = (
@@ -282,10 +282,12 @@ def test_one_tower_of_a_whole_clip_is_found(tmp_path):
     image = np.random.default_rng(0).standard_normal((1, 24, 24, 3), np.float32)
     with torch.no_grad():
         expected = peer.vision_model(nchw(image)).last_hidden_state
-    part = read_image_encoder(tmp_path)
-    assert_same(part.module()(image), expected)
-    assert "logit_scale" in part.report.ignored and "not needed: logit_scale" in str(part.report)
-    assert part.report.reshaped["class_token"].startswith("plus its position")
+    published = read_image_encoder(tmp_path)
+    assert_same(published.module()(image), expected)
+    assert "logit_scale" in published.report.ignored and "not needed: logit_scale" in str(
+        published.report
+    )
+    assert published.report.reshaped["class_token"].startswith("plus its position")
 
 
 def test_a_tensor_that_is_missing_or_left_over_is_named(tmp_path):
@@ -347,20 +349,20 @@ def test_an_unet_that_ours_is_not_is_refused(tmp_path):
         load_unet(tmp_path)
 
 
-def test_a_part_says_how_it_is_built_and_what_it_was_called(image_encoders):
+def test_a_published_model_says_how_it_is_built_and_what_it_was_called(image_encoders):
     """Its settings, with a seed, build the module the values fill."""
     _, folder = image_encoders["clip"]
-    part = read_image_encoder(folder)
+    published = read_image_encoder(folder)
     assert (
-        part.family is families.CLIP_VISION
-        and part.settings["dim"] == 24
-        and "dtype" not in part.settings
+        published.family is families.CLIP_VISION
+        and published.settings["dim"] == 24
+        and "dtype" not in published.settings
     )
     _, shapes = parameters.abstract(
-        lambda: VisionTransformer(**part.settings, rngs=layers.HostRngs(None))
+        lambda: VisionTransformer(**published.settings, rngs=layers.HostRngs(None))
     )
     assert {path: x.shape for path, x in shapes.items()} == {
-        path: x.shape for path, x in part.values.items()
+        path: x.shape for path, x in published.values.items()
     }
 
 
@@ -409,7 +411,8 @@ def test_a_damaged_preprocessors_file_is_named(tmp_path, content):
         read_normalization(tmp_path)
 
 
-PEERS = {  # family -> the configuration class of its library
+# Family -> the configuration class of its library.
+PEERS = {
     "CLIP_TEXT": transformers.CLIPTextConfig,
     "CLIP_VISION": transformers.CLIPVisionConfig,
     "SIGLIP_VISION": transformers.SiglipVisionConfig,
@@ -453,7 +456,10 @@ def test_what_a_config_leaves_out_is_the_default(image_encoders, tmp_path, name)
 
 @pytest.mark.parametrize("old", [False, True])
 def test_towers_of_a_sparse_siglip(tmp_path, old):
-    """A model of both encoders that states only what is not the default, as SigLIP's are published; old files repeat it in _dict."""
+    """A model of both encoders that states only what is not the default, as SigLIP is published.
+
+    Old files repeat it in _dict.
+    """
     peer = transformers.SiglipModel(
         transformers.SiglipConfig(vision_config=VISION, text_config={**TEXT, "projection_size": 24})
     )
@@ -500,7 +506,7 @@ def test_dinov2_with_swiglu(tmp_path, kind):
 
 
 def test_text_encoder_without_its_last_layer(tmp_path):
-    """As Stable Diffusion 2.x uses OpenCLIP: the output of the last layer but one, then the final norm."""
+    """As Stable Diffusion 2.x uses OpenCLIP: the last layer but one, then the final norm."""
     whole = randomise(
         transformers.CLIPTextModel(
             transformers.CLIPTextConfig(**{**TEXT, "num_hidden_layers": 3}, hidden_act="gelu")

@@ -1,4 +1,4 @@
-"""A generalist that starts from a Stable Diffusion folder and other published parts, wired by `model.init_from`."""
+"""A generalist that starts from published models, named by `model.init_from`."""
 
 import json
 import logging
@@ -25,7 +25,10 @@ from generalist.training.step import make_step
 from generalist.training.workdir import WorkdirError, check_workdir, export, to_plain, write_facts
 
 QUICK = {"xla_backend_optimization_level": 0}  # every program runs once
-WORDS = "performance the a depth map of image semantic segmentation instance restoration denoising deraining light enhancement".split()
+WORDS = (
+    "performance the a depth map of image semantic segmentation instance restoration denoising "
+    "deraining light enhancement"
+).split()
 
 
 def randomise(model):
@@ -37,7 +40,10 @@ def randomise(model):
 
 
 def write_clip_tokenizer(folder):
-    """vocab.json and merges.txt as CLIP's are: bytes, bytes at a word's end, merges; start and end of text last."""
+    """Writes vocab.json and merges.txt like CLIP's; returns the size of the vocabulary.
+
+    The order is: bytes, bytes at a word's end, merges, start and end of text.
+    """
     letters = [*"abcdefghijklmnopqrstuvwxyz0123456789"]
     merges = ["d e", "p t", "de pt", "dept h</w>", "m a", "ma p</w>"]
     vocabulary = [
@@ -56,7 +62,7 @@ def write_clip_tokenizer(folder):
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory):
-    """A Stable Diffusion folder in small (unet, text_encoder, tokenizer) and the peer of its UNet."""
+    """A small Stable Diffusion folder (unet, text_encoder, tokenizer) and the peer of its UNet."""
     folder = tmp_path_factory.mktemp("sd")
     size = write_clip_tokenizer(folder / "tokenizer")
     text = transformers.CLIPTextConfig(
@@ -119,7 +125,10 @@ def prepared(config, init_from, **unet):
 def test_training_starts_from_the_function_of_the_checkpoint(
     tiny_config, pipeline, patch, concatenate, extras
 ):
-    """The pixel UNet at step 0 gives what the peer gives with the same conv_in and conv_out, whatever is new beside it."""
+    """The pixel UNet at step 0 gives what the peer gives with the same conv_in and conv_out.
+
+    Whatever is new beside it has no effect.
+    """
     folder, peer = pipeline
     tiny_config.model.concatenate_image = concatenate
     _, values = prepared(
@@ -211,7 +220,7 @@ def test_fresh_convolutions_are_those_of_a_run_from_scratch(tiny_config, pipelin
 
 
 def test_the_log_says_what_was_adapted_and_what_is_new(tiny_config, pipeline, caplog):
-    """Variant C, without transformers in the upper level, loads all that it shares with the checkpoint."""
+    """Variant C, without transformers in the upper level, loads all that the checkpoint shares."""
     with caplog.at_level(logging.INFO, logger="generalist"):
         prepared(tiny_config, str(pipeline[0]), attention_levels=(False, False), patch=4)
     unet = next(line for line in caplog.messages if line.startswith("unet: "))
@@ -243,7 +252,8 @@ def test_what_is_missing_or_left_over_is_listed(tiny_config, pipeline):
     [
         (
             "unnet=/a",
-            r"unknown component 'unnet'\. Did you mean 'unet'\? Components: unet, image_encoder, text_encoder, autoencoder",
+            r"unknown component 'unnet'\. Did you mean 'unet'\? "
+            r"Components: unet, image_encoder, text_encoder, autoencoder",
         ),
         (
             "scenes,image_encoder=/a",
@@ -272,7 +282,7 @@ def test_init_from_names_a_model_a_pipeline_or_parts(pipeline):
 def test_an_image_encoder_brings_its_sizes_its_normalisation_and_positions_for_the_input(
     tiny_config, dinov2, caplog
 ):
-    """28x28 positions of 14-pixel patches; the 32x32 input of the config becomes 28, that of 60 becomes 56."""
+    """Patches of 14 pixels: the input of 60 in the config becomes 56."""
     tiny_config.model.image_encoder.image_size = 60
     with caplog.at_level(logging.INFO, logger="generalist"):
         config, values = prepared(tiny_config, f"image_encoder={dinov2}")
@@ -387,7 +397,7 @@ def test_padding_changes_nothing_for_t5(tiny_config, tmp_path):
     tokens = np.asarray(parameters.merge(graphdef, values).encode_text(jnp.asarray(ids)))
     lengths = (ids != 0).sum(1)
     assert lengths[0] != lengths[1]
-    for row, length, given in zip(ids, lengths, tokens):
+    for row, length, given in zip(ids, lengths, tokens, strict=True):
         with torch.no_grad():
             alone = (
                 peer(torch.tensor(row[None, :length].astype(np.int64))).last_hidden_state[0].numpy()
@@ -444,7 +454,10 @@ def test_with_an_autoencoder_the_model_diffuses_its_scaled_latents(tiny_config, 
 def test_a_model_of_published_parts_trains_and_its_folder_is_complete(
     tiny_config, pipeline, autoencoder, tmp_path
 ):
-    """A step changes the UNet and not the autoencoder; what is written predicts without the folders it came from."""
+    """A step changes the UNet and not the autoencoder.
+
+    What is written predicts without the folders it came from.
+    """
     c = tiny_config
     c.model.aligned_features, c.model.pooled_text, c.diffusion.prototype_weight = False, False, 0.0
     c.model.unet.update(
