@@ -43,7 +43,7 @@ class SplitReport:
     dataset: str
     split: str
     folder: str = ""  # where it was read
-    found: int = 0  # examples there
+    examples: int = 0  # number there
     usual: int = 0  # 0: of own data, where no number is usual
     read: int = 0  # examples that were looked at
     sizes: str = ""  # for people
@@ -205,7 +205,7 @@ def check_split(
         lines.append(one_line(error))
         return
 
-    report.found = len(source)
+    report.examples = len(source)
     report.folder = source.root
     report.problems += [f"{path}: {problem}" for path, problem in source.damaged.items()]
     for part, count in source.counts.items():
@@ -349,7 +349,7 @@ def _table(splits: Sequence[SplitReport]) -> list[str]:
             (
                 split.dataset,
                 split.split,
-                f"{split.found:,}",
+                f"{split.examples:,}",
                 usual,
                 f"{split.read:,}",
                 wrong,

@@ -108,7 +108,7 @@ def _measure_values(image: np.ndarray, values: np.ndarray, key: str, own: bool) 
     measured.low = float(known.min())
     measured.high = float(known.max())
     if not own and measured.high > FAR:
-        measured.problems.append(f"{key}: depth up to {measured.high:.1f} m: is it in millimetres?")
+        measured.problems.append(f"{key}: depth up to {measured.high:.1f} m: is it in millimeters?")
     return measured
 
 

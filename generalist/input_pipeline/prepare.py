@@ -106,8 +106,9 @@ def prepare_hint() -> Iterator[None]:
     except DataError as error:
         path, problem, allowed = error.args
         raise ValueError(
-            f"{path}: {problem}. {allowed} Mend it or take the pair away (`generalist data check` "
-            "lists all such files), then run the command again: finished shards are kept."
+            f"{path}: {problem}. {allowed} "
+            "Repair it or take the pair away (`generalist data check` lists all such files), "
+            "then run the command again: finished shards are kept."
         ) from error
 
 

@@ -180,17 +180,17 @@ def test_values_of_depth(tmp_path):
     save(tmp_path / "nyu/official_splits/test/d/rgb_1.jpg", np.zeros((2, 2, 3), np.uint8))
     save(tmp_path / "nyu/official_splits/test/d/sync_depth_1.png", np.zeros((2, 2), np.uint8))
     train, test = check(tmp_path, ["nyu"]).splits
-    assert (train.found, test.found, test.read, test.sizes) == (0, 4, 3, "2x2")
+    assert (train.examples, test.examples, test.read, test.sizes) == (0, 4, 3, "2x2")
     assert test.values == "0.001..25 m, 41.7% missing"  # (1/4 + 1 + 0) / 3
     assert test.incomplete == ["4 examples, usually 654"] and train.problems == []
     assert train.incomplete == [f"{tmp_path}/nyu/sync: no such folder"]
     assert test.problems[:2] == [
         "b/1: no pixel has a value",
-        "c/1: depth up to 25.0 m: is it in millimetres?",
+        "c/1: depth up to 25.0 m: is it in millimeters?",
     ]
     assert (
         "d/sync_depth_1.png: 8-bit image with 1 channel(s). "
-        "NYU depth (millimetres) must be a 16-bit PNG" in test.problems[2]
+        "NYU depth (millimeters) must be a 16-bit PNG" in test.problems[2]
     )
 
 

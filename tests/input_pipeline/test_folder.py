@@ -11,7 +11,7 @@ from generalist.input_pipeline.sources.files import DataError, LayoutError
 from generalist.input_pipeline.sources.folder import Folder
 
 IDS = {"kind": "classes", "classes": (("soil", 3), ("wheat", 7), ("weed", 0)), "void": (255,)}
-COLOURS = {
+COLORS = {
     "kind": "classes",
     "classes": (("soil", (120, 80, 40)), ("wheat", (0, 255, 0))),
     "void": ((0, 0, 0),),
@@ -46,9 +46,9 @@ def test_ids_become_positions_in_the_list_of_classes(tmp_path, dtype):
     assert label.dtype == np.int32
 
 
-def test_colours_become_positions_in_the_list_of_classes(tmp_path):
+def test_colors_become_positions_in_the_list_of_classes(tmp_path):
     pixels = np.array([[(120, 80, 40), (0, 255, 0)], [(0, 0, 0), (0, 255, 0)]], np.uint8)
-    np.testing.assert_array_equal(label_of(folder(tmp_path, pixels), COLOURS), [[0, 1], [-1, 1]])
+    np.testing.assert_array_equal(label_of(folder(tmp_path, pixels), COLORS), [[0, 1], [-1, 1]])
 
 
 def test_scalars_are_scaled_and_void_is_unknown(tmp_path):
@@ -103,9 +103,9 @@ def test_val_and_test_open_val_and_a_folder_can_be_named(tmp_path):
             r"Allowed are 3, 7, 0 and 255 for void",
         ),
         (
-            COLOURS,
+            COLORS,
             np.full((1, 1, 3), 9, np.uint8),
-            r"colour \(9, 9, 9\) is no class .* "
+            r"color \(9, 9, 9\) is no class .* "
             r"Allowed are \(120, 80, 40\), \(0, 255, 0\) and \(0, 0, 0\)",
         ),
         (IDS | {"void": ()}, np.array([[3, 4]], np.uint8), r"Allowed are 3, 7, 0. Add it"),

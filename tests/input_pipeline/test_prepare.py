@@ -525,7 +525,7 @@ def test_a_bucket_that_array_record_cannot_read_is_named(tmp_path, small_shards)
         prepares.open_records("s3://bucket/lol", "train", 1)
 
 
-# The TFDS catalogue's own forms, by builders with exactly its features.
+# The TFDS catalog's own forms, by builders with exactly its features.
 
 
 def png(pixels):
@@ -534,8 +534,8 @@ def png(pixels):
     )[1].tobytes()
 
 
-def catalogue(name, version, features, examples, root, config=None, file_format="array_record"):
-    """Writes a TFDS data set {split: [example]} as its builder in the catalogue would."""
+def catalog(name, version, features, examples, root, config=None, file_format="array_record"):
+    """Writes a TFDS data set {split: [example]} as its builder in the catalog would."""
 
     def info(self):
         return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
@@ -564,7 +564,7 @@ def by_image(source):
     return {example["image"].tobytes(): example for example in source}
 
 
-def test_nyu_of_the_tfds_catalogue(tmp_path):
+def test_nyu_of_the_tfds_catalog(tmp_path):
     image, depth = (
         tfds.features.Image(shape=(480, 640, 3)),
         tfds.features.Tensor(shape=(480, 640), dtype=np.float16),
@@ -572,10 +572,10 @@ def test_nyu_of_the_tfds_catalogue(tmp_path):
     pictures = [photo(480, 640) for _ in range(3)]
     depths = [(RNG.random((480, 640)) * 10).astype(np.float16) for _ in range(3)]
     examples = [
-        {"image": png(picture), "depth": metres}
-        for picture, metres in zip(pictures, depths, strict=True)
+        {"image": png(picture), "depth": meters}
+        for picture, meters in zip(pictures, depths, strict=True)
     ]
-    catalogue(
+    catalog(
         "nyu_depth_v2",
         "0.0.1",
         {"image": image, "depth": depth},
@@ -591,12 +591,12 @@ def test_nyu_of_the_tfds_catalogue(tmp_path):
     )
     np.testing.assert_array_equal(test[0]["label"], depths[2].astype(np.float32))
     found = by_image(train)
-    for picture, metres in zip(pictures[:2], depths[:2], strict=True):
-        np.testing.assert_array_equal(found[picture.tobytes()]["label"], metres.astype(np.float32))
+    for picture, meters in zip(pictures[:2], depths[:2], strict=True):
+        np.testing.assert_array_equal(found[picture.tobytes()]["label"], meters.astype(np.float32))
     assert missing(tmp_path, ["nyu"]) == []
 
 
-def test_scene_parse150_of_the_tfds_catalogue(tmp_path):
+def test_scene_parse150_of_the_tfds_catalog(tmp_path):
     features = {
         "image": tfds.features.Image(encoding_format="jpeg"),
         "annotation": tfds.features.Image(encoding_format="png"),
@@ -610,7 +610,7 @@ def test_scene_parse150_of_the_tfds_catalogue(tmp_path):
         ]
         for ours, split in (("train", "training"), ("test", "validation"))
     }
-    catalogue("scene_parse150", "1.0.0", features, examples, tmp_path)
+    catalog("scene_parse150", "1.0.0", features, examples, tmp_path)
     for split in ("train", "val"):
         copy = by_image(open_source("ade20k", "semantic", split, tmp_path))
         original = by_image(open_source("ade20k", "semantic", split, tmp_path / "files"))
@@ -619,7 +619,7 @@ def test_scene_parse150_of_the_tfds_catalogue(tmp_path):
             np.testing.assert_array_equal(copy[key]["label"], example["label"])
 
 
-def test_the_newest_version_of_the_tfds_catalogue_is_that_of_the_largest_number(tmp_path):
+def test_the_newest_version_of_the_tfds_catalog_is_that_of_the_largest_number(tmp_path):
     for name in ("9.0.0", "10.0.0", "2.11.0", "11.0.0.incompleteAB12"):
         folder = tmp_path / "scene_parse150" / name
         folder.mkdir(parents=True)
@@ -636,7 +636,7 @@ def test_the_newest_version_of_the_tfds_catalogue_is_that_of_the_largest_number(
     assert find() == "9.0.0"
 
 
-def test_coco_panoptic_of_the_tfds_catalogue(tmp_path):
+def test_coco_panoptic_of_the_tfds_catalog(tmp_path):
     feature = tfds.features
     features = {
         "image": feature.Image(encoding_format="jpeg"),
@@ -683,13 +683,13 @@ def test_coco_panoptic_of_the_tfds_catalogue(tmp_path):
         "train": [example("train2017", n) for n in range(5)],
         "validation": [example("val2017", n) for n in range(2)],
     }
-    catalogue("coco", "1.1.0", features, examples, tmp_path, config="2017_panoptic")
+    catalog("coco", "1.1.0", features, examples, tmp_path, config="2017_panoptic")
     for task in ("coco_semantic", "instance", "panoptic"):
         for split in ("train", "val"):
             copy = {e["key"]: e for e in open_source("coco", task, split, tmp_path)}
             original = list(open_source("coco", task, split, tmp_path / "files"))
             assert all(prepares.same(copy[e["key"]], e) for e in original)
-            # The catalogue does not say which images have no thing.
+            # The catalog does not say which images have no thing.
             assert len(copy) == {"train": 5, "val": 2}[split]
 
 
@@ -698,7 +698,7 @@ def test_a_tfds_folder_of_another_format_is_named(tmp_path):
     examples = {
         split: [{"image": png(photo()), "annotation": png(photo())}] for split in ("train", "test")
     }
-    catalogue("scene_parse150", "1.0.0", features, examples, tmp_path)
+    catalog("scene_parse150", "1.0.0", features, examples, tmp_path)
     info = tmp_path / "scene_parse150/1.0.0/dataset_info.json"
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
     with pytest.raises(
@@ -709,7 +709,7 @@ def test_a_tfds_folder_of_another_format_is_named(tmp_path):
 
 def test_a_tfds_folder_with_other_features_is_named(tmp_path):
     examples = {split: [{"image": png(photo()), "label": 3}] for split in ("train", "test")}
-    catalogue(
+    catalog(
         "scene_parse150",
         "1.0.0",
         {"image": tfds.features.Image(), "label": np.int64},

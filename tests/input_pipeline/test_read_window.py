@@ -37,7 +37,7 @@ def places():
 
 
 def photo(height=480, width=640, seed=0):
-    """Smooth random colours with edges and fine detail."""
+    """Smooth random colors with edges and fine detail."""
     rng = np.random.default_rng(seed)
     smooth = cv2.resize(
         rng.integers(0, 256, (12, 16, 3)).astype(np.uint8),
@@ -94,13 +94,13 @@ def test_the_window_lies_where_the_labels_window_lies(enough, shrink, corner):
     for places, length in zip(np.mgrid[:HEIGHT, :WIDTH], (HEIGHT, WIDTH), strict=True):
         rising = np.rint(places * 255 / length).astype(np.uint8)
         shifts = []
-        for grey in (rising, 255 - rising):  # both, since JPEG rounds a little up
+        for gray in (rising, 255 - rising):  # both, since JPEG rounds a little up
             pixels, window, size = read_window(
-                Stored("x", jpeg(grey, quality=100)), ReadWindow(lambda size: wanted, enough)
+                Stored("x", jpeg(gray, quality=100)), ReadWindow(lambda size: wanted, enough)
             )
             assert size == (HEIGHT, WIDTH) and pixels.shape == (301 // shrink, 403 // shrink, 3)
             exact = cv2.resize(
-                grey[window].astype(np.float32), pixels.shape[1::-1], interpolation=cv2.INTER_AREA
+                gray[window].astype(np.float32), pixels.shape[1::-1], interpolation=cv2.INTER_AREA
             )
             # Levels: every pixel is the mean of its square.
             assert np.abs(pixels[..., 0] - exact).max() <= 2.5
@@ -118,7 +118,7 @@ def test_the_window_lies_where_the_labels_window_lies(enough, shrink, corner):
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
-def test_colours_and_the_stored_grid_are_those_of_the_whole_image(mode):
+def test_colors_and_the_stored_grid_are_those_of_the_whole_image(mode):
     exif = Image.Exif()
     exif[0x112] = 6  # "turn it": ignored, since labels lie on the stored grid
     file = io.BytesIO()
@@ -130,7 +130,7 @@ def test_colours_and_the_stored_grid_are_those_of_the_whole_image(mode):
     )
     assert whole.shape == (480, 640, 3) and pixels.shape == (100, 150, 3)
     exact = cv2.resize(whole[window].astype(np.float32), (150, 100), interpolation=cv2.INTER_AREA)
-    # A whole image gets its colours at half the resolution, smoothly enlarged.
+    # A whole image gets its colors at half the resolution, smoothly enlarged.
     assert np.abs(pixels - exact).mean() < 2.0
 
 
@@ -158,7 +158,7 @@ def test_a_fraction_is_nearer_to_the_area_mean_than_a_full_decode_that_pillow_sh
 
 @pytest.fixture
 def rooms(tmp_path):
-    """NYU's layout: a JPEG and its depth, whose millimetres say column and row."""
+    """NYU's layout: a JPEG and its depth, whose millimeters say column and row."""
     image, (rows, columns) = places()
     room = tmp_path / "original/nyu_depth_v2/sync/room"
     room.mkdir(parents=True)

@@ -72,7 +72,7 @@ def save_nyu(root, scene, number, depth, folder="official_splits/test", size=(2,
 DEPTH = np.array([[0, 1, 713], [1000, 9999, 65535]], np.uint16)
 
 
-def test_nyu_reads_millimetres_as_metres_and_keeps_holes_at_zero(tmp_path):
+def test_nyu_reads_millimeters_as_meters_and_keeps_holes_at_zero(tmp_path):
     save_nyu(tmp_path, "office", "00012", DEPTH)
     save_nyu(tmp_path, "bath", "00007", DEPTH[::-1])
     source = open_source("nyu", "depth", "test", tmp_path)
@@ -169,7 +169,7 @@ def test_nyu_reads_the_official_mat_as_its_extracted_files(tmp_path):
         (480, 640),
         np.float32,
     )
-    # Whole millimetres, cut.
+    # Whole millimeters, cut.
     np.testing.assert_allclose(label[100, 200:203], [0, 1.234, 9.999], atol=1e-6)
     np.testing.assert_allclose(label, depths[0], atol=0.00101)
     inside = np.zeros((480, 640), bool)
@@ -424,7 +424,7 @@ def test_coco_refuses_a_json_that_does_not_fit_its_png(tmp_path, segments, messa
         open_source("coco", "panoptic", "val", tmp_path)[0]
 
 
-def test_coco_refuses_a_grey_panoptic_png(tmp_path):
+def test_coco_refuses_a_gray_panoptic_png(tmp_path):
     save_coco(tmp_path, {42: (ID_MAP, SEGMENTS)})
     save(
         tmp_path / "coco/annotations/panoptic_val2017/000000000042.png", np.zeros((2, 4), np.uint8)
@@ -748,7 +748,7 @@ def test_a_bucket_reads_as_a_local_folder(lol, bucket):
     assert sources.missing("gs://bucket/data", ["lol"])[0].absent == ("our485/low", "our485/high")
 
 
-def test_16_bit_images_are_refused_and_a_grey_one_is_rgb(lol):
+def test_16_bit_images_are_refused_and_a_gray_one_is_rgb(lol):
     cv2.imwrite(str(low(lol, 2)), np.full((3, 4, 3), 40_000, np.uint16))
     save(low(lol, 1), np.full((3, 4), 7, np.uint8))
     source = open_source("lol", "light", "test", lol)
@@ -798,7 +798,7 @@ def test_damaged_file_is_an_error_that_names_it_and_the_way_to_skip_it(lol, dama
     assert str(pickle.loads(pickle.dumps(error.value))) == text
 
 
-def test_cut_jpeg_is_an_error_even_where_opencv_fills_it_with_grey(tmp_path, monkeypatch):
+def test_cut_jpeg_is_an_error_even_where_opencv_fills_it_with_gray(tmp_path, monkeypatch):
     for half in ("low", "high"):
         save(tmp_path / f"lol/eval15/{half}/1.jpg", photo(64, 64), quality=95)
     source = open_source("lol", "light", "test", tmp_path)

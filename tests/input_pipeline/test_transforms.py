@@ -103,7 +103,7 @@ def test_an_image_too_narrow_for_any_window_gives_the_largest_with_an_allowed_ra
     assert (rows.stop - rows.start, columns.stop - columns.start) == window
 
 
-def test_an_instance_outside_of_the_window_is_gone_and_colours_are_those_of_the_new_place():
+def test_an_instance_outside_of_the_window_is_gone_and_colors_are_those_of_the_new_place():
     ids = np.zeros((64, 64), np.int32)
     ids[:8, :8], ids[40:60, 40:60] = 1, 2
     augment = transforms.CropAndFlip(
@@ -145,8 +145,8 @@ def test_contrast_by_hand():
 def test_saturation_by_hand():
     expected = np.clip(
         [
-            [grey + 0.8 * (c - grey) for c in pixel]
-            for pixel, grey in zip(PIXELS[0].tolist(), LUMA, strict=True)
+            [gray + 0.8 * (c - gray) for c in pixel]
+            for pixel, gray in zip(PIXELS[0].tolist(), LUMA, strict=True)
         ],
         0,
         255,
@@ -156,7 +156,7 @@ def test_saturation_by_hand():
 
 
 @pytest.mark.parametrize("turn", [-0.1, 0.07, 0.5])
-def test_hue_turns_as_the_standard_librarys_colour_circle(turn):
+def test_hue_turns_as_the_standard_librarys_color_circle(turn):
     image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
     expected = []
     for r, g, b in image.reshape(-1, 3).tolist():
@@ -175,16 +175,16 @@ def test_brightness_factors_are_uniform_and_a_fifth_of_the_images_stay():
     jitter = transforms.Jitter(
         SETTINGS | {"jitter": dict.fromkeys(SETTINGS["jitter"], 0.0) | {"brightness": 0.4}}
     )
-    grey = {"image": np.full((2, 2, 3), 100, np.uint8), "task": 3}
+    gray = {"image": np.full((2, 2, 3), 100, np.uint8), "task": 3}
     seen = np.array(
-        [jitter(grey, np.random.default_rng(seed))["image"][0, 0, 0] for seed in range(1500)]
+        [jitter(gray, np.random.default_rng(seed))["image"][0, 0, 0] for seed in range(1500)]
     )
     assert 0.17 < (seen == 100).mean() < 0.23  # those and the few that a factor near 1 leaves
     np.testing.assert_allclose(
         np.quantile(seen[seen != 100], [0.0, 0.25, 0.5, 0.75, 1.0]), [60, 80, 100, 120, 140], atol=4
     )
     # The sample given is left alone.
-    assert jitter(grey, np.random.default_rng(0))["task"] == 3 and grey["image"].max() == 100
+    assert jitter(gray, np.random.default_rng(0))["task"] == 3 and gray["image"].max() == 100
 
 
 CROP = functools.partial(transforms.CropAndFlip, enough=16)
@@ -289,14 +289,14 @@ def test_every_epoch_and_every_seed_sees_other_windows(whole):
     }.isdisjoint(flat)
 
 
-def test_restoration_keeps_its_colours_and_labels_never_change_theirs(whole):
+def test_restoration_keeps_its_colors_and_labels_never_change_theirs(whole):
     for batch in whole:
         image = batch["image"] / 127.5 - 1.0
         # Input and target are one photograph here: still equal, but for rounding.
         for index in np.flatnonzero(batch["task"] == 1):
             # 8 bits, rounded up to three times.
             np.testing.assert_allclose(image[index], batch["target"][index], atol=1.6 / 127.5)
-    grey = {
+    gray = {
         step: np.abs(
             b["image"][b["task"] == 0].mean(-1) / 30
             + 0.1
@@ -304,8 +304,8 @@ def test_restoration_keeps_its_colours_and_labels_never_change_theirs(whole):
         ).max()
         for step, b in enumerate(whole)
     }
-    # Depth's images do change theirs, so they no longer agree with the metres.
-    assert max(grey.values()) > 0.5
+    # Depth's images do change theirs, so they no longer agree with the meters.
+    assert max(gray.values()) > 0.5
 
 
 def test_a_task_that_is_not_named_is_left_alone():

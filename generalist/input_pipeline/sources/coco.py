@@ -206,7 +206,7 @@ class COCO(Dataset):
         "cocodataset.org, 2017 train and val images, and the panoptic train/val annotations of 2017"
     )
     LICENSE = (
-        "annotations: CC BY 4.0; each image has its own licence, named in the JSON, "
+        "annotations: CC BY 4.0; each image has its own license, named in the JSON, "
         "and Flickr's terms"
     )
     LAYOUT = """\

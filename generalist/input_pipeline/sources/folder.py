@@ -22,7 +22,7 @@ from generalist.input_pipeline.sources.files import (
 
 # `kind` of a task's definition -> what its label files hold.
 LABELS = {
-    "classes": "8- or 16-bit PNGs with one channel of ids, or RGB PNGs of class colours",
+    "classes": "8- or 16-bit PNGs with one channel of ids, or RGB PNGs of class colors",
     "scalar": (
         "8- or 16-bit PNGs with one channel, times `scale`, "
         "or .npy files of shape (height, width); nan is unknown"
@@ -143,7 +143,7 @@ class Folder(Dataset):
         values = self._class_values
         void = self._void
         if self._has_colors:
-            what = f"colour {_unpack(value)}"
+            what = f"color {_unpack(value)}"
             values = [tuple(color) for color in values]
             void = [tuple(color) for color in void]
         else:
@@ -210,7 +210,7 @@ def _one_channel(path: File) -> np.ndarray:
     raise DataError(
         path,
         f"{pixels.dtype} image with {channels} channel(s)",
-        "It must be an 8- or 16-bit PNG with 1 channel. One with a palette counts as colours.",
+        "It must be an 8- or 16-bit PNG with 1 channel. One with a palette counts as colors.",
     )
 
 

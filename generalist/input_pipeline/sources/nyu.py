@@ -51,7 +51,7 @@ class NYUV2(Dataset):
     LICENSE = "none found, neither of NYU nor of the sync archive: taken as research use"
     LAYOUT = """\
   nyu_depth_v2/sync/<room>/rgb_<n>.jpg                  color
-  nyu_depth_v2/sync/<room>/sync_depth_<n>.png           16-bit, millimetres
+  nyu_depth_v2/sync/<room>/sync_depth_<n>.png           16-bit, millimeters
   nyu_depth_v2/nyudepthv2_train_files_with_gt.txt       optional: the pairs to train on, one a line
   nyu_depth_v2/nyu_depth_v2_labeled.mat, splits.mat     as downloaded, or extracted:
   nyu_depth_v2/official_splits/test/<scene>/rgb_<n>.jpg
@@ -74,7 +74,7 @@ class NYUV2(Dataset):
         """Reads depth as it is stored: uint16 millimeters, or the catalog's float16 meters."""
         if isinstance(label, np.ndarray):
             return label
-        return read_map(label, np.uint16, "NYU depth (millimetres)")
+        return read_map(label, np.uint16, "NYU depth (millimeters)")
 
     def to_label(self, stored: np.ndarray, location: Location, whole: bool) -> np.ndarray:
         """Converts depth to float32 meters."""
