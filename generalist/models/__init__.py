@@ -1,24 +1,32 @@
 """Flax NNX modules: the UNet, the encoders, and the generalist made of them."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
 
 from generalist.models.generalist import Condition, GeneralistModel
 from generalist.models.layers import HostRngs
+from generalist.names import one_of
 
 __all__ = ["Condition", "GeneralistModel", "build"]
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-def build(settings: Mapping, seed: int | None = None) -> GeneralistModel:
-    """The `model` group of a config, as a dict -> an initialised model; without a seed all zeros, for its shapes.
+def build(settings: Mapping[str, Any], seed: int | None = None) -> GeneralistModel:
+    """Builds the model of a config's group `model`.
 
-    Raises ValueError for an unknown dtype, TypeError for an argument that a part does not have.
+    Args:
+        settings: the arguments of `GeneralistModel`, `dtype` by its name.
+        seed: of the initial values; without one they are all zeros, for the shapes alone.
+
+    Raises:
+        ValueError: for an unknown dtype.
+        TypeError: for an argument that a part does not have.
     """
     settings = dict(settings)
     dtype = settings.pop("dtype")
-    if dtype not in DTYPES:
-        raise ValueError(f"model.dtype {dtype!r}: choose one of {', '.join(DTYPES)}")
-    return GeneralistModel(**settings, dtype=DTYPES[dtype], rngs=HostRngs(seed))
+    return GeneralistModel(
+        **settings, dtype=DTYPES[one_of(dtype, DTYPES, "model.dtype")], rngs=HostRngs(seed)
+    )

@@ -11,13 +11,13 @@ from generalist.models import parameters
 
 @pytest.fixture(scope="session")
 def quick_jit():
-    """`jax.jit` without optimisation: these programs run once, so compiling is what costs."""
+    """`jax.jit` without optimization: these programs run once, so compiling is what costs."""
     return functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @pytest.fixture(scope="session")
 def random_weights():
-    """make_model -> (graph definition, {path: float32 array}) with no weight at zero and no norm at one."""
+    """make_model -> (graph definition, {path: array}): no weight at zero and no norm at one."""
 
     def fill(make_model, seed=0):
         graphdef, shapes = parameters.abstract(make_model)

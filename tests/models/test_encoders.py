@@ -15,9 +15,15 @@ DIM, HEADS, DEPTH = 16, 4, 2
 
 
 def torch_layers(weights, x, epsilon):
-    """Tokens (b, n, DIM) through torch's pre-norm layers with our weights, then a final norm without weights."""
+    """Tokens (b, n, DIM) through torch's pre-norm layers with our weights.
+
+    A final norm without weights follows.
+    """
     for i in range(DEPTH):
-        own = lambda name: torch.tensor(np.asarray(weights[f"layers.{i}.{name}"]))
+
+        def own(name, i=i):
+            return torch.tensor(np.asarray(weights[f"layers.{i}.{name}"]))
+
         layer = torch.nn.TransformerEncoderLayer(
             DIM,
             HEADS,
@@ -65,7 +71,10 @@ def vit(quick_jit, random_weights):
 def test_vision_transformer_equals_torch(vit):
     weights, forward = vit
     image = np.random.default_rng(0).standard_normal((2, 12, 12, 3), np.float32)
-    tensor = lambda x: torch.tensor(np.asarray(x))
+
+    def tensor(x):
+        return torch.tensor(np.asarray(x))
+
     patches = torch.nn.functional.conv2d(
         tensor(image.transpose(0, 3, 1, 2)),
         tensor(weights["patch_embedding.kernel"].transpose(3, 2, 0, 1)),
@@ -79,7 +88,10 @@ def test_vision_transformer_equals_torch(vit):
 
 
 def test_positions_are_interpolated_for_other_sizes(vit):
-    """Positions that are the same everywhere stay so; others give each token of a larger image its own."""
+    """Positions that are the same everywhere stay so.
+
+    Others give each token of a larger image its own.
+    """
     weights, forward = vit
     image = np.zeros((1, 16, 24, 3), np.float32)
     tokens = np.asarray(forward(weights, image))

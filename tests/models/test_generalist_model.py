@@ -1,4 +1,4 @@
-"""The whole model: what reaches the UNet, what hiding a condition means, and what is computed once."""
+"""The whole model: what reaches the UNet, what hiding a condition means, what is computed once."""
 
 import jax
 import jax.numpy as jnp
@@ -35,12 +35,14 @@ SETTINGS = {
 def model(random_weights, quick_jit):
     """(encode, denoise, weights) of a model with every way the image and the prompt can go in."""
     graphdef, weights = random_weights(lambda: models.build(SETTINGS), seed=1)
-    merged = lambda p: parameters.merge(graphdef, p)
-    encode = quick_jit(
-        lambda p, image, text, *keep: merged(p).encode(
-            image, text, **dict(zip(("keep_image", "keep_text"), keep))
-        )
-    )
+
+    def merged(p):
+        return parameters.merge(graphdef, p)
+
+    def encode_with(p, image, text, keep_image=None, keep_text=None):
+        return merged(p).encode(image, text, keep_image=keep_image, keep_text=keep_text)
+
+    encode = quick_jit(encode_with)
     denoise = quick_jit(lambda p, x_t, t, condition: merged(p).denoise(x_t, t, condition))
     return lambda *a: encode(weights, *a), lambda *a: denoise(weights, *a)
 
@@ -48,7 +50,10 @@ def model(random_weights, quick_jit):
 @pytest.fixture(scope="module")
 def inputs():
     rng = np.random.default_rng(0)
-    normal = lambda *shape: rng.standard_normal(shape, np.float32)
+
+    def normal(*shape):
+        return rng.standard_normal(shape, np.float32)
+
     return {
         "image": normal(2, 16, 16, 3),
         "text": normal(2, 4, 6),
@@ -129,14 +134,17 @@ def test_condition_holds_what_the_parts_need(model, inputs):
 
 
 def test_one_condition_serves_every_denoising_step(model, inputs):
-    """Nothing in it depends on x_t or t: sample 0 of a batch with another x_t and t beside it is the same."""
+    """Nothing in it depends on x_t or t.
+
+    Sample 0 of a batch with another x_t and t beside it is the same.
+    """
     encode, denoise = model
     condition = encode(inputs["image"], inputs["text"], ON, ON)
     twice = jax.tree.map(lambda x: jnp.stack([x[0], x[0]]), condition)
     out = np.asarray(denoise(inputs["x_t"], inputs["t"], twice))
     alone = [
         np.asarray(denoise(jnp.stack([x, x]), jnp.stack([t, t]), twice))[0]
-        for x, t in zip(inputs["x_t"], inputs["t"])
+        for x, t in zip(inputs["x_t"], inputs["t"], strict=True)
     ]
     np.testing.assert_allclose(out, alone, atol=1e-5)
 
@@ -145,9 +153,12 @@ def test_time_reaches_the_unet_in_its_own_units(inputs):
     """t = 1 is timestep 999 of Stable Diffusion."""
     model = models.GeneralistModel.__new__(models.GeneralistModel)
     seen = {}
-    object.__setattr__(
-        model, "unet", lambda x, timesteps, context, **kw: seen.update(x=x, timesteps=timesteps)
-    )
+
+    def unet(x, timesteps, context, **kw):
+        seen.update(x=x, timesteps=timesteps)
+        return x
+
+    object.__setattr__(model, "unet", unet)
     models.GeneralistModel.denoise(
         model, inputs["x_t"], inputs["t"], Condition([], inputs["image"], None, None)
     )

@@ -19,7 +19,10 @@ def group_norm(x, scale, bias, *, groups, silu=False, dtype=jnp.float32):
 @pytest.mark.parametrize("silu", [False, True])
 @pytest.mark.parametrize(("offset", "tolerance"), [(0, 2e-6), (10, 1e-4), (100, 1e-2)])
 def test_group_norm_equals_torch(silu, offset, tolerance):
-    """Also with a mean of `offset` standard deviations, where the folded form cancels, within what float32 leaves."""
+    """Also with a mean of `offset` standard deviations, where the folded form cancels.
+
+    Within what float32 leaves.
+    """
     rng = np.random.default_rng(0)
     x = offset + rng.standard_normal((2, 5, 7, 12), np.float32)
     scale, bias = rng.standard_normal((2, 12), np.float32)
@@ -57,9 +60,10 @@ def test_group_norm_computes_statistics_in_float32():
 
 def gradients(x, scale, bias, weights, silu):
     """Of sum(y * weights) by x, scale and bias, three groups; in float32."""
-    loss = lambda x, *affine: (
-        layers.group_norm(x, *affine, 3, 1e-5, silu).astype(jnp.float32) * weights
-    ).sum()
+
+    def loss(x, *affine):
+        return (layers.group_norm(x, *affine, 3, 1e-5, silu).astype(jnp.float32) * weights).sum()
+
     return [np.asarray(g, np.float32) for g in jax.grad(loss, (0, 1, 2))(x, scale, bias)]
 
 
@@ -80,7 +84,10 @@ def torch_gradients(x, scale, bias, weights, silu):
     [(0, jnp.float32, 2e-5), (10, jnp.float32, 1e-3), (1, jnp.bfloat16, 2e-2)],
 )
 def test_group_norm_gradients_equal_torch(silu, offset, dtype, tolerance):
-    """Sums of 70 products of size 1; in bfloat16 the gradient of x (about 1) is rounded to 2^-9, the others are float32."""
+    """Sums of 70 products of size 1.
+
+    In bfloat16 the gradient of x (about 1) is rounded to 2^-9, the others are float32.
+    """
     rng = np.random.default_rng(0)
     x = jnp.asarray(offset + rng.standard_normal((2, 5, 7, 12)), dtype)
     arguments = (
@@ -98,7 +105,7 @@ def test_group_norm_gradients_equal_torch(silu, offset, dtype, tolerance):
 
 
 def test_group_norm_keeps_its_input_and_nothing_else_of_that_size():
-    """What the backward pass needs: x in its own dtype, else two figures a group and the parameters."""
+    """The backward pass needs x in its own dtype, two figures a group, and the parameters."""
     x = jnp.ones((2, 8, 8, 12), jnp.bfloat16)
     _, vjp = jax.vjp(
         lambda x, *affine: layers.group_norm(x, *affine, 3, 1e-5, True),
@@ -187,7 +194,10 @@ def test_convolution_pads_like_torch():
 
 @pytest.mark.parametrize("shape", [(400, 300), (3, 3, 40, 300)])
 def test_initial_kernels_keep_the_variance(shape):
-    """Unit variance in, unit variance out: the deviation of the values is one over the root of the inputs, 400 or 360."""
+    """Unit variance in, unit variance out.
+
+    The deviation of the values is one over the root of the inputs, 400 or 360.
+    """
     kernel = layers.lecun_normal(np.random.default_rng(0), shape)
     assert kernel.dtype == np.float32 and kernel.shape == shape
     assert kernel.std() * np.prod(shape[:-1]) ** 0.5 == pytest.approx(1.0, rel=0.01)

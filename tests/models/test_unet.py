@@ -10,7 +10,8 @@ from flax import nnx
 
 from generalist.models import parameters
 from generalist.models.layers import HostRngs
-from generalist.models.unet import REMAT, Refine, ResnetBlock, TransformerBlock, UNet
+from generalist.models.unet import Refine, UNet
+from generalist.models.unet_blocks import REMAT, ResnetBlock, TransformerBlock
 
 PLAIN = {
     "channels": (8, 16),
@@ -46,7 +47,10 @@ def runner(graphdef, jit):
 @pytest.fixture(scope="module")
 def inputs():
     rng = np.random.default_rng(1)
-    normal = lambda *shape: rng.standard_normal(shape, np.float32)
+
+    def normal(*shape):
+        return rng.standard_normal(shape, np.float32)
+
     return {
         "x": normal(2, 16, 16, 3),
         "t": np.array([0.0, 999.0], np.float32),
@@ -58,7 +62,7 @@ def inputs():
 
 @pytest.fixture(scope="module")
 def optional(quick_jit, random_weights):
-    """(function, weights) of the UNet with every option; the new weights are as they are initialised."""
+    """(function, weights) of the UNet with every option; the new weights are the initial ones."""
     graphdef, weights = random_weights(make(**PLAIN, **OPTIONS))
     weights = {path: value for path, value in weights.items() if not path.startswith(NEW)}
     new = quick_jit(
@@ -89,7 +93,10 @@ def test_every_option_acts_once_its_weights_leave_zero(optional, inputs, option)
 
 
 def test_refine_can_begin_with_the_image_itself(inputs):
-    """Around its layers there is a linear way: with those at zero and identities at both ends, the image comes out as it went in."""
+    """Around its layers there is a linear path.
+
+    With those at zero and identities at both ends, the image comes out as it went in.
+    """
     refine = Refine(3, 12, 3, 4, rngs=HostRngs(0), dtype=jnp.float32)
     identity = np.zeros((3, 3, 12, 12), np.float32)
     identity[1, 1] = np.eye(12)
@@ -144,7 +151,10 @@ def test_variants_keep_the_shape_and_have_the_attention_they_say(settings):
 
 def test_windows_must_divide_the_grid():
     model = make(**dict(PLAIN, patch=1, attention_levels=(True, False), window=4))
-    forward = lambda x: (unet := model())(x, jnp.zeros(1), unet.context(jnp.zeros((1, 5, 8))))
+
+    def forward(x):
+        return (unet := model())(x, jnp.zeros(1), unet.context(jnp.zeros((1, 5, 8))))
+
     with pytest.raises(
         ValueError, match="a 10x12 grid cannot be cut into windows of 4: choose a divisor of both"
     ):
@@ -158,10 +168,13 @@ def test_attention_levels_must_cover_the_channels():
 
 @pytest.fixture(scope="module")
 def self_attention(quick_jit, random_weights):
-    """(grid (h, w, 8), window, shift) -> the same grid after the self-attention of a transformer block."""
-    build = lambda window, shift: TransformerBlock(
-        8, 8, 2, window=window, shift=shift, rngs=HostRngs(0), dtype=jnp.float32
-    )
+    """(grid (h, w, 8), window, shift) -> the grid after the self-attention of a block."""
+
+    def build(window, shift):
+        return TransformerBlock(
+            8, 8, 2, window=window, shift=shift, rngs=HostRngs(0), dtype=jnp.float32
+        )
+
     _, weights = random_weights(lambda: build(None, False))
 
     @functools.cache
@@ -233,9 +246,9 @@ def test_remat_changes_no_gradient(remat, quick_jit):
     )
 
     def gradient(remat):
-        loss = lambda weights: jnp.square(
-            REMAT[remat](parameters.merge(graphdef, weights))(x, time)
-        ).sum()
+        def loss(weights):
+            return jnp.square(REMAT[remat](parameters.merge(graphdef, weights))(x, time)).sum()
+
         return quick_jit(jax.grad(loss))(weights)
 
     again = gradient(remat)
@@ -244,12 +257,16 @@ def test_remat_changes_no_gradient(remat, quick_jit):
 
 
 def test_remat_computes_again_what_it_says():
-    """Counted in the traced program, as a compiler may undo it: "blocks" repeats convolutions, "products" only what is between."""
-    convolutions, activations = {}, {}
+    """Counted in the traced program, as a compiler may undo it.
+
+    "blocks" repeats convolutions, "products" only what is between.
+    """
+    convolutions = {}
+    activations = {}
     for remat in ("none", "products", "blocks"):
         graphdef, shapes = parameters.abstract(make(**PLAIN, remat=remat))
 
-        def loss(weights):
+        def loss(weights, graphdef=graphdef):
             model = parameters.merge(graphdef, weights)
             return model(
                 np.ones((1, 8, 8, 3), np.float32),
@@ -258,15 +275,14 @@ def test_remat_computes_again_what_it_says():
             ).sum()
 
         traced = str(jax.make_jaxpr(jax.grad(loss))(shapes))
-        convolutions[remat], activations[remat] = (
-            traced.count(name) for name in (" = conv_general_dilated[", " = logistic ")
-        )
+        convolutions[remat] = traced.count(" = conv_general_dilated[")
+        activations[remat] = traced.count(" = logistic ")
     assert convolutions["blocks"] > convolutions["products"] == convolutions["none"]
     assert activations["blocks"] == activations["products"] > activations["none"]
 
 
 def test_an_unknown_remat_lists_the_known():
     with pytest.raises(
-        ValueError, match="model.remat 'dots': choose one of none, products, blocks"
+        ValueError, match="unknown model.remat 'dots'.*Allowed: none, products, blocks"
     ):
         make(**PLAIN, remat="dots")()

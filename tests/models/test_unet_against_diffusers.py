@@ -28,13 +28,13 @@ def torch_unet(channels, layers_per_block, heads):
         use_linear_projection=True,
     )
     with torch.no_grad():  # biases and norms away from the zeros and ones they start at
-        for name, p in model.named_parameters():
+        for _name, p in model.named_parameters():
             p.add_(torch.randn_like(p) * (0.2 if p.ndim == 1 else 0.02))
     return model.eval()
 
 
 def port(model) -> dict:
-    """torch's names and layouts -> ours: conv OIHW -> HWIO, dense transposed, norm weight -> scale."""
+    """torch's names and layouts -> ours: conv OIHW -> HWIO, dense transposed, weight -> scale."""
     ported = {}
     for name, p in model.state_dict().items():
         stem, leaf = name.rsplit(".", 1)
