@@ -86,11 +86,15 @@ def run(config: ConfigDict, topology: str, log: Callable[[str], None]) -> dict[s
     log(
         f"{topology}: {mesh.size} chips, mesh {dict(mesh.shape)}, batch {config.batch_size} ({config.batch_size / mesh.size:g} a chip)"
     )
+    # There is no GPU to try flash attention on.
+    with attention.assume_flash(chip in BANDWIDTH):
+        programs = {
+            "training": setup.lower_step(prepared, prepared.state, config),
+            "sampling": _lower_sampling(config, prepared),
+        }
+
     costs = {}
-    for name, lowered in (
-        ("training", setup.lower_step(prepared, prepared.state, config)),
-        ("sampling", _lower_sampling(config, prepared)),
-    ):
+    for name, lowered in programs.items():
         costs[name] = cost(lowered, USABLE[chip] * GIB, UNTIMED if chip in BANDWIDTH else {})
         for line in describe(name, costs[name], USABLE[chip]):
             log(line)
@@ -137,7 +141,6 @@ def _gpus(topology: str):
     hosts, _, gpus = grid.rpartition("x")
     target = HOPPER.format(name=chip.upper(), bandwidth=BANDWIDTH[chip], memory=HBM[chip] * GIB)
     jax.config.update("jax_platforms", "cpu")  # else JAX looks for a GPU first, and gives up
-    attention.assume_flash = True  # there is none to try it on
     return topologies.get_topology_desc(
         platform="cuda", topology=f"1x{hosts or 1}x{gpus or 1}", target_config=target
     ).devices

@@ -1,4 +1,7 @@
-"""Attention: exact, whatever the limit on the scores, and never a larger array than the limit; when cuDNN's is taken instead."""
+"""Attention: exact, whatever the limit on the scores, and never a larger array than the limit.
+
+And when cuDNN's is taken instead.
+"""
 
 import collections
 import itertools
@@ -56,16 +59,22 @@ def test_on_a_cpu_many_queries_go_head_by_head_with_the_same_result(
     qkv, torch_result, quick_jit, monkeypatch
 ):
     monkeypatch.setattr(attention_lib, "MANY_QUERIES", N)
-    both = lambda *qkv: (attention(*qkv), *jax.grad(loss, (0, 1, 2))(*qkv, 2**40))
+
+    def both(*qkv):
+        return (attention(*qkv), *jax.grad(loss, (0, 1, 2))(*qkv, 2**40))
+
     for ours, theirs in zip(quick_jit(both)(*qkv), torch_result, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=5e-6)
-    loops = lambda platform: (
-        jax.jit(both)
-        .trace(*qkv)
-        .lower(lowering_platforms=(platform,))
-        .as_text()
-        .count("stablehlo.while")
-    )
+
+    def loops(platform):
+        return (
+            jax.jit(both)
+            .trace(*qkv)
+            .lower(lowering_platforms=(platform,))
+            .as_text()
+            .count("stablehlo.while")
+        )
+
     assert (
         loops("cpu") == 3 and loops("tpu") == loops("cuda") == 0
     )  # forward, forward again for the gradient, backward
@@ -105,7 +114,10 @@ def test_no_array_exceeds_the_limit(function):
 
 
 def products(function):
-    """Operands and result of every matrix product of function(q, k, v) in bfloat16, as "bfloat16 bfloat16 float32"."""
+    """Counts the matrix products of function(q, k, v) in bfloat16, by operands and result.
+
+    {"bfloat16 bfloat16 float32": 1}, for example.
+    """
     q = jax.ShapeDtypeStruct((1, 8, 2, 4), jnp.bfloat16)
     jaxpr = jax.make_jaxpr(function)(q, q, q)
     assert {x.dtype for x in jaxpr.out_avals} == {jnp.dtype(jnp.bfloat16)}
@@ -121,7 +133,10 @@ def test_bfloat16_goes_in_and_out_but_scores_are_float32():
 
 
 def test_gradients_of_bfloat16_are_products_of_bfloat16():
-    """Two products of the forward pass, two for the gradient of each: float32 operands would take several times as long."""
+    """Two products of the forward pass, two for the gradient of each.
+
+    Float32 operands would take several times as long.
+    """
     gradient = jax.grad(lambda *qkv: attention(*qkv).astype(jnp.float32).sum(), (0, 1, 2))
     assert products(gradient) == {"bfloat16 bfloat16 float32": 1, "bfloat16 bfloat16 bfloat16": 5}
 
@@ -162,17 +177,18 @@ def gpu_that_is_not_there(monkeypatch):
     """Programs are lowered as for a Hopper with cuDNN 9.10."""
     from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
-    monkeypatch.setattr(attention_lib, "assume_flash", True)
     monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
     monkeypatch.setattr(cudnn, "check_compute_capability", lambda _: True)
     monkeypatch.setattr(cudnn, "is_cuda_compute_capability_equal", lambda _: False)
-    attention_lib.flash_works.cache_clear()
-    yield
-    attention_lib.flash_works.cache_clear()
+    with attention_lib.assume_flash(True):
+        yield
 
 
 def test_an_odd_number_of_keys_is_padded_and_masked_for_flash_attention(gpu_that_is_not_there):
-    """77 tokens of a published text encoder beside 256 of an image; by itself the gradient would be refused."""
+    """77 tokens of a published text encoder beside 256 of an image.
+
+    Without the padding the gradient would be refused.
+    """
     gradient = jax.grad(lambda *qkv: attention(*qkv).astype(jnp.float32).sum(), (0, 1, 2))
     even, odd = (
         cuda_text(lambda *qkv: gradient(*qkv), (2, 1024, 2, 40), keys) for keys in (264, 333)
@@ -187,7 +203,7 @@ def test_an_odd_number_of_keys_is_padded_and_masked_for_flash_attention(gpu_that
 
 
 def test_windows_go_by_flash_attention_where_their_scores_are_too_many(gpu_that_is_not_there):
-    """256 queries: plain for 8 windows, whose scores take 4 MiB; for 2,048 they would take 1 GiB."""
+    """256 queries: plain for 8 windows, whose scores take 4 MiB; of 2,048 they would take 1 GiB."""
     assert [
         "fmhaSoftmax" in cuda_text(lambda *qkv: attention(*qkv), (windows, 256, 2, 40), 256)
         for windows in (8, 2048)
@@ -195,7 +211,7 @@ def test_windows_go_by_flash_attention_where_their_scores_are_too_many(gpu_that_
 
 
 def test_the_limit_is_of_a_device_where_a_mesh_shares_the_batch(monkeypatch):
-    """Eight devices: scores that are four times the limit go at once, those of sixteen times in two blocks."""
+    """Eight devices: scores of four times the limit go at once, of sixteen times in two blocks."""
     mesh = jax.sharding.AbstractMesh(
         (4, 2), ("data", "fsdp"), axis_types=(jax.sharding.AxisType.Auto,) * 2
     )
@@ -213,8 +229,11 @@ def test_the_limit_is_of_a_device_where_a_mesh_shares_the_batch(monkeypatch):
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """flash -> attention() on a machine whose "GPU" (a CPU device) has it, sequences of 32 being long."""
-    caches = attention_lib.flash_works, attention_lib._report
+    """flash -> attention() on a machine whose "GPU" (a CPU device) has it.
+
+    Sequences of 32 count as long.
+    """
+    caches = attention_lib._flash_works_on, attention_lib._report
     monkeypatch.setattr(attention_lib, "MANY_QUERIES", 32)
 
     def install(flash):
@@ -273,7 +292,10 @@ def test_a_flash_attention_that_does_not_work_is_reported_once_and_not_used(
 
 
 def test_a_flash_attention_that_works_is_for_cuda_alone(gpu, caplog):
-    """The program lowered for CUDA has it, the one for this machine's CPU has not; so it is with the gradients."""
+    """The program lowered for CUDA has it, the one for this machine's CPU has not.
+
+    The same holds for the gradients.
+    """
     expected = jax.jit(lambda *qkv: attention(*qkv))(*long_inputs())
     function = gpu(marked)
     gradient = jax.grad(lambda *qkv: function(*qkv).astype(jnp.float32).sum(), (0, 1, 2))
@@ -299,7 +321,8 @@ attention._flash = lambda q, k, v, *, scale: jax.nn.dot_product_attention(q, k, 
 devices = jax.local_devices()
 jax.local_devices = lambda backend=None: devices
 mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-shape = jax.ShapeDtypeStruct((4, 32, 2, 8), jnp.bfloat16, sharding=jax.NamedSharding(mesh, jax.P("data")))
+sharding = jax.NamedSharding(mesh, jax.P("data"))
+shape = jax.ShapeDtypeStruct((4, 32, 2, 8), jnp.bfloat16, sharding=sharding)
 with jax.set_mesh(mesh):
     jax.jit(lambda *qkv: attention.attention(*qkv)).trace(shape, shape, shape)
     print(attention.flash_works(8, np.dtype(jnp.bfloat16), False))
