@@ -327,8 +327,8 @@ class CompiledStep:
         return self._compiled(state, batch)
 
 
-def lower_step(run: Run, state: State, config: ConfigDict, platform: str | None = None):
-    """The step, traced for arrays like `state`: lowered for its devices, or for another platform ("cuda")."""
+def trace_step(run: Run, state: State, config: ConfigDict) -> jax.stages.Traced:
+    """Traces the step for arrays like `state`."""
     shardings = jax.tree.map(lambda x: x.sharding, state)
     of_parameters = {**shardings.parameters, **shardings.frozen}
     gather = functools.partial(sharding.gather, shardings=of_parameters, dtype=config.model.dtype)
@@ -354,7 +354,16 @@ def lower_step(run: Run, state: State, config: ConfigDict, platform: str | None 
         step, donate_argnums=0, out_shardings=(shardings, sharding.replicated(run.mesh))
     )
     with jax.set_mesh(run.mesh):  # attention asks how many devices share the batch
-        return jitted.trace(state, batch).lower(lowering_platforms=platform and (platform,))
+        return jitted.trace(state, batch)
+
+
+def lower_step(
+    run: Run, state: State, config: ConfigDict, platform: str | None = None
+) -> jax.stages.Lowered:
+    """Lowers the step for the devices of `state`, or for another platform ("cuda")."""
+    traced = trace_step(run, state, config)
+    with jax.set_mesh(run.mesh):
+        return traced.lower(lowering_platforms=platform and (platform,))
 
 
 def compile_step(
@@ -362,11 +371,11 @@ def compile_step(
 ) -> CompiledStep:
     """Compiles the step before the loop and prints what it costs."""
     began = time.monotonic()
-    trained = {path.split(".")[0] for path in state.parameters}
-    cost = flops.training_step(
-        model_settings(to_plain(config)), run.objective.prompts.shape[1], trained
-    )
-    compiled = CompiledStep(lower_step(run, state, config).compile(), cost)
+    traced = trace_step(run, state, config)
+    cost = flops.count_flops(traced.jaxpr, within="model").total() // config.batch_size
+    with jax.set_mesh(run.mesh):
+        lowered = traced.lower()
+    compiled = CompiledStep(lowered.compile(), cost)
     memory = compiled.memory
     if memory is None:  # the platform does not tell, of a program from the cache for example
         log(f"step compiled in {time.monotonic() - began:.0f} s: {cost / 1e9:,.2f} GFLOP an image")
