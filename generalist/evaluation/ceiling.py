@@ -231,6 +231,8 @@ def measure(
 
     rows = {name: evenly_spaced(len(sources[name]), limit) for name in tasks}
     progress = Progress(f"ceiling at {size} pixels:", sum(map(len, rows.values())))
+
+    # Small batches: an autoencoder needs far more memory than a codec.
     measurements = {}
     for name, task in tasks.items():
         measurement = CeilingMeasurement(task, ways, sources[name].groups)

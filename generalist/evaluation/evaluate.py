@@ -328,6 +328,8 @@ def _check_sources(
             f"{', '.join(sources) or 'none'}. "
             "Add a source, or leave the task out of eval.tasks."
         )
+
+    # An empty source would fail only at the end, without a figure.
     for kind, group in (("", sources), ("training ", train_sources)):
         empty = [name for name in tasks if name in group and not len(group[name])]
         if empty:

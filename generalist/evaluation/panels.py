@@ -79,10 +79,13 @@ def describe(task: Task, example: Example, prediction: Any, values: Mapping[str,
       values: of the prediction by the official metric.
     """
     label = example["label"]
+
+    # How wrong a class is has no scale, so what is shown is how sure the prediction is of it.
     if task.averages_samples:
         fourth = task.error_map(prediction, label)
     else:
         fourth = heat(prediction.confidence)
+
     return Sample(
         key=example["key"],
         values=values,

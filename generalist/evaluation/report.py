@@ -121,6 +121,7 @@ def _summary(step: int, card: Mapping[str, Any]) -> str:
     tasks = card["tasks"].values()
     parts = [f"step {step:,}", f"{len(tasks)} tasks"]
 
+    # Tasks on data sets of several sizes have different numbers of examples.
     counts = [task["examples"] for task in tasks]
     fewest = min(counts)
     most = max(counts)
@@ -331,8 +332,10 @@ def _facts(run: Mapping[str, Any], config: Mapping[str, Any], card: Mapping[str,
     """Returns run.json, card.json and config.json as tables that fold; the first is open."""
     parts = []
     for title, tree in (("Run", run), ("Evaluation", card), ("Config", config)):
+        # A run that was only evaluated has no run.json.
         if not tree:
             continue
+
         rows = "".join(
             f"<tr><th>{html.escape(key)}</th><td>{html.escape(value)}</td></tr>"
             for key, value in _flat(tree)

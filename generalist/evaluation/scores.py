@@ -119,12 +119,14 @@ def _renamed(values: Mapping[str, float], suffix: str) -> dict[str, float]:
 
 def _over_groups(rows: Sequence[Row], groups: Sequence[str]) -> dict[str, float]:
     """Returns the means over each group, and over those; {} if an example is in no group."""
+    # A group is the first part of a key.
     by_group: dict[str, list[Row]] = {}
     for row in rows:
         by_group.setdefault(row["key"].split("/")[0], []).append(row)
     if not by_group or not by_group.keys() <= set(groups):
         return {}
 
+    # The mean over groups takes the place of the mean over images.
     figures = {f"images/{name}": len(group) for name, group in by_group.items()}
     for key in rows[0]:
         if key == "key":

@@ -76,7 +76,7 @@ def test_the_majority_of_labels_worked_out_by_hand():
 def test_the_mean_of_depths_worked_out_by_hand():
     depth = SCENES_TASKS["depth"]
     labels = [np.array([[2.0, 0.0, 0.0]]), np.array([[4.0, 6.0, 0.0]])]
-    # 2 and 4 average to 3, 6 stands alone, and where nothing is known the mean of 2, 4 and 6 stands.
+    # 2 and 4 average to 3, 6 is alone, and where nothing is known it is the mean of 2, 4 and 6.
     np.testing.assert_allclose(
         depth.decode(depth.trivial_rgb(labels, (1, 3))).depth, [[3.0, 6.0, 4.0]], rtol=1e-6
     )

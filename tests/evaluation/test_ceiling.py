@@ -1,4 +1,4 @@
-"""What is left of the truth: nothing lost that is not asked for, losses worked out by hand, the shipped autoencoder as good as stated."""
+"""What is left of the truth: losses worked out by hand, the autoencoder as good as stated."""
 
 import json
 
@@ -17,7 +17,8 @@ from generalist.tasks import SCENES_TASKS, Depth, Scalar
 from generalist.tasks.drawing import unmatched
 
 SIZE, COUNT = 32, 3  # as in conftest.py
-FLOOR = 23.0  # dB; 23.16 measured on these 8 images (24.09 on 200), the rest is room for another machine's rounding
+# dB; 23.16 measured on these 8 images (24.09 on 200), the rest is for another machine's rounding
+FLOOR = 23.0
 
 
 class Examples(list):
@@ -60,7 +61,10 @@ def test_two_depths_that_become_one_colour_worked_out_by_hand():
 
 
 def test_own_maps_of_a_quantity():
-    """Of 15 and 30 degrees in a range of 10..30, three levels can paint 20 and 30; a pixel without a label counts nowhere and is black."""
+    """Of 15 and 30 degrees in a range of 10..30, three levels can paint 20 and 30.
+
+    A pixel without a label counts nowhere and is black.
+    """
     label = np.full((8, 8), 15.0, np.float32)
     label[:, 4:] = 30.0
     label[0, 0] = np.nan

@@ -113,21 +113,28 @@ def test_a_model_of_the_scenes_on_rain_images(measured):
     ) == [f"{name}/{key}.png" for name in ("derain", "derain_tiles") for key in "12"]
 
 
+SEVERAL_DEVICES = """
+import json, pathlib, sys
+import ml_collections
+from generalist.evaluation.workdir import evaluate_workdir
+folder, workdir = map(pathlib.Path, sys.argv[1:])
+config = ml_collections.ConfigDict(json.loads((folder / "config.json").read_text()))
+evaluate_workdir(config, workdir, 0, names=["derain"], out_dir=folder / "eval" / "1")
+"""
+
+
 def test_several_devices_reach_the_figures_of_one(measured, rain, tiny_workdir, tmp_path):
     """4 devices, 2 images: the batch is filled up, and what fills it is not counted."""
     (tmp_path / "config.json").write_text(json.dumps(rain.to_dict()))
-    code = (
-        f"import json, pathlib, ml_collections; from generalist.evaluation.workdir import evaluate_workdir; p = pathlib.Path({str(tmp_path)!r}); "
-        "config = ml_collections.ConfigDict(json.loads((p / 'config.json').read_text())); "
-        f"evaluate_workdir(config, pathlib.Path({str(tiny_workdir)!r}), 0, names=['derain'], out_dir=p / 'eval' / '1')"
-    )
+    (tmp_path / "evaluate.py").write_text(SEVERAL_DEVICES)
+    command = [sys.executable, str(tmp_path / "evaluate.py"), str(tmp_path), str(tiny_workdir)]
     environment = {
         **os.environ,
         "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(pathlib.Path(generalist.__file__).parents[1]),
     }
-    subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True)
+    subprocess.run(command, env=environment, check=True, capture_output=True)
     metrics, card = (
         json.loads((tmp_path / "eval" / "1" / name).read_text())
         for name in ("metrics.json", "card.json")
