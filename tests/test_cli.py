@@ -16,7 +16,7 @@ from generalist.cli import doctor
 
 @pytest.fixture
 def use_tiny(tiny_model, monkeypatch):
-    """The commands load the shared model, whatever they are told to load; returns the list of what they were told."""
+    """Makes the commands load the shared model; returns the list of what they should load."""
     loaded = []
     monkeypatch.setattr(
         generalist, "load", lambda source: loaded.append(source) or tiny_model, raising=False
@@ -110,7 +110,7 @@ def test_evaluate_refuses_to_write_into_the_package(capsys):
 
 
 def test_evaluate_and_report(tiny_workdir, tmp_path, monkeypatch):
-    """They hand the workdir's own config, with the data directory of today, to the evaluation, and the folder to the report."""
+    """They pass on the workdir's own config, with the data directory of today."""
     from generalist import evaluation
     from generalist.evaluation import workdir as evaluation_of_workdir
 
@@ -258,7 +258,10 @@ def test_a_closed_pipe_is_no_error(tmp_path, monkeypatch, capsys):
 
 
 def test_help_shows_examples_without_loading_jax():
-    code = "import sys; from generalist import cli; cli.make_parser().print_help(); assert 'jax' not in sys.modules"
+    code = (
+        "import sys; from generalist import cli; cli.make_parser().print_help(); "
+        "assert 'jax' not in sys.modules"
+    )
     printed = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout
@@ -330,7 +333,7 @@ def test_weights_inspect_reports_every_tensor_of_a_published_folder(tmp_path, ca
 
 
 def test_weights_export_writes_what_transformers_reads(tiny_workdir, tmp_path, capsys):
-    """The image encoder of a small model is SigLIP's form; its UNet's stem is nobody's, which is an error in one line."""
+    """A small model's image encoder has SigLIP's form; its UNet's stem is nobody's: an error."""
     import transformers
 
     command = ["weights", "export", "--from", str(tiny_workdir), "--out", str(tmp_path)]

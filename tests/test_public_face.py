@@ -9,13 +9,12 @@ import generalist
 
 
 def test_importing_loads_neither_jax_nor_opencv():
-    code = "import sys, generalist; print([name for name in ('jax', 'cv2', 'flax', 'numpy') if name in sys.modules])"
-    assert (
-        subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        == "[]"
+    code = (
+        "import sys, generalist; "
+        "print([name for name in ('jax', 'cv2', 'flax', 'numpy') if name in sys.modules])"
     )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_names_are_those_of_their_homes():
@@ -30,6 +29,6 @@ def test_names_are_those_of_their_homes():
 
 def test_unknown_name_lists_the_known():
     with pytest.raises(
-        AttributeError, match="no attribute 'laod'; it has Generalist, TASKS, load, tasks"
+        AttributeError, match="no attribute 'laod'; it has TASKS, Generalist, load, tasks and"
     ):
-        generalist.laod
+        generalist.laod  # noqa: B018

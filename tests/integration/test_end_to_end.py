@@ -1,7 +1,6 @@
-"""Promise: one command trains, evaluates and reports, and what it leaves behind is a model that predicts."""
+"""Promise: one command trains, evaluates and reports, and leaves a model that predicts."""
 
 import json
-import pathlib
 
 import pytest
 
@@ -9,7 +8,7 @@ import generalist
 from generalist.input_pipeline.scenes import ScenesSource
 from generalist.training import launch
 
-CONFIG = pathlib.Path(__file__).parent / "tiny.py"
+CONFIG = "configs/multitask.py:scenes,tiny"
 FIGURES = (
     "depth/rmse",
     "depth/abs_rel",
@@ -34,11 +33,13 @@ def workdir(tmp_path_factory):
         launch.main(
             [
                 "main.py",
-                f"--config={CONFIG}:all",
+                f"--config={CONFIG}",
                 f"--workdir={path}",
                 "--config.total_steps=2",
                 "--config.eval.every_steps=1",
                 "--config.eval.examples=2",
+                "--config.eval.final_examples=2",
+                "--config.eval.batch_size=2",
                 "--config.checkpoint.every_steps=10",
             ]
         )
@@ -100,7 +101,12 @@ def test_the_workdir_is_a_model_that_predicts_every_task(workdir):
 def test_another_config_in_the_same_workdir_is_refused_with_the_difference(workdir, capsys):
     assert (
         launch.main(
-            ["main.py", f"--config={CONFIG}:all", f"--workdir={workdir}", "--config.total_steps=3"]
+            [
+                "main.py",
+                f"--config={CONFIG}",
+                f"--workdir={workdir}",
+                "--config.total_steps=3",
+            ]
         )
         == 2
     )
@@ -111,9 +117,11 @@ def test_evaluation_alone_repeats_the_figures(workdir):
     before = json.loads((workdir / "eval/2/metrics.json").read_text())
     arguments = [
         "main.py",
-        f"--config={CONFIG}:all",
+        f"--config={CONFIG}",
         f"--workdir={workdir}",
         "--config.total_steps=2",
+        "--config.eval.final_examples=2",
+        "--config.eval.batch_size=2",
         "--mode=eval",
     ]
     assert launch.main(arguments) == 0

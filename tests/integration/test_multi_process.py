@@ -1,4 +1,6 @@
-"""Promise: two processes of four devices are one run, its figures do not depend on them, and after a death the same command goes on.
+"""Promise: two processes of four devices are one run, whose figures do not depend on them.
+
+After a death the same command continues.
 
 benchmarks/kills.py does the same at more moments, and shows that equal runs are equal bit for bit.
 """
@@ -75,19 +77,24 @@ def losses(workdir) -> list[dict[str, float]]:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """(workdir on one device, undisturbed; workdir of the same run on two processes of four devices, stopped, killed and moved; its output)."""
+    """One run twice: on one device, undisturbed; and stopped, moved, killed and moved back.
+
+    Returns both workdirs, and what the last start printed.
+    """
     folder = tmp_path_factory.mktemp("runs")
     finish(start(folder / "1", 1, 1))
     workdir = folder / "2x4"
 
+    # Two processes of four devices: one gets a signal, and both stop at the same step.
     first, second = start(workdir, 2, 4, "--config.sharding.fsdp=2")
     after_line(first, r"^step 3/")
-    second.send_signal(signal.SIGTERM)  # one of them, and both stop at the same step
+    second.send_signal(signal.SIGTERM)
     output = first.communicate(timeout=600)[0]
     second.communicate(timeout=600)
     assert (first.returncode, second.returncode) == (143, 143), output
     assert re.search(r"SIGTERM: saved step \d+ in", output)
 
+    # One process of eight devices continues, until it is killed.
     (alone,) = start(workdir, 1, 8)
     after_line(alone, r"^step 13/")
     alone.kill()
@@ -96,12 +103,11 @@ def runs(tmp_path_factory):
 
 
 def test_losses_and_figures_do_not_depend_on_devices_processes_and_deaths(runs):
-    """The same examples, noise and order; only the order of sums differs, by roundings of float32."""
+    """The same examples, noise and order; only float32 sums have another order."""
     undisturbed, moved, _ = runs
     assert len(losses(undisturbed)) == len(losses(moved)) == 20
-    for one, other in zip(
-        losses(undisturbed), losses(moved)
-    ):  # other examples, or another order, would differ in the first digit
+    # Other examples, or another order, would differ in the first digit.
+    for one, other in zip(losses(undisturbed), losses(moved), strict=True):
         assert other == pytest.approx(one, rel=5e-4)
     figures = [
         json.loads((workdir / "eval/20/metrics.json").read_text())["denoise/psnr"]
@@ -118,9 +124,8 @@ def test_averaged_weights_agree(runs):
 
 def test_a_process_says_which_it_is_and_where_it_goes_on(runs):
     assert "processes: 2, this is 0 (coordinator localhost:" in runs[2]
-    (step,) = re.findall(
-        r"resuming .* at step (\d+) of 20", runs[2]
-    )  # the last leg: where the kill of the one before left it
+    # The last start: where the kill of the one before left it.
+    (step,) = re.findall(r"resuming .* at step (\d+) of 20", runs[2])
     assert int(step) >= 8
 
 
@@ -140,7 +145,7 @@ sys.exit(launch.main(sys.argv))
 
 
 def test_a_process_that_dies_stops_the_others_with_a_message(tmp_path):
-    """A program of steps that do nothing but agree: what the others notice is the lost connection, whatever they compute."""
+    """Steps that do nothing but agree: what the others notice is the lost connection."""
     first, second = start(
         tmp_path / "run", 2, 1, command=[sys.executable, "-c", WAITING, *COMMAND[2:]]
     )
@@ -150,6 +155,6 @@ def test_a_process_that_dies_stops_the_others_with_a_message(tmp_path):
     output = first.communicate(timeout=300)[0]
     assert first.returncode == 1, output
     assert (
-        "If another process of this run died, its own message says why; the same command on all hosts resumes"
-        in output
-    )
+        "If another process of this run died, its own message says why; "
+        "the same command on all hosts resumes"
+    ) in output

@@ -1,4 +1,4 @@
-"""Promise: a run that is started again holds one state, and evaluates the weights that it ended with."""
+"""Promise: a run that is started again holds one state, and evaluates its last weights."""
 
 import gc
 import shutil

@@ -1,4 +1,4 @@
-"""Promise: a run that is killed anywhere and started again ends in the same parameters, bit for bit."""
+"""Promise: a run that is killed anywhere and started again ends in the same bits."""
 
 import os
 import pathlib
@@ -12,15 +12,26 @@ import time
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
-COMMAND = [sys.executable, ROOT / "main.py", f"--config={ROOT / 'tests/integration/tiny.py'}"]
+STEPS = 40  # more than three kills can take, however fast a step is
+COMMAND = [
+    sys.executable,
+    ROOT / "main.py",
+    f"--config={ROOT / 'tests/integration/tinier.py'}",
+    f"--config.total_steps={STEPS}",
+    "--config.checkpoint.every_steps=2",
+    # A few kernels have Muon's state, the others AdamW's.
+    r"--config.optimizer.muon=('mid_block\.resnets\.0\..*kernel$',)",
+]
+FAST = "--xla_backend_optimization_level=0"  # every program runs a few times only
 
 
 @pytest.fixture(scope="module")
 def run():
-    """Starts the tiny run in a workdir; the compilation cache of conftest.py saves most of each further start."""
+    """Starts the run in a workdir; the compilation cache of conftest.py saves most of a restart."""
     environment = {
         name: value for name, value in os.environ.items() if name != "GENERALIST_DATA_DIR"
     }
+    environment["XLA_FLAGS"] = FAST
 
     def start(workdir):
         return subprocess.Popen(
@@ -36,15 +47,16 @@ def run():
 
 
 def finish(process) -> str:
-    """The last line of a run that must end well."""
+    """Returns the last line of a run that must end well."""
     output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output
     return output.strip().splitlines()[-1]
 
 
 def kill_after(process, lines: int, delay: float, signum: int) -> str:
-    """Sends a signal `delay` seconds after the status line number `lines`; returns what was printed."""
-    output, seen = [], 0
+    """Sends a signal `delay` seconds after so many status lines; returns what was printed."""
+    output = []
+    seen = 0
     for line in process.stdout:
         output.append(line)
         seen += line.startswith("step ") and "|" in line
@@ -87,6 +99,7 @@ def test_sigterm_saves_and_a_damaged_checkpoint_is_named_and_passed_over(
     newest, before = sorted(folders, reverse=True)[:2]
     assert newest == int(saved)
 
+    # One bit of its largest file.
     data = max(
         (path for path in folders[newest].rglob("*") if path.is_file()),
         key=lambda path: path.stat().st_size,
@@ -96,5 +109,5 @@ def test_sigterm_saves_and_a_damaged_checkpoint_is_named_and_passed_over(
     data.write_bytes(content)
     output, _ = run(tmp_path / "run").communicate(timeout=600)
     assert f"WARNING: checkpoint {folders[newest]}" in output
-    assert f"resuming {tmp_path / 'run'} at step {before} of 12" in output
+    assert f"resuming {tmp_path / 'run'} at step {before} of {STEPS}" in output
     assert output.strip().splitlines()[-1] == undisturbed

@@ -1,4 +1,4 @@
-"""Promise: the user's line works in all its spellings, and each mistake gets a message that says what to do."""
+"""Promise: the user's line works in all spellings, and a mistake's message says what to do."""
 
 import pathlib
 
