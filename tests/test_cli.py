@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shlex
 import subprocess
 import sys
 
@@ -12,6 +13,11 @@ from PIL import Image
 import generalist
 from generalist import cli
 from generalist.cli import doctor
+
+
+def run(line: str) -> int:
+    """Runs what is typed behind `generalist`, and returns the exit code."""
+    return cli.main(shlex.split(line))
 
 
 @pytest.fixture
@@ -37,20 +43,8 @@ def photos(tmp_path):
 
 def test_predict_writes_data_and_pictures(use_tiny, photos, tiny_workdir, capsys):
     out = photos / "out"
-    images = [f"{photos}/{name}.png" for name in "ab"]
-    code = cli.main(
-        [
-            "predict",
-            *images,
-            "--task",
-            "depth",
-            "panoptic",
-            "--from",
-            str(tiny_workdir),
-            "--out",
-            str(out),
-        ]
-    )
+    images = f"{photos}/a.png {photos}/b.png"
+    code = run(f"predict {images} --task depth panoptic --from {tiny_workdir} --out {out}")
     assert code == 0 and use_tiny == [str(tiny_workdir)]
     kinds = (
         "depth.png",
@@ -70,8 +64,7 @@ def test_predict_writes_data_and_pictures(use_tiny, photos, tiny_workdir, capsys
 
 
 def test_one_bad_image_does_not_lose_the_others(use_tiny, photos, capsys):
-    code = cli.main(["predict", f"{photos}/bad.jpg", f"{photos}/a.png", "--out", f"{photos}/out"])
-    assert code == 1
+    assert run(f"predict {photos}/bad.jpg {photos}/a.png --out {photos}/out") == 1
     assert (photos / "out" / "a.depth.png").is_file()
     printed = capsys.readouterr()
     assert printed.err.count("\n") == 1 and "bad.jpg: no readable image" in printed.err
@@ -154,22 +147,8 @@ def test_evaluate_on_other_data_keeps_apart_what_is_chosen(
     )
     command = ["evaluate", "--from", str(tiny_workdir), "--data-dir", f"{tmp_path}/data"]
     assert cli.main(command) == 0
-    assert (
-        cli.main(
-            [
-                *command,
-                "--task",
-                "derain",
-                "--split",
-                "test/Rain100H",
-                "--steps",
-                "4",
-                "--native",
-                "--submission",
-            ]
-        )
-        == 0
-    )
+    choices = "--task derain --split test/Rain100H --steps 4 --native --submission"
+    assert cli.main([*command, *choices.split()]) == 0
     (_, first), (config, second) = calls
     assert (config.data.source, config.data_dir, config.eval.split) == (
         "paper",
@@ -201,26 +180,11 @@ def test_ceiling_of_pixels_and_of_latents(tmp_path, monkeypatch, capsys):
         tmp_path / "vae"
     )
     out = tmp_path / "out"
-    assert (
-        cli.main(
-            [
-                "ceiling",
-                "--size",
-                "32",
-                "--limit",
-                "2",
-                "--latent",
-                str(tmp_path / "vae"),
-                "--out",
-                str(out),
-            ]
-        )
-        == 0
-    )
+    assert run(f"ceiling --size 32 --limit 2 --latent {tmp_path}/vae --out {out}") == 0
     assert {file.name for file in out.iterdir()} == {"ceiling.json", "ceiling_32.png"}
     assert "| depth    | RMSE, m " in capsys.readouterr().out
-    assert cli.main(["ceiling", "--latent", str(tmp_path / "absent")]) == 2
-    assert cli.main(["ceiling", "--limit", "-1"]) == cli.main(["ceiling", "--size", "0"]) == 2
+    assert run(f"ceiling --latent {tmp_path}/absent") == 2
+    assert run("ceiling --limit -1") == run("ceiling --size 0") == 2
     errors = capsys.readouterr().err
     assert "absent: no such folder" in errors and "--limit -1" in errors
 
@@ -269,17 +233,8 @@ def test_help_shows_examples_without_loading_jax():
 
 
 def test_as_a_module_with_a_real_process(photos, tiny_workdir):
-    command = [
-        sys.executable,
-        "-m",
-        "generalist.cli",
-        "predict",
-        "a.png",
-        "--from",
-        str(tiny_workdir),
-        "--out",
-        "out",
-    ]
+    line = f"-m generalist.cli predict a.png --from {tiny_workdir} --out out"
+    command = [sys.executable, *line.split()]
     environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(generalist.__file__).parents[1])}
     done = subprocess.run(
         command, cwd=photos, capture_output=True, text=True, env=environment, check=False
@@ -289,7 +244,7 @@ def test_as_a_module_with_a_real_process(photos, tiny_workdir):
 
 
 def test_pack_halves_the_weights_and_keeps_the_predictions(tiny_workdir, tmp_path, capsys):
-    assert cli.main(["pack", "--from", str(tiny_workdir), "--out", str(tmp_path / "small")]) == 0
+    assert run(f"pack --from {tiny_workdir} --out {tmp_path}/small") == 0
     assert "MB" in capsys.readouterr().out
     sizes = [
         (folder / "model.safetensors").stat().st_size
