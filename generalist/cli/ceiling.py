@@ -13,6 +13,7 @@ SCENES_AUTOENCODER = "scenes_autoencoder"  # the package's own, by the name `loa
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
+    # What is measured.
     parser.add_argument(
         "--size",
         type=int,
@@ -37,6 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="an AutoencoderKL: a folder or a hub id "
         "(without a value: the package's, trained on images of the scenes)",
     )
+
+    # On which examples, and where the figures go.
     parser.add_argument(
         "--limit", type=int, default=0, metavar="N", help="examples a task (default: 0, all)"
     )

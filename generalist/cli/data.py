@@ -39,6 +39,8 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
         metavar="DATASET",
         help="nyu, ade20k, coco, sidd, rain13k, lol; with --config tasks of it (default: all)",
     )
+
+    # Which data: the paper's data sets, or with a config your own.
     _add_data_dir(parser)
     parser.add_argument(
         "--config",
@@ -64,6 +66,8 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "dataset", metavar="DATASET", help="nyu, ade20k, coco, sidd, rain13k or lol"
     )
+
+    # What is read, and where the shards go.
     _add_data_dir(parser)
     parser.add_argument(
         "--split",
@@ -74,6 +78,8 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", required=True, metavar="DIR", help="the new data directory, a path or gs://..."
     )
+
+    # How the work is shared: among machines, threads or Beam's workers.
     parser.add_argument(
         "--shards",
         metavar="A:B",
@@ -163,6 +169,7 @@ def _check(args: argparse.Namespace) -> int:
     if args.out:
         _draw(found.splits, data_dir, pathlib.Path(args.out), own)
 
+    # Where both are the case, what is wrong comes before what is missing.
     if found.problems:
         return 1
     return 3 if found.incomplete or (args.datasets and found.absent) else 0

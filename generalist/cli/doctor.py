@@ -41,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
     for device in jax.devices():
         print(f"  device {device.id}: {device.device_kind} ({device.platform})")
 
+    # Each check also prints what it looked at.
     problems = [*device_problems(jax.default_backend()), *_data_problems(), *_weights_problems()]
     for problem in problems:
         print(f"warning: {problem}")

@@ -31,6 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TASK",
         help="depth, semantic, ... (default: all that model and data have)",
     )
+
+    # On which examples.
     parser.add_argument(
         "--data-dir",
         metavar="DIR",
@@ -45,6 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--limit", type=int, default=0, metavar="N", help="examples a task (default: 0, all)"
     )
+
+    # How the model samples, and what is written.
     parser.add_argument(
         "--steps",
         type=int,

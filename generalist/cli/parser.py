@@ -74,6 +74,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=generalist.__version__)
 
+    # The description repeats the help of the list above, for `generalist COMMAND --help`.
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
         sub = commands.add_parser(

@@ -33,6 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TASK",
         help="depth, semantic, ... (default: depth)",
     )
+
+    # Which model, and where its predictions go.
     add_source(
         parser,
         "a workdir, a model folder, or 'scenes' for the weights of the package "
@@ -44,6 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder of the results (default: %(default)s)",
     )
+
+    # How it samples.
     parser.add_argument(
         "--steps",
         type=int,

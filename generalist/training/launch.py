@@ -88,8 +88,11 @@ def run(values: flags.FlagValues, workdir: str) -> None:
       values: from `flags.parse`.
       workdir: folder of the run.
     """
+    # What the command line means, before anything is started.
     config = setup.drop_untrained(values.config)
     launch = processes.find(os.environ, values.coordinator, values.process_id, values.process_count)
+
+    # JAX reads these when it starts, and starts with the first question about devices.
     take_gpu_memory()
     use_all_cores(
         config.sharding.cpu_devices or os.cpu_count(),
