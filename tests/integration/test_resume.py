@@ -12,7 +12,7 @@ import time
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
-STEPS = 40  # more than three kills can take, however fast a step is
+STEPS = 24  # more than three kills leave behind them, however fast a step is
 COMMAND = [
     sys.executable,
     ROOT / "main.py",
