@@ -181,7 +181,7 @@ def test_training_starts_from_the_function_of_the_checkpoint(
     assert np.abs(of_x_t).min() > 0  # and the adapted channels carry something
 
 
-def test_cycle_keeps_the_variance_of_noise_and_mean_keeps_flat_grey():
+def test_cycle_keeps_the_variance_of_noise_and_mean_keeps_flat_gray():
     kernel = np.random.default_rng(0).standard_normal((3, 3, 4, 5), np.float32)
     cycled, _ = adapt_channels(kernel, None, 12, "cycle")
     np.testing.assert_allclose(np.square(cycled).sum(2), np.square(kernel).sum(2), rtol=1e-5)
@@ -279,7 +279,7 @@ def test_init_from_names_a_model_a_pipeline_or_parts(pipeline):
     assert parse("unet=x,autoencoder=y") == {"unet": "x", "autoencoder": "y"}
 
 
-def test_an_image_encoder_brings_its_sizes_its_normalisation_and_positions_for_the_input(
+def test_an_image_encoder_brings_its_sizes_its_normalization_and_positions_for_the_input(
     tiny_config, dinov2, caplog
 ):
     """Patches of 14 pixels: the input of 60 in the config becomes 56."""
@@ -303,7 +303,7 @@ def test_an_image_encoder_brings_its_sizes_its_normalisation_and_positions_for_t
     graphdef, _ = parameters.abstract(lambda: models.build(model_settings(to_plain(config))))
     model = parameters.merge(graphdef, values)
     np.testing.assert_allclose(
-        model.image_encoder(model._normalise(image)), expected, atol=1e-4 * np.abs(expected).max()
+        model.image_encoder(model._normalize(image)), expected, atol=1e-4 * np.abs(expected).max()
     )
 
 
