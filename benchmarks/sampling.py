@@ -139,12 +139,12 @@ def measure_tasks(args) -> dict[str, dict]:
 
     from generalist import models
     from generalist.configs import common
-    from generalist.inference.generalist import model_settings
+    from generalist.recipe import Recipe
     from generalist.models import parameters
 
     config = common.get_config("scenes,small,scratch" if args.size == "small" else "paper")
     config.model.dtype = args.dtype
-    settings = model_settings(config.to_dict())
+    settings = Recipe.from_config(config).model
     graphdef, values = parameters.split(models.build(settings, 0))
 
     # One image, and as many prompts as tasks.

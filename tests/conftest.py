@@ -65,13 +65,13 @@ def _random_value(rng: np.random.Generator, path: str, shape: tuple[int, ...]) -
 def tiny_workdir(tmp_path_factory):
     """A model folder of that config, with random weights; tests only read it."""
     from generalist import models
-    from generalist.inference.generalist import model_settings
     from generalist.models import parameters
     from generalist.pretrained.weights import CONFIG, save_weights
+    from generalist.recipe import Recipe
 
     folder = tmp_path_factory.mktemp("tiny_workdir")
     config = json.loads(_tiny_config().to_json_best_effort())
-    _, shapes = parameters.abstract(lambda: models.build(model_settings(config)))
+    _, shapes = parameters.abstract(lambda: models.build(Recipe.from_config(config).model))
     rng = np.random.default_rng(0)
     save_weights(
         folder, {path: _random_value(rng, path, x.shape) for path, x in shapes.items()}, {}

@@ -19,6 +19,7 @@ ARROWS = {
     "__init__": {"inference", "tasks"},
     "cli": {"training", "evaluation", "inference", "input_pipeline", "pretrained"},
     "training": {
+        "recipe",
         "evaluation",
         "inference",
         "input_pipeline",
@@ -28,8 +29,17 @@ ARROWS = {
         "tasks",
         "devices",
     },
-    "evaluation": {"inference", "input_pipeline", "pretrained", "tasks", "metrics", "devices"},
-    "inference": {"models", "diffusion", "pretrained", "tasks", "devices"},
+    "evaluation": {
+        "recipe",
+        "inference",
+        "input_pipeline",
+        "pretrained",
+        "tasks",
+        "metrics",
+        "devices",
+    },
+    "inference": {"recipe", "models", "diffusion", "pretrained", "tasks", "devices"},
+    "recipe": {"models", "diffusion", "pretrained", "tasks"},
     "input_pipeline": {"tasks"},
     "pretrained": {"models"},
     "models": set(),
@@ -53,7 +63,7 @@ LIBRARIES = {
     "__init__": set(),
     "configs": {"ml_collections"},
     "models": {"jax", "flax", "numpy", "jaxtyping"},
-    "diffusion": {"jax", "numpy", "jaxtyping"},
+    "diffusion": {"jax", "numpy", "jaxtyping", "optax"},
     "tasks": {"numpy", "cv2", "jaxtyping"},
     "metrics": {"numpy", "cv2", "jaxtyping"},
     "pretrained": {
@@ -65,7 +75,7 @@ LIBRARIES = {
         "huggingface_hub",
         "tokenizers",
     },
-    "inference": {"jax", "numpy", "cv2", "PIL"},
+    "inference": {"jax", "flax", "numpy", "cv2", "PIL", "ml_collections"},
     # Workers never touch a JAX device.
     "input_pipeline": {
         "numpy",

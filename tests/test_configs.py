@@ -5,7 +5,7 @@ import importlib
 import pytest
 
 from generalist.configs import common
-from generalist.training import setup
+from generalist.recipe import Recipe
 from generalist.training.workdir import flatten
 
 STUDIES = {
@@ -164,7 +164,7 @@ def test_a_wrong_word_behind_the_config_is_an_error(words, said):
 def test_a_task_of_weight_0_is_neither_trained_nor_evaluated():
     c = common.get_config("scenes")
     c.tasks.weights.instance = 0.0
-    left = setup.drop_untrained(c)
+    left = Recipe.from_config(c).config
     assert set(left.tasks.weights) == {"depth", "semantic", "denoise", "derain", "light"}
     assert left.eval.tasks == (
         "depth",
@@ -184,4 +184,4 @@ def test_nothing_to_evaluate_is_an_error_before_anything_is_trained():
     with pytest.raises(
         ValueError, match="nothing to evaluate: eval.tasks are semantic, trained are depth"
     ):
-        setup.drop_untrained(c)
+        Recipe.from_config(c)

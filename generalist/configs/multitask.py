@@ -1,18 +1,30 @@
-"""One generalist on all tasks: `python main.py --config=configs/multitask.py`.
+"""One generalist on all tasks.
 
-Data decide: with a data directory (GENERALIST_DATA_DIR or --config.data_dir) the paper's data sets and the full-size
-model, without one the built-in scenes and a small model. Words behind the file choose otherwise, in any order:
+    python main.py --config=configs/multitask.py
+
+Data decide. With a data directory (GENERALIST_DATA_DIR or --config.data_dir) it trains the
+full-size model on the paper's data sets, without one a small model on the built-in scenes. Words
+behind the file choose otherwise, in any order:
 
     multitask.py:scenes or :paper            force either
     multitask.py:paper,small                 the paper's data with the small model, for a laptop
     multitask.py:paper,small,depth,semantic  only these tasks: no other data set is needed
-    multitask.py:scenes,scratch              a small model that does not start from the shipped weights
-    multitask.py:tiny                        trained and evaluated in well under a minute: a first look
+    multitask.py:scenes,scratch              a small model that does not start from shipped weights
+    multitask.py:tiny                        trained and evaluated in well under a minute
+
+What to expect on two CPU cores, evaluation on 200 held-out scenes included (one run each; the
+figures and their logs are in results/README.md):
+
+    scenes           4 to 6 minutes   depth RMSE 0.472 m, mIoU 71.2 %, panoptic PQ 54.4 %
+    scenes,scratch   10 to 12 minutes depth RMSE 0.681 m, mIoU 43.6 %, panoptic PQ 29.0 %
+    paper            meant for a TPU pod or a host of GPUs; not measured yet
 """
+
+from ml_collections import ConfigDict
 
 from generalist.configs import common
 
 
-def get_config(arg: str = ""):
-    """The configuration; every field is described in common.py."""
+def get_config(arg: str = "") -> ConfigDict:
+    """Returns the configuration; every field is described in common.py."""
     return common.get_config(arg)

@@ -1,4 +1,4 @@
-"""SIGTERM: a flag between two steps, the end at once where nothing can be lost."""
+"""Handles SIGTERM: finish the current step and save; exit at once when there is nothing to save."""
 
 import os
 import signal
@@ -6,24 +6,29 @@ import sys
 import threading
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from generalist.devices import mesh as sharding
+from generalist.devices.mesh import batch_sharding, replicated
 
 EXIT_PREEMPTED = 143  # 128 + SIGTERM: what schedulers restart on
 
 
 class Interruption:
-    """Listens to SIGTERM while a run goes on.
+    """Listens to SIGTERM during a run; a context manager.
 
-    At first, and after `release`, all there is to lose is saved: a signal ends the process at once with code 143, also in the middle of a
-    compilation or a data set's scan, where Python itself would not look at signals. After `hold` it only raises a flag for `poll`.
+    At first, and after `release`, everything is saved: a signal ends the process at once with code
+    143, also in the middle of a compilation or a data set's scan, where Python itself would not
+    look at signals. After `hold` it only raises a flag for `poll`.
     """
 
     def __init__(self):
-        self._heard, self._held, self._said = threading.Event(), False, ""
-        self._any, self._asked = None, None
+        self._received = threading.Event()
+        self._held = False
+        self._message = ""
+        self._any = None
+        self._asked = None
 
     def __enter__(self) -> "Interruption":
         reader, self._writer = os.pipe()
@@ -43,16 +48,14 @@ class Interruption:
     def _listen(self, reader: int) -> None:
         while received := os.read(reader, 1):
             if received[0] == signal.SIGTERM:
-                self._heard.set()
-                self._leave_if_free()
+                self._received.set()
+                self._exit_if_free()
         os.close(reader)
 
-    def _leave_if_free(self) -> None:
-        if self._heard.is_set() and not self._held:
-            print(
-                f"SIGTERM: {self._said or 'nothing to save yet'}; the same command resumes",
-                flush=True,
-            )
+    def _exit_if_free(self) -> None:
+        if self._received.is_set() and not self._held:
+            message = self._message or "nothing to save yet"
+            print(f"SIGTERM: {message}; the same command resumes", flush=True)
             sys.stderr.flush()
             os._exit(EXIT_PREEMPTED)
 
@@ -60,23 +63,31 @@ class Interruption:
         """From here on a signal waits until `poll`."""
         self._held = True
 
-    def release(self, said: str) -> None:
-        """From here on a signal ends the process at once, with the message `said`; one that came before does so now."""
-        self._held, self._said = False, said
-        self._leave_if_free()
+    def release(self, message: str) -> None:
+        """From here on a signal ends the process at once, and so does one that came before.
+
+        message: what it prints then: what is saved.
+        """
+        self._held = False
+        self._message = message
+        self._exit_if_free()
 
     def poll(self, mesh: Mesh) -> bool:
-        """Whether to stop at this step: the same answer in all processes.
+        """Returns whether to stop at this step: the same answer in all processes.
 
-        Several processes ask each other behind the step that is under way and hear it at the next one, so that none waits.
+        Several processes ask each other behind the step that is under way and get the answer at the
+        next one, so that none waits.
         """
         if jax.process_count() == 1:
-            return self._heard.is_set()
+            return self._received.is_set()
+
         if self._any is None:
-            self._any = jax.jit(jax.numpy.any, out_shardings=sharding.replicated(mesh))
-        split = sharding.batch_sharding(mesh)
+            self._any = jax.jit(jnp.any, out_shardings=replicated(mesh))
         flags = jax.make_array_from_callback(
-            (mesh.size,), split, lambda index: np.full(1, self._heard.is_set())
+            (mesh.size,),
+            batch_sharding(mesh),
+            lambda index: np.full(1, self._received.is_set()),
         )
-        asked, self._asked = self._asked, self._any(flags)
-        return asked is not None and bool(asked)
+        answer = self._asked
+        self._asked = self._any(flags)
+        return answer is not None and bool(answer)

@@ -54,7 +54,7 @@ def evaluate_workdir(
     """
     generalist = load(workdir)
     if jax.device_count() > 1:
-        generalist.spread(mesh.make_mesh())
+        generalist.shard(mesh.make_mesh())
     step = weights.read_metadata(workdir).get("step", "0")
     if steps is None:
         steps = config.diffusion.steps
@@ -89,8 +89,8 @@ def evaluate_workdir(
         out_dir = shown if processes.is_first() else pathlib.Path(unused) / "eval" / step
 
         # All processes resume where the first one does, with the same figures already known.
-        processes.share(shown / PARTIAL, out_dir / PARTIAL)
-        processes.share(shown.parent / BASELINES, out_dir.parent / BASELINES)
+        processes.share_file(shown / PARTIAL, out_dir / PARTIAL)
+        processes.share_file(shown.parent / BASELINES, out_dir.parent / BASELINES)
 
         metrics = evaluate(
             functools.partial(generalist.predict_rgb, steps=steps),

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -158,4 +159,22 @@ def training_batches(
             flags.FLAGS.mark_as_parsed()
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=prefetch)
         iterated = iterated.mp_prefetch(options)
-    return iter(iterated)
+    return _explain_dead_workers(iter(iterated))
+
+
+def _explain_dead_workers(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Turns the death of a reading process, mostly by too little memory, into one message."""
+    try:
+        yield from batches
+    except RuntimeError as error:
+        died = re.search(
+            r"Worker process was terminated unexpectedly with exit code (-?\d+)", str(error)
+        )
+        if not died:
+            raise
+        raise ChildProcessError(
+            f"a process that reads data died (exit code {died[1]}; -9: killed, by the system where "
+            "memory ran out). The same command goes on from the last checkpoint; "
+            "--config.data.workers and --config.data.prefetch say how much is read ahead, "
+            "workers=0 reads in threads"
+        ) from error

@@ -1,13 +1,16 @@
 """Goes through a whole data set: evenly spaced examples, many threads, results in order."""
 
 import collections
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from generalist.console import Progress
+
+logger = logging.getLogger("generalist")
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -19,6 +22,18 @@ def evenly_spaced(count: int, limit: int) -> list[int]:
     """Returns `limit` of the indices 0..count - 1, evenly spaced and ascending; 0 returns all."""
     chosen = np.linspace(0, count - 1, min(limit or count, count)).round().astype(int)
     return sorted(set(chosen.tolist()))
+
+
+def log_damaged(sources: Mapping[str, Any]) -> None:
+    """Logs how many files of each task were left out, where `data.on_error` is "skip".
+
+    Args:
+      sources: {task: source}; they count what this process and its workers left out.
+    """
+    counts = {name: len(source.damaged) for name, source in sources.items() if source.damaged}
+    if counts:
+        listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+        logger.info(f"damaged files left out of training: {listed}; each was named above")
 
 
 def in_threads(

@@ -8,6 +8,7 @@ import os
 import pathlib
 import zlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -17,13 +18,14 @@ from generalist.files import write_atomically
 from generalist.names import listed
 from generalist.pretrained.old_configs import rename_fields
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
 CHECKSUM = "crc32"  # in the metadata of the weights
-# Weights that come with the package, by the name `model.init_from` and `generalist.load` take.
-SHIPPED = {"scenes": pathlib.Path(__file__).parent / "scenes"}
-SHIPPED_AUTOENCODER = (
-    pathlib.Path(__file__).parent / "scenes_autoencoder"
-)  # `load_autoencoder("scenes_autoencoder")`
+
+PACKAGE = pathlib.Path(__file__).parent
+# Weights that come with the package, by the name that `model.init_from` and `generalist.load` take.
+SHIPPED = {"scenes": PACKAGE / "scenes"}
+SHIPPED_AUTOENCODER = PACKAGE / "scenes_autoencoder"  # `load_autoencoder("scenes_autoencoder")`
 
 
 class WeightsError(ValueError):
@@ -31,14 +33,19 @@ class WeightsError(ValueError):
 
 
 def folder_of(name_or_path: str | os.PathLike) -> pathlib.Path:
-    """A shipped model's name, a model folder or a file in it -> the folder. WeightsError if there is none."""
+    """Returns the folder of a shipped model's name, a model folder or a file in it.
+
+    Raises:
+      WeightsError: there is none.
+    """
     path = SHIPPED.get(str(name_or_path)) or pathlib.Path(name_or_path)
     folder = path.parent if path.name in (WEIGHTS, CONFIG) else path
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise WeightsError(
-                f"{name_or_path}: no {name} in {folder.absolute()}. Give a training workdir (such as runs/multitask), a folder "
-                f"with {CONFIG} and {WEIGHTS}, or the name of shipped weights: {', '.join(SHIPPED)}."
+                f"{name_or_path}: no {name} in {folder.absolute()}. Give a training workdir (such "
+                f"as runs/multitask), a folder with {CONFIG} and {WEIGHTS}, or the name of shipped "
+                f"weights: {', '.join(SHIPPED)}."
             )
     return folder
 
@@ -47,32 +54,43 @@ def save_weights(
     folder: str | os.PathLike,
     parameters: Mapping[str, np.ndarray],
     metadata: Mapping[str, str],
-    dtype=None,
+    dtype: type | None = None,
 ) -> None:
-    """Writes `model.safetensors` atomically. `dtype` casts the floats (float16 halves the file); metadata are strings."""
+    """Writes `model.safetensors` atomically.
+
+    Args:
+      folder: of the model.
+      parameters: {path: array}.
+      metadata: strings to keep beside the weights.
+      dtype: casts the floats; float16 halves the file.
+    """
     arrays = {
         path: np.ascontiguousarray(np.asarray(value, dtype)) for path, value in parameters.items()
     }
-    write_atomically(
-        pathlib.Path(folder) / WEIGHTS,
-        safetensors.numpy.save(arrays, metadata={**metadata, CHECKSUM: _checksum(arrays)}),
-    )
+    content = safetensors.numpy.save(arrays, metadata={**metadata, CHECKSUM: _checksum(arrays)})
+    write_atomically(pathlib.Path(folder) / WEIGHTS, content)
 
 
 def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
-    """CRC-32 of all values, in the order of their paths."""
+    """The CRC-32 of all values, in the order of their paths."""
     value = 0
     for path in sorted(arrays):
         value = zlib.crc32(arrays[path].reshape(-1).view(np.uint8), value)
     return f"{value:08x}"
 
 
-def load_weights(folder: str | os.PathLike) -> tuple[dict, dict[str, np.ndarray]]:
-    """A model folder (or shipped name) -> (its config as a dict, {path: float32 array}).
+def load_weights(
+    name_or_path: str | os.PathLike,
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Reads a model folder, or a shipped model.
 
-    Raises WeightsError naming the file when it is missing, damaged or no safetensors file.
+    Returns:
+      Its config, with today's names of all fields, and {path: float32 array}.
+
+    Raises:
+      WeightsError: a file is missing, damaged, or no safetensors file; names it.
     """
-    folder = folder_of(folder)
+    folder = folder_of(name_or_path)
     try:
         config = rename_fields(json.loads((folder / CONFIG).read_text()))
         arrays = safetensors.numpy.load_file(folder / WEIGHTS)
@@ -83,19 +101,22 @@ def load_weights(folder: str | os.PathLike) -> tuple[dict, dict[str, np.ndarray]
         OSError,
     ) as error:
         raise WeightsError(
-            f"{folder}: damaged {CONFIG} or {WEIGHTS} ({error}). Restore the folder, or train again."
+            f"{folder}: damaged {CONFIG} or {WEIGHTS} ({error}). Restore the folder, or train "
+            "again."
         ) from error
+
     expected = read_metadata(folder).get(CHECKSUM)
     if expected and _checksum(arrays) != expected:
         raise WeightsError(
-            f"{folder / WEIGHTS}: damaged, its checksum differs. Restore the file; a run that is started again writes it anew."
+            f"{folder / WEIGHTS}: damaged, its checksum differs. Restore the file; a run that is "
+            "started again writes it anew."
         )
     return config, {path: np.asarray(value, np.float32) for path, value in arrays.items()}
 
 
-def read_metadata(folder: str | os.PathLike) -> dict[str, str]:
-    """The strings saved beside the weights: step, codec versions, release."""
-    path = folder_of(folder) / WEIGHTS
+def read_metadata(name_or_path: str | os.PathLike) -> dict[str, str]:
+    """Reads the strings saved beside the weights: step, codec versions, release."""
+    path = folder_of(name_or_path) / WEIGHTS
     try:
         with safetensors.safe_open(path, "numpy") as file:
             return file.metadata() or {}
@@ -106,18 +127,31 @@ def read_metadata(folder: str | os.PathLike) -> dict[str, str]:
 
 
 def check_fit(parameters: Mapping[str, np.ndarray], expected: Mapping, source: str) -> None:
-    """Raises WeightsError that lists every parameter that is missing, left over or of another shape than `expected`."""
-    problems = [
+    """Checks that parameters are those of a model.
+
+    Args:
+      parameters: {path: array}.
+      expected: {path: array or shape} of the model.
+      source: where the parameters come from, for the message.
+
+    Raises:
+      WeightsError: lists parameters that are missing, left over or of another shape.
+    """
+    missing = [
         f"missing: {path} {tuple(x.shape)}"
         for path, x in expected.items()
         if path not in parameters
     ]
-    problems += [f"left over: {path}" for path in parameters if path not in expected]
-    problems += [
-        f"shape of {path}: {tuple(parameters[path].shape)} in the file, {tuple(x.shape)} in the model"
-        for path, x in expected.items()
-        if path in parameters and parameters[path].shape != x.shape
-    ]
+    left_over = [f"left over: {path}" for path in parameters if path not in expected]
+    other_shapes = []
+    for path, x in expected.items():
+        if path in parameters and parameters[path].shape != x.shape:
+            found = tuple(parameters[path].shape)
+            other_shapes.append(
+                f"shape of {path}: {found} in the file, {tuple(x.shape)} in the model"
+            )
+
+    problems = missing + left_over + other_shapes
     if problems:
         raise WeightsError(
             f"{source} does not fit the model of this config:\n{listed(problems)}\n"

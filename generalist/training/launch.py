@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from absl import flags
 from absl import logging as absl_logging
 from jax.errors import JaxRuntimeError
-from ml_collections import ConfigDict
+from ml_collections import FrozenConfigDict
 
 from generalist.console import show_log
 from generalist.devices import processes
@@ -21,11 +21,12 @@ from generalist.evaluation.workdir import evaluate_workdir
 from generalist.input_pipeline import open_sources
 from generalist.input_pipeline.sources import DATASET_OF, describe_missing, missing
 from generalist.names import first_line
-from generalist.training import compile, setup
+from generalist.recipe import Recipe
 from generalist.training.checkpoint import CheckpointError
 from generalist.training.flags import UsageError, default_workdir, parse
 from generalist.training.host import keep_compiled_programs, take_gpu_memory, use_all_cores
 from generalist.training.loop import train_and_evaluate
+from generalist.training.topology import compile_for
 
 logger = logging.getLogger("generalist")
 
@@ -62,7 +63,23 @@ def main(argv: Sequence[str]) -> int:
 
     try:
         values = parse(argv)
-        run(values, values.workdir or default_workdir(argv))
+        workdir = pathlib.Path(values.workdir or default_workdir(argv))
+        config = Recipe.from_config(values.config).config
+        launch = prepare_host(values, config)
+        if values.mode == "compile":
+            compile_for(values.config, values.topology)
+            return 0
+
+        check_data(config)
+        with Interruption() as stop:
+            connect(launch, stop)
+            keep_compiled_programs(workdir)
+            if values.mode == "eval":
+                stop.release("an evaluation goes on where it was")
+                results = evaluate_workdir(config, workdir, config.eval.final_examples)
+                logger.info(f"{len(results)} figures in {workdir}/eval")
+            else:
+                train_and_evaluate(values.config, workdir)
     except EXPECTED_ERRORS as error:
         if os.environ.get("GENERALIST_TRACEBACK"):
             raise
@@ -81,16 +98,11 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def run(values: flags.FlagValues, workdir: str) -> None:
-    """Starts the processes and sets up the devices, then trains, evaluates or compiles.
-
-    Args:
-      values: from `flags.parse`.
-      workdir: folder of the run.
-    """
-    # What the command line means, before anything is started.
-    config = setup.drop_untrained(values.config)
-    launch = processes.find(os.environ, values.coordinator, values.process_id, values.process_count)
+def prepare_host(values: flags.FlagValues, config: FrozenConfigDict) -> processes.Launch:
+    """Sets up this host before JAX starts, and returns how this process is one of several."""
+    launch = processes.find_launch(
+        os.environ, values.coordinator, values.process_id, values.process_count
+    )
 
     # JAX reads these when it starts, and starts with the first question about devices.
     take_gpu_memory()
@@ -99,28 +111,19 @@ def run(values: flags.FlagValues, workdir: str) -> None:
         config.batch_size // config.optimizer.accum_steps,
         launch.count or 1,
     )
-    if values.mode == "compile":
-        compile.run(config, values.topology, print)
-        return
-
-    check_data(config)
-    with Interruption() as stop:
-        # A process that is gone before it is connected leaves the others waiting.
-        stop.hold()
-        processes.start(launch)
-        stop.release("nothing to save yet")
-        print(processes.describe(launch))
-        keep_compiled_programs(workdir)
-
-        if values.mode == "eval":
-            stop.release("an evaluation goes on where it was")
-            results = evaluate_workdir(config, pathlib.Path(workdir), config.eval.final_examples)
-            logger.info(f"{len(results)} figures in {workdir}/eval")
-        else:
-            train_and_evaluate(config, workdir)
+    return launch
 
 
-def check_data(config: ConfigDict) -> None:
+def connect(launch: processes.Launch, stop: Interruption) -> None:
+    """Connects the processes, and prints how many there are."""
+    # A process that is gone before it is connected leaves the others waiting.
+    stop.hold()
+    processes.connect(launch)
+    stop.release("nothing to save yet")
+    print(processes.describe(launch))
+
+
+def check_data(config: FrozenConfigDict) -> None:
     """Opens the data of a config, so that what is missing stops the run before it compiles.
 
     Raises:
@@ -155,7 +158,7 @@ def explain(error: Exception) -> str:
         return (
             f"a device's memory is too small: {message}. Try --config.model.remat=blocks, "
             "--config.sharding.fsdp=N (over N devices), --config.optimizer.accum_steps=N "
-            "(a batch in N parts) or a smaller --config.batch_size"
+            "(a batch in N microbatches) or a smaller --config.batch_size"
         )
     return (
         f"{message}. If another process of this run died, its own message says why; "

@@ -1,170 +1,212 @@
-"""The training loop, in the order in which things happen."""
+"""The training loop, in the order in which things happen. The page to read first."""
 
 import contextlib
-import hashlib
+import functools
+import logging
 import pathlib
 import time
+from collections.abc import Mapping
 
-import jax
-import numpy as np
 from ml_collections import ConfigDict
 
-from generalist.devices import mesh as sharding
-from generalist.devices import processes as distributed
+from generalist import models
+from generalist.devices import mesh as mesh_lib
+from generalist.devices import processes
 from generalist.devices.signals import EXIT_PREEMPTED, Interruption
-from generalist.training import setup
-from generalist.training.checkpoint import Checkpointer, shapes_of
+from generalist.evaluation import write_report
+from generalist.evaluation.workdir import evaluate_workdir
+from generalist.input_pipeline import open_sources
+from generalist.input_pipeline.loader import training_batches
+from generalist.input_pipeline.reading import log_damaged
+from generalist.models import parameters as parameters_lib
+from generalist.pretrained.parts import read_parts
+from generalist.recipe import Recipe
+from generalist.training.ahead_of_time import batch_shapes, compile_step
+from generalist.training.checkpoint import Checkpointer
+from generalist.training.initialization import encode_prompts, initial_state
 from generalist.training.meters import Meters
-from generalist.training.workdir import check_workdir, export, write_facts, write_parameters
+from generalist.training.optimizer import make_optimizer, trainable
+from generalist.training.state import abstract_state, digest, log_parameter_counts
+from generalist.training.step import make_step
+from generalist.training.workdir import check_workdir, save_model, write_facts, write_parameters
 from generalist.training.writer import Writer
 
+logger = logging.getLogger("generalist")
 
-def train_and_evaluate(
-    config: ConfigDict, workdir: str | pathlib.Path, log=print
-) -> dict[str, float]:
-    """Trains (or resumes) the run of `config` in `workdir`, evaluates it, and returns the final metrics.
 
-    Order of a step: batch, update, check for NaN, report, checkpoint, evaluate. A run that is killed anywhere and started
-    again ends in the same parameters, bit for bit on one platform. All processes of a run call it; process 0 has the metrics.
+def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, float | None]:
+    """Trains (or resumes) the run of `config` in `workdir`, evaluates it, returns the metrics.
+
+    Order of a step: batch, update, check for NaN, report, checkpoint, evaluate. A run that is
+    killed anywhere and started again ends in the same parameters, bit for bit on one platform. All
+    processes of a run call it.
 
     Raises:
+      ValueError: the config cannot work, or the workdir belongs to another run.
       FloatingPointError: the loss is not finite; names the step and the tasks in the batch.
       CheckpointError: a checkpoint could not be written; names why.
       SystemExit: 143 after SIGTERM, with everything saved.
     """
-    started, log = time.monotonic(), distributed.on_first(log)
+    started = time.monotonic()
     with Interruption() as stop, contextlib.ExitStack() as stack:
-        config, parts = setup.resolve(config)
-        workdir = check_workdir(workdir, config)
-        run = setup.prepare(config, log, parts)
-        del parts  # a copy of the weights
-        write_facts(workdir, config)  # only now: a config that cannot start leaves no folder behind
-        write_parameters(workdir, {"trained": run.state.parameters, "frozen": run.state.frozen})
-        log(f"workdir {workdir.absolute()}")
+        # What the config means ------------------------------------------------------------------
+        published = read_parts(config.model.init_from)
+        recipe = Recipe.from_config(config, published)
+        config = recipe.config
+        workdir = check_workdir(workdir, recipe)
+
+        # Devices --------------------------------------------------------------------------------
+        mesh = mesh_lib.make_mesh(config.sharding.fsdp)
+        batch_sharding = mesh_lib.batch_sharding(mesh)
+        rows = mesh_lib.rows_of_process(
+            batch_sharding, config.batch_size, config.optimizer.accum_steps
+        )
+        logger.info(mesh_lib.describe_devices(mesh))
+
+        # Model and optimizer, as shapes ---------------------------------------------------------
+        graphdef, shapes = parameters_lib.abstract(lambda: models.build(recipe.model))
+        trained = trainable(recipe.frozen, shapes)
+        optimizer, learning_rate = make_optimizer(
+            config.optimizer, trained, config.total_steps, known=list(shapes)
+        )
+
+        # State: from the newest checkpoint, else from the first weights -------------------------
         checkpointer = stack.enter_context(
             Checkpointer(workdir / "checkpoints", config.checkpoint.keep)
         )
-        state, run = (
-            run.state,
-            run._replace(state=None),
-        )  # the step donates it: nothing else may hold it
-        if checkpointer.steps():
-            shapes = shapes_of(state)
-            del state  # makes room for the one that is read
-            state = checkpointer.restore(shapes, config.seed, log)
+        target = abstract_state(shapes, trained, optimizer, mesh, config.sharding)
+        state = checkpointer.restore(target, config.seed)
+        if state is None:
+            state = initial_state(recipe, published, target, optimizer)
+        del published  # a copy of the weights
         first_step = int(state.step)
         checkpointer.forget_after(first_step)
-        if first_step:
-            log(f"resuming {workdir} at step {first_step} of {config.total_steps}")
+
+        # Workdir: only now, so that a config that cannot start leaves no folder behind ----------
+        log_parameter_counts(state)
+        write_facts(workdir, recipe)
+        write_parameters(workdir, {"trained": state.parameters, "frozen": state.frozen})
         writer = Writer(workdir, first_step, config.total_steps)
+        logger.info(f"workdir {workdir.absolute()}")
+        if first_step:
+            logger.info(f"resuming {workdir} at step {first_step} of {config.total_steps}")
 
         if first_step < config.total_steps:
-            batches, sources = setup.batches(config, run, first_step)
-            step_fn = setup.compile_step(run, state, config, log)
-            distributed.wait(
-                "compiled"
-            )  # as the first step connects the processes, and on CPUs gives up after 30 s
+            # Batches ----------------------------------------------------------------------------
+            sources = open_sources(config, list(recipe.tasks), "train")
+            batches = training_batches(
+                sources,
+                recipe.tasks,
+                config.tasks.weights.to_dict(),
+                seed=config.seed,
+                batch_size=config.batch_size,
+                image_size=config.data.image_size,
+                target_size=config.model.target_size,
+                first_step=first_step,
+                rows=rows,
+                augment=config.data.augment.to_dict(),
+                threads=config.data.threads,
+                prefetch=config.data.prefetch,
+                workers=config.data.workers,
+            )
+
+            # Loss and step ----------------------------------------------------------------------
+            objective = recipe.objective(encode_prompts(recipe, graphdef, state, mesh))
+            step_fn = make_step(
+                graphdef,
+                objective,
+                optimizer,
+                seed=config.seed,
+                ema_decay=config.optimizer.ema,
+                accum_steps=config.optimizer.accum_steps,
+                gather_parameters=functools.partial(
+                    mesh_lib.gather_parameters,
+                    shardings=mesh_lib.shardings_of(state.weights),
+                    dtype=config.model.dtype,
+                ),
+                shard_microbatches=functools.partial(mesh_lib.shard_microbatches, mesh=mesh),
+            )
+            train_step = compile_step(
+                step_fn, state, batch_shapes(config, batch_sharding), config, mesh
+            )
+            # The first step connects the processes, and on CPUs gives up after 30 s.
+            processes.wait_for_all("compiled")
+
+            # The loop ---------------------------------------------------------------------------
             meters = Meters(
-                run.task_names,
+                list(recipe.tasks),
                 batch_size=config.batch_size,
                 total_steps=config.total_steps,
                 first_step=first_step,
-                flops_per_image=step_fn.flops_per_image,
+                flops_per_image=train_step.flops_per_image,
                 started=started,
             )
-            pending = []  # the last step's metrics, still on the device
-
-            def settle() -> None:
-                while pending:
-                    done, metrics = pending.pop()
-                    metrics = jax.device_get(metrics)
-                    _check_finite(metrics, done, run.task_names)
-                    meters.add(metrics)
-
             stop.hold()
             for step in range(first_step + 1, config.total_steps + 1):
-                batch = sharding.to_global(
-                    next(batches), run.batch_sharding, run.rows, config.batch_size
-                )
-                state, metrics = step_fn(state, batch)
-                settle()  # of the step before: the device never waits for the host
-                pending.append((step, metrics))
-                stopping = stop.poll(
-                    run.mesh
-                )  # read once: a signal in mid-step must not skip the save
-                last = step == config.total_steps or stopping
+                batch = mesh_lib.to_global(next(batches), batch_sharding, rows, config.batch_size)
+                state, metrics = train_step(state, batch)
+                meters.add(step, metrics)
                 checkpointer.check()
-                if last or step % config.log.every_steps == 0:
-                    settle()
-                    scalars, line = meters.report(step, float(run.learning_rate(step - 1)))
+
+                # Asked once a step: a signal in the middle of it must not skip the save below.
+                stopping = stop.poll(mesh)
+                last = step == config.total_steps or stopping
+                evaluating = not last and _is_due(step, config.eval.every_steps)
+
+                if last or _is_due(step, config.log.every_steps):
+                    scalars, line = meters.report(step, float(learning_rate(step - 1)))
                     writer.write(step, scalars)
-                    log(line)
-                evaluating = (
-                    not last and config.eval.every_steps and step % config.eval.every_steps == 0
-                )
-                if (
-                    last or evaluating or step % config.checkpoint.every_steps == 0
-                ):  # what is evaluated is what is saved
-                    settle()
+                    logger.info(line)
+
+                # What is evaluated is what is saved.
+                if last or evaluating or _is_due(step, config.checkpoint.every_steps):
+                    meters.read()
                     with meters.overhead():
                         checkpointer.save(state, config.seed)
                         if stopping:
-                            checkpointer.wait()  # there may be little time, and this is what the run goes on from
-                        export(workdir, config, {**state.frozen, **state.ema}, step)
+                            # There may be little time, and the run resumes from this checkpoint.
+                            checkpointer.wait()
+                        save_model(workdir, recipe, state)
+
                 if stopping:
-                    log(f"SIGTERM: saved step {step} in {workdir}; the same command resumes it")
+                    logger.info(
+                        f"SIGTERM: saved step {step} in {workdir}; the same command resumes it"
+                    )
                     raise SystemExit(EXIT_PREEMPTED)
+
                 if evaluating:
                     with meters.overhead():
                         checkpointer.wait()
                         stop.release(f"step {step} is saved in {workdir}")
-                        writer.write(
-                            step,
-                            _prefixed(setup.evaluate(config, workdir, config.eval.examples, log)),
-                        )
+                        results = evaluate_workdir(config, workdir, config.eval.examples)
+                        writer.write(step, _for_writer(results))
                         stop.hold()
-            setup.report_damaged(sources, log)
-        else:  # the run may have ended between its last checkpoint and the export of it
-            export(workdir, config, {**state.frozen, **state.ema}, first_step)
+            log_damaged(sources)
+        else:
+            # The run may have ended between its last checkpoint and the export of it.
+            save_model(workdir, recipe, state)
 
+        # Final evaluation and report ------------------------------------------------------------
         checkpointer.wait()
         stop.release(f"step {config.total_steps} is saved in {workdir}")
-        results = setup.evaluate(config, workdir, config.eval.final_examples, log)
-        writer.write(config.total_steps, _prefixed(results))
+        results = evaluate_workdir(config, workdir, config.eval.final_examples)
+        writer.write(config.total_steps, _for_writer(results))
         writer.close()
-        if distributed.is_first():
-            setup.report(workdir, log)
-        log(f"sha256 of parameters, EMA and step: {digest(state)}")
+        if processes.is_first():
+            logger.info(f"report: {write_report(workdir)}")
+        logger.info(f"sha256 of parameters, EMA and step: {digest(state)}")
         return results
 
 
-def digest(state) -> str:
-    """SHA-256 over step, parameters and EMA, in the order of their paths."""
-    sha = hashlib.sha256(str(int(state.step)).encode())
-    for group in (state.parameters, state.ema):
-        for path in sorted(group):
-            sha.update(path.encode())
-            sha.update(np.ascontiguousarray(sharding.to_host(group[path])).data)
-    return sha.hexdigest()
+def _is_due(step: int, every_steps: int) -> bool:
+    """Whether something that happens every so many steps happens after this one; 0 is never."""
+    return bool(every_steps) and step % every_steps == 0
 
 
-def _check_finite(metrics, step: int, task_names) -> None:
-    if not np.isfinite([metrics[name] for name in ("loss", "grad_norm", "update_ratio")]).all():
-        present = [name for name, n in zip(task_names, metrics["task_count"]) if n]
-        guilty = [
-            name for name, loss in zip(task_names, metrics["task_loss"]) if not np.isfinite(loss)
-        ]
-        raise FloatingPointError(
-            f"loss {metrics['loss']}, gradient norm {metrics['grad_norm']} and update {metrics['update_ratio']} at step {step}; "
-            f"tasks in the batch: {', '.join(present)}; "
-            f"not finite: {', '.join(guilty) or 'the gradient or the update'}. The checkpoints before it are good: lower optimizer.lr or "
-            "optimizer.clip, or look at the data of these tasks, and start the same command with another --workdir."
-        )
-
-
-def _prefixed(results: dict) -> dict[str, float]:
-    return {
-        f"eval/{name}": value
-        for name, value in results.items()
-        if value is not None and not name.startswith(("trivial/", "ceiling/"))
-    }
+def _for_writer(results: Mapping[str, float | None]) -> dict[str, float]:
+    """The model's own figures of an evaluation; trivial and ceiling do not change with training."""
+    scalars = {}
+    for name, value in results.items():
+        if value is not None and not name.startswith(("trivial/", "ceiling/")):
+            scalars[f"eval/{name}"] = value
+    return scalars

@@ -4,17 +4,24 @@ import contextlib
 import time
 from collections.abc import Mapping, Sequence
 
+import jax
 import numpy as np
 
 
 class Meters:
-    """Averages over the steps since the last report.
+    """Averages the metrics of the steps since the last report.
+
+    The metrics of a step are read while the device works on the next one, so that it never waits
+    for the host.
 
     Args:
       tasks: names, in the order of the step's `task_loss`.
-      batch_size, total_steps, first_step: of the run.
+      batch_size: of all devices together.
+      total_steps: of the run.
+      first_step: the steps that were done before.
       flops_per_image: of one training step, for the achieved TFLOP/s.
-      started: `time.monotonic()` at the start of the process; what came before the first step is no training.
+      started: `time.monotonic()` when the process started; what came before the first step counts
+        as overhead.
     """
 
     def __init__(
@@ -27,19 +34,48 @@ class Meters:
         flops_per_image: float,
         started: float,
     ):
-        self.tasks, self.batch_size, self.total_steps = list(tasks), batch_size, total_steps
+        self.tasks = list(tasks)
+        self.batch_size = batch_size
+        self.total_steps = total_steps
         self.flops_per_image = flops_per_image
-        self._began, self._first_step = time.monotonic(), first_step
-        self._started, self._overhead = started, self._began - started
+
+        self._started = started
+        self._began = time.monotonic()
+        self._overhead = self._began - started
+        self._first_step = first_step
+        self._unread: tuple[int, Mapping[str, jax.Array]] | None = None
         self._reset(first_step)
 
     def _reset(self, step: int) -> None:
-        self._since, self._since_step = time.monotonic(), step
-        self._losses, self._norms, self._ratios = [], [], []
-        self._sums, self._counts = np.zeros(len(self.tasks)), np.zeros(len(self.tasks))
+        self._since = time.monotonic()
+        self._since_step = step
+        self._losses = []
+        self._norms = []
+        self._ratios = []
+        self._sums = np.zeros(len(self.tasks))
+        self._counts = np.zeros(len(self.tasks))
 
-    def add(self, metrics: Mapping[str, np.ndarray]) -> None:
-        """The metrics of one step."""
+    def add(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+        """Takes the metrics of a step, still on the device, and reads those of the step before.
+
+        Raises FloatingPointError as `read` does.
+        """
+        self.read()
+        self._unread = step, metrics
+
+    def read(self) -> None:
+        """Waits for the last step and reads its metrics.
+
+        Raises:
+          FloatingPointError: they are not finite; names the step and the tasks in the batch.
+        """
+        if self._unread is None:
+            return
+        step, metrics = self._unread
+        self._unread = None
+
+        metrics = jax.device_get(metrics)
+        check_finite(metrics, step, self.tasks)
         self._losses.append(float(metrics["loss"]))
         self._norms.append(float(metrics["grad_norm"]))
         self._ratios.append(float(metrics["update_ratio"]))
@@ -54,7 +90,8 @@ class Meters:
         self._overhead += time.monotonic() - began
 
     def report(self, step: int, learning_rate: float) -> tuple[dict[str, float], str]:
-        """Scalars and status line since the last report."""
+        """Returns scalars and status line since the last report, the last step included."""
+        self.read()
         now = time.monotonic()
         goodput = 1.0 - self._overhead / max(now - self._started, 1e-9)
         images = (step - self._since_step) * self.batch_size / max(now - self._since, 1e-9)
@@ -66,26 +103,49 @@ class Meters:
             "images_per_second": images,
             "tflops": images * self.flops_per_image / 1e12,
             "goodput": goodput,
-            **{
-                f"loss/{name}": s / n
-                for name, s, n in zip(self.tasks, self._sums, self._counts)
-                if n
-            },
         }
-        pace = (now - self._began) / max(step - self._first_step, 1)
-        losses = " ".join(
-            f"{name[5:]} {value:.3f}" for name, value in scalars.items() if name.startswith("loss/")
-        )
+
+        task_losses = {}
+        for name, total, count in zip(self.tasks, self._sums, self._counts, strict=True):
+            if count:
+                task_losses[name] = total / count
+        scalars |= {f"loss/{name}": value for name, value in task_losses.items()}
+
+        seconds_per_step = (now - self._began) / max(step - self._first_step, 1)
+        eta = duration((self.total_steps - step) * seconds_per_step)
+        losses = " ".join(f"{name} {value:.3f}" for name, value in task_losses.items())
         line = (
-            f"step {step}/{self.total_steps} | loss {scalars['loss']:.4f} | {losses} | {images:.1f} img/s "
-            f"{scalars['tflops']:.3f} TFLOP/s | goodput {goodput:.0%} | ETA {duration((self.total_steps - step) * pace)}"
+            f"step {step}/{self.total_steps} | loss {scalars['loss']:.4f} | {losses} | "
+            f"{images:.1f} img/s {scalars['tflops']:.3f} TFLOP/s | "
+            f"goodput {goodput:.0%} | ETA {eta}"
         )
         self._reset(step)
         return scalars, line
 
 
+def check_finite(metrics: Mapping[str, np.ndarray], step: int, tasks: Sequence[str]) -> None:
+    """Raises FloatingPointError if a metric is nan or inf; names the step and the tasks."""
+    if np.isfinite([metrics[name] for name in ("loss", "grad_norm", "update_ratio")]).all():
+        return
+
+    present = []
+    not_finite = []
+    for name, loss, count in zip(tasks, metrics["task_loss"], metrics["task_count"], strict=True):
+        if count:
+            present.append(name)
+        if not np.isfinite(loss):
+            not_finite.append(name)
+    raise FloatingPointError(
+        f"loss {metrics['loss']}, gradient norm {metrics['grad_norm']} and update "
+        f"{metrics['update_ratio']} at step {step}; tasks in the batch: {', '.join(present)}; "
+        f"not finite: {', '.join(not_finite) or 'the gradient or the update'}. "
+        "The checkpoints before it are good: lower optimizer.lr or optimizer.clip, or look at the "
+        "data of these tasks, and start the same command with another --workdir."
+    )
+
+
 def duration(seconds: float) -> str:
-    """Seconds -> "1:02:03" or "02:03"."""
+    """Formats seconds as "1:02:03" or "02:03"."""
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes:02d}:{seconds:02d}"

@@ -6,19 +6,20 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 from clu import parameter_overview
-from ml_collections import ConfigDict
 
 from generalist import __version__
-from generalist.devices import mesh as sharding
-from generalist.devices import processes as distributed
+from generalist.devices import processes
+from generalist.devices.mesh import to_host
 from generalist.files import write_atomically
 from generalist.pretrained import weights
 from generalist.pretrained.old_configs import rename_fields
-from generalist.tasks import get_tasks
-from generalist.training.checkpoint import read_json
+from generalist.recipe import Recipe
+from generalist.training.checkpoint import CheckpointError
+from generalist.training.state import State
 
 # Groups and fields that do not change what a run computes: a resumed run may change them.
 FREE = (
@@ -40,91 +41,101 @@ class WorkdirError(ValueError):
     """The workdir belongs to another run."""
 
 
-def check_workdir(path: str | pathlib.Path, config: ConfigDict) -> pathlib.Path:
-    """The folder of a run. WorkdirError showing every differing field when it holds a run of another config."""
+def check_workdir(path: str | pathlib.Path, recipe: Recipe) -> pathlib.Path:
+    """Returns the folder of a run, which need not exist.
+
+    Raises:
+      WorkdirError: it holds a run of another config; shows every field that differs.
+      CheckpointError: its config.json is damaged.
+    """
     path = pathlib.Path(path)
     if (path / weights.CONFIG).exists():
-        _check_same(rename_fields(read_json(path / weights.CONFIG)), to_plain(config), path)
+        _check_same(_read_config(path / weights.CONFIG), json.loads(recipe.to_json()), path)
     return path
 
 
-def write_facts(path: pathlib.Path, config: ConfigDict) -> None:
+def write_facts(path: pathlib.Path, recipe: Recipe) -> None:
     """Writes `config.json`, and `run.json`: versions, devices, command line, git commit."""
-    if distributed.is_first():
-        write_atomically(path / weights.CONFIG, json.dumps(to_plain(config), indent=1).encode())
+    if processes.is_first():
+        write_atomically(path / weights.CONFIG, recipe.to_json().encode())
         write_atomically(path / "run.json", json.dumps(_facts(), indent=1).encode())
-    distributed.wait("workdir")
+    processes.wait_for_all("workdir")
 
 
 def write_parameters(path: pathlib.Path, groups: Mapping[str, Mapping[str, jax.Array]]) -> None:
-    """Writes `parameters.txt`: path, shape, dtype, size and sharding of every parameter, a table a group ("trained", "frozen")."""
-    if distributed.is_first():
-        tables = (
-            f"{name}\n{parameter_overview.get_parameter_overview(group, include_stats='sharding', max_lines=None)}\n"
-            for name, group in groups.items()
-        )
-        write_atomically(path / "parameters.txt", "\n".join(tables).encode())
+    """Writes `parameters.txt`: path, shape, dtype, size and sharding of every parameter.
 
-
-def export(
-    workdir: pathlib.Path, config: ConfigDict, parameters: Mapping[str, jax.Array], step: int
-) -> None:
-    """Writes the averaged weights as `model.safetensors`, which with `config.json` makes the workdir a model folder.
-
-    All processes must call it; when it returns, all can read the file.
+    It has a table a group ("trained", "frozen").
     """
-    values = {path: sharding.to_host(x) for path, x in parameters.items()}
-    if distributed.is_first():
-        codecs = {name: task.version for name, task in get_tasks(config.tasks.set).items()}
-        weights.save_weights(
-            workdir,
-            values,
-            {"step": str(step), "codecs": json.dumps(codecs), "generalist": __version__},
+    if not processes.is_first():
+        return
+    tables = []
+    for name, group in groups.items():
+        table = parameter_overview.get_parameter_overview(
+            group, include_stats="sharding", max_lines=None
         )
-    distributed.wait("exported")
+        tables.append(f"{name}\n{table}\n")
+    write_atomically(path / "parameters.txt", "\n".join(tables).encode())
 
 
-def to_plain(config: ConfigDict) -> dict:
-    """A config as JSON would hold it: tuples become lists."""
-    return json.loads(json.dumps(config.to_dict()))
+def save_model(workdir: pathlib.Path, recipe: Recipe, state: State) -> None:
+    """Writes the averaged weights as `model.safetensors`.
+
+    With `config.json` it makes the workdir a model folder. All processes must call it; when it
+    returns, all can read the file.
+    """
+    values = {path: to_host(x) for path, x in state.averaged_weights.items()}
+    if processes.is_first():
+        codecs = {name: task.version for name, task in recipe.known_tasks.items()}
+        metadata = {
+            "step": str(int(state.step)),
+            "codecs": json.dumps(codecs),
+            "generalist": __version__,
+        }
+        weights.save_weights(workdir, values, metadata)
+    processes.wait_for_all("saved")
 
 
-def flatten(tree: Mapping, prefix: str = "") -> dict:
-    """Nested dicts -> {"a.b": value}."""
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flattens nested dicts to {"a.b": value}."""
     flat = {}
     for name, value in tree.items():
-        flat |= (
-            flatten(value, f"{prefix}{name}.")
-            if isinstance(value, Mapping)
-            else {prefix + name: value}
-        )
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
     return flat
 
 
-def _check_same(saved: dict, wanted: dict, path: pathlib.Path) -> None:
-    saved, wanted = flatten(saved), flatten(wanted)
-    differing = [
-        name
-        for name in sorted(saved.keys() | wanted.keys())
-        if saved.get(name) != wanted.get(name) and not name.startswith(FREE)
-    ]
-    if differing:
-        rows = "\n".join(
-            f"  {name}: {saved.get(name)!r} in the workdir, {wanted.get(name)!r} now"
-            for name in differing
-        )
+def _read_config(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        return rename_fields(json.loads(path.read_text()))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({error}). Choose another --workdir, or move this one away."
+        ) from error
+
+
+def _check_same(saved: Mapping, wanted: Mapping, path: pathlib.Path) -> None:
+    saved = flatten(saved)
+    wanted = flatten(wanted)
+    rows = []
+    for name in sorted(saved.keys() | wanted.keys()):
+        if saved.get(name) != wanted.get(name) and not name.startswith(FREE):
+            rows.append(f"  {name}: {saved.get(name)!r} in the workdir, {wanted.get(name)!r} now")
+    if rows:
+        differences = "\n".join(rows)
         raise WorkdirError(
-            f"{path} holds a run with another config:\n{rows}\n"
+            f"{path} holds a run with another config:\n{differences}\n"
             "Choose another --workdir, remove this one, or start with its config."
         )
 
 
-def _facts() -> dict:
-    versions = {
-        name: sys.modules[name].__version__
-        for name in ("jax", "flax", "optax", "numpy")
-        if name in sys.modules
-    }
+def _facts() -> dict[str, Any]:
+    versions = {}
+    for name in ("jax", "flax", "optax", "numpy"):
+        if name in sys.modules:
+            versions[name] = sys.modules[name].__version__
     device = jax.devices()[0]
     return {
         "command": sys.argv,
@@ -140,8 +151,10 @@ def _facts() -> dict:
 
 
 def _git_commit() -> str | None:
-    root = pathlib.Path(__file__).parent
     result = subprocess.run(
-        ["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+        ["git", "-C", pathlib.Path(__file__).parent, "rev-parse", "HEAD"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return result.stdout.strip() or None

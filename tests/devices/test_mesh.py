@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import optax
 import pytest
-from jax.sharding import AbstractMesh, AxisType, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
-from generalist.devices import mesh as sharding
+from generalist.devices import mesh as mesh_lib
 
 MESH = AbstractMesh((2, 4), ("data", "fsdp"))  # eight devices, without having them
 
@@ -16,7 +16,7 @@ MESH = AbstractMesh((2, 4), ("data", "fsdp"))  # eight devices, without having t
 def spec_of(shape, *, mesh=MESH, **settings):
     tree = {"parameters": {"unet.conv_in.kernel": jax.ShapeDtypeStruct(shape, np.float32)}}
     (found,) = jax.tree.leaves(
-        sharding.of_tree(mesh, tree, {"rules": (), "min_size": 1024} | settings)
+        mesh_lib.tree_shardings(mesh, tree, {"rules": (), "min_size": 1024} | settings)
     )
     assert found.mesh == mesh
     return found.spec
@@ -69,7 +69,7 @@ def test_ema_and_optimizer_state_follow_the_rules_of_parameters():
     specs = [
         s.spec
         for s in jax.tree.leaves(
-            sharding.of_tree(MESH, state, {"rules": (("conv_in", 0),), "min_size": 1024})
+            mesh_lib.tree_shardings(MESH, state, {"rules": (("conv_in", 0),), "min_size": 1024})
         )
     ]
     assert sorted(map(tuple, specs)) == [
@@ -85,12 +85,12 @@ def test_nothing_is_split_without_fsdp():
 
 
 def test_batches_are_split_over_every_device():
-    assert sharding.batch_sharding(MESH).shard_shape((16, 32, 32, 3)) == (2, 32, 32, 3)
-    assert sharding.replicated(MESH).shard_shape((16, 3)) == (16, 3)
+    assert mesh_lib.batch_sharding(MESH).shard_shape((16, 32, 32, 3)) == (2, 32, 32, 3)
+    assert mesh_lib.replicated(MESH).shard_shape((16, 3)) == (16, 3)
 
 
 def test_mesh_has_all_devices():
-    mesh = sharding.make_mesh()
+    mesh = mesh_lib.make_mesh()
     assert dict(mesh.shape) == {"data": jax.device_count(), "fsdp": 1}
 
 
@@ -99,7 +99,7 @@ def test_fsdp_must_divide_the_devices(fsdp):
     with pytest.raises(
         ValueError, match=f"sharding.fsdp={fsdp} does not divide the {jax.device_count()} devices"
     ):
-        sharding.make_mesh(fsdp)
+        mesh_lib.make_mesh(fsdp)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,20 +117,22 @@ class Device:
 
 def test_fsdp_stays_on_a_host_of_gpus_where_it_fits_and_else_goes_over_hosts():
     gpus = [Device(i, i // 8, i // 8) for i in range(32)]
-    hosts = lambda fsdp: [
-        sorted({gpu.process_index for gpu in row}) for row in sharding.make_mesh(fsdp, gpus).devices
-    ]
+
+    def hosts(fsdp):
+        rows = mesh_lib.make_mesh(fsdp, gpus).devices
+        return [sorted({gpu.process_index for gpu in row}) for row in rows]
+
     assert hosts(4) == [[0], [0], [1], [1], [2], [2], [3], [3]]
     assert hosts(16) == [[0, 1], [2, 3]]
     with pytest.raises(ValueError, match="sharding.fsdp=24 does not divide the 32 devices"):
-        sharding.make_mesh(24, gpus)
+        mesh_lib.make_mesh(24, gpus)
 
 
 def test_fsdp_stays_within_a_slice_of_tpus():
     tpus = [
         Device(i, i // 8, i // 4, "tpu", "TPU v6 lite", (i % 2, i // 2 % 4, 0)) for i in range(16)
     ]
-    assert [{tpu.slice_index for tpu in row} for row in sharding.make_mesh(4, tpus).devices] == [
+    assert [{tpu.slice_index for tpu in row} for row in mesh_lib.make_mesh(4, tpus).devices] == [
         {0},
         {0},
         {1},
@@ -139,19 +141,19 @@ def test_fsdp_stays_within_a_slice_of_tpus():
     with pytest.raises(
         ValueError, match="sharding.fsdp=16 does not divide the 8 devices of a slice"
     ):
-        sharding.make_mesh(16, tpus)
+        mesh_lib.make_mesh(16, tpus)
 
 
 def test_to_global_keeps_values_and_types():
     n = jax.device_count()
-    split = sharding.batch_sharding(sharding.make_mesh())
-    rows = sharding.rows_of_process(split, 2 * n)
+    split = mesh_lib.batch_sharding(mesh_lib.make_mesh())
+    rows = mesh_lib.rows_of_process(split, 2 * n)
     np.testing.assert_array_equal(rows, np.arange(2 * n))  # one process makes all
     batch = {
         "image": np.arange(n * 8, dtype=np.uint8).reshape(2 * n, 4),
         "task": np.arange(2 * n, dtype=np.int32),
     }
-    arrays = sharding.to_global(batch, split, rows, 2 * n)
+    arrays = mesh_lib.to_global(batch, split, rows, 2 * n)
     for name, value in batch.items():
         assert arrays[name].dtype == value.dtype and arrays[name].sharding == split
         np.testing.assert_array_equal(arrays[name], value)
@@ -161,12 +163,12 @@ def test_a_batch_that_the_devices_cannot_share_is_an_error():
     with pytest.raises(
         ValueError, match="batch_size 12 is not divisible by the 8 devices: choose a multiple of 8"
     ):
-        sharding.rows_of_process(sharding.batch_sharding(MESH), 12)
+        mesh_lib.rows_of_process(mesh_lib.batch_sharding(MESH), 12)
     with pytest.raises(
         ValueError,
-        match="batch_size 8 is not divisible by the 8 devices times the 2 parts of optimizer.accum_steps: choose a multiple of 16",
+        match="batch_size 8 is not divisible by the 8 devices times optimizer.accum_steps=2: choose a multiple of 16",
     ):
-        sharding.rows_of_process(sharding.batch_sharding(MESH), 8, 2)
+        mesh_lib.rows_of_process(mesh_lib.batch_sharding(MESH), 8, 2)
 
 
 def test_parts_of_starting_weights_are_cut_by_numpy(monkeypatch):
@@ -175,9 +177,9 @@ def test_parts_of_starting_weights_are_cut_by_numpy(monkeypatch):
         jax, "make_array_from_callback", lambda shape, split, part: part((slice(1, 3),))
     )
     whole = {"unet.bias": jax.numpy.arange(4.0)}
-    part = sharding.place(whole, {"unet.bias": sharding.replicated(sharding.make_mesh())})[
-        "unet.bias"
-    ]
+    part = mesh_lib.place_on_devices(
+        whole, {"unet.bias": mesh_lib.replicated(mesh_lib.make_mesh())}
+    )["unet.bias"]
     assert isinstance(part, np.ndarray) and part.tolist() == [1.0, 2.0]
 
 
@@ -188,11 +190,14 @@ def test_split_kernels_travel_in_the_dtype_of_their_use_and_get_float32_gradient
         for name in ("a.kernel", "a.embedding", "small.kernel")
     }
     split = {
-        "a.kernel": sharding.NamedSharding(mesh, PartitionSpec("fsdp")),
-        "a.embedding": sharding.NamedSharding(mesh, PartitionSpec("fsdp")),
-        "small.kernel": sharding.replicated(mesh),
+        "a.kernel": NamedSharding(mesh, PartitionSpec("fsdp")),
+        "a.embedding": NamedSharding(mesh, PartitionSpec("fsdp")),
+        "small.kernel": mesh_lib.replicated(mesh),
     }
-    gather = lambda values: sharding.gather(values, split, "bfloat16")
+
+    def gather(values):
+        return mesh_lib.gather_parameters(values, split, "bfloat16")
+
     assert {path: x.dtype.name for path, x in jax.eval_shape(gather, shapes).items()} == {
         "a.kernel": "bfloat16",
         "a.embedding": "float32",

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from generalist.devices import processes as distributed
-from generalist.devices.processes import Launch, find
+from generalist.devices import processes
+from generalist.devices.processes import Launch, find_launch
 
 SLURM = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3"}
 OPEN_MPI = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1"}
@@ -21,9 +21,9 @@ def installed(monkeypatch):
     """The packages that are installed, as `find` sees them, and the device files there are."""
     packages, files = set(), set()
     monkeypatch.setattr(
-        distributed.importlib.util, "find_spec", lambda name: name in packages or None
+        processes.importlib.util, "find_spec", lambda name: name in packages or None
     )
-    monkeypatch.setattr(distributed.os.path, "exists", lambda path: path in files)
+    monkeypatch.setattr(processes.os.path, "exists", lambda path: path in files)
     return packages, files
 
 
@@ -37,7 +37,7 @@ def installed(monkeypatch):
     ],
 )
 def test_a_lone_host_starts_nothing(environment):
-    assert find(environment).alone
+    assert find_launch(environment).alone
 
 
 @pytest.mark.parametrize(
@@ -52,34 +52,36 @@ def test_a_lone_host_starts_nothing(environment):
     ],
 )
 def test_launchers_are_believed(environment, expected):
-    assert find(environment) == expected
-    assert not find(environment).alone
+    assert find_launch(environment) == expected
+    assert not find_launch(environment).alone
 
 
 def test_a_tpu_is_a_device_with_its_library(installed):
     packages, files = installed
     files.add("/dev/vfio/0")
-    assert find({}).alone  # a GPU passed through has this file too
+    assert find_launch({}).alone  # a GPU passed through has this file too
     packages.add("libtpu")
-    assert find({}).why == "Cloud TPU" and not find({}).alone
-    assert find({"TPU_SKIP_MDS_QUERY": "1"}).alone
+    assert find_launch({}).why == "Cloud TPU" and not find_launch({}).alone
+    assert find_launch({"TPU_SKIP_MDS_QUERY": "1"}).alone
 
 
 def test_kubernetes_needs_its_package(installed):
-    alone = find(KUBERNETES)
+    alone = find_launch(KUBERNETES)
     assert alone.alone and "pip install 'jax[k8s]'" in alone.why
     installed[0].add("kubernetes")
-    assert not find(KUBERNETES).alone
+    assert not find_launch(KUBERNETES).alone
 
 
 def test_flags_go_before_the_environment():
     assert (
-        find({}, "h:1", 1, 2) == find(SLURM, "h:1", 1, 2) == Launch("coordinator h:1", 2, 1, "h:1")
+        find_launch({}, "h:1", 1, 2)
+        == find_launch(SLURM, "h:1", 1, 2)
+        == Launch("coordinator h:1", 2, 1, "h:1")
     )
-    assert find(OPEN_MPI, "h:1") == Launch(
+    assert find_launch(OPEN_MPI, "h:1") == Launch(
         "coordinator h:1", 2, 1, "h:1"
     )  # number and count are Open MPI's
-    assert find(SLURM, count=1) == Launch("--process_count=1", 1, 0, None)
+    assert find_launch(SLURM, count=1) == Launch("--process_count=1", 1, 0, None)
 
 
 @pytest.mark.parametrize("flags", [("h:1",), ("h:1", 0), (None, 0, 2), ("h:1", None, 2)])
@@ -88,18 +90,18 @@ def test_half_of_the_flags_is_an_error(flags):
         ValueError,
         match="several processes need --coordinator=HOST:PORT of process 0, --process_id and --process_count",
     ):
-        find({}, *flags)
+        find_launch({}, *flags)
 
 
 def test_a_number_beyond_the_count_is_an_error():
     with pytest.raises(ValueError, match="--process_id=2 --process_count=2: the ids are 0 to 1"):
-        find({}, "h:1", 2, 2)
+        find_launch({}, "h:1", 2, 2)
 
 
 def test_an_open_mpi_that_does_not_tell_the_first_host_asks_for_it(monkeypatch):
     monkeypatch.delenv("OMPI_MCA_orte_hnp_uri", raising=False)
     with pytest.raises(ValueError, match="add --coordinator=HOST:PORT"):
-        distributed.start(find(OPEN_MPI))
+        processes.connect(find_launch(OPEN_MPI))
 
 
 @pytest.mark.parametrize(
@@ -108,28 +110,28 @@ def test_an_open_mpi_that_does_not_tell_the_first_host_asks_for_it(monkeypatch):
 )
 def test_the_only_gpu_that_a_launcher_shows_is_number_0(visible, ids):
     """srun --gpus-per-task=1: JAX would look for the one of the task's number on the host."""
-    assert distributed._only_device(visible) == ids
+    assert processes._only_device(visible) == ids
 
 
 def test_one_process_agrees_with_itself():
-    assert (distributed.agree(True), distributed.agree(False), distributed.is_first()) == (
+    assert (processes.agree(True), processes.agree(False), processes.is_first()) == (
         True,
         False,
         True,
     )
-    assert distributed.leave(1) is None  # the process goes on: only one of several ends here
+    assert processes.leave(1) is None  # the process goes on: only one of several ends here
 
 
 TOGETHER = """
 import os, pathlib, tempfile
-from generalist.devices import processes as distributed
-launch = distributed.find(os.environ)
-distributed.start(launch)
-print(distributed.describe(launch), distributed.agree(distributed.is_first()), distributed.agree(False))
+from generalist.devices import processes
+launch = processes.find_launch(os.environ)
+processes.connect(launch)
+print(processes.describe(launch), processes.agree(processes.is_first()), processes.agree(False))
 folder = pathlib.Path(tempfile.mkdtemp())
-(folder / "mine").write_bytes(bytes(range(256)) * 3 if distributed.is_first() else b"another")
-distributed.share(folder / "mine", folder / "copies/one")
-distributed.share(folder / "none", folder / "copies/none")
+(folder / "mine").write_bytes(bytes(range(256)) * 3 if processes.is_first() else b"another")
+processes.share_file(folder / "mine", folder / "copies/one")
+processes.share_file(folder / "none", folder / "copies/none")
 print("shared", [(path.name, path.read_bytes() == bytes(range(256)) * 3) for path in folder.glob("copies/*")])
 """
 
@@ -183,8 +185,8 @@ def test_what_a_launcher_sets_is_all_that_two_processes_need(launcher, why):
 @pytest.mark.parametrize("index", [0, 1])
 def test_a_process_that_never_appears_ends_the_others_with_a_message(index):
     program = (
-        "from generalist.devices import processes as distributed; distributed.START_SECONDS = 1; "
-        f"distributed.start(distributed.find({{}}, 'localhost:{random.randrange(20_000, 30_000)}', {index}, 2))"
+        "from generalist.devices import processes; processes.START_SECONDS = 1; "
+        f"processes.connect(processes.find_launch({{}}, 'localhost:{random.randrange(20_000, 30_000)}', {index}, 2))"
     )
     result = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=120

@@ -8,17 +8,18 @@ import sys
 import jax
 import pytest
 
-from generalist.devices import mesh as sharding
+from generalist.devices.mesh import make_mesh
 from generalist.devices.signals import Interruption
 
 
 def test_held_it_is_a_flag_and_the_old_handler_comes_back():
-    mesh, before = sharding.make_mesh(), signal.getsignal(signal.SIGTERM)
+    mesh = make_mesh()
+    before = signal.getsignal(signal.SIGTERM)
     with Interruption() as stop:
         stop.hold()
         assert not stop.poll(mesh)
         os.kill(os.getpid(), signal.SIGTERM)
-        stop._heard.wait(10)
+        stop._received.wait(10)
         assert stop.poll(mesh)
     assert signal.getsignal(signal.SIGTERM) is before
     assert jax.process_count() == 1
@@ -46,7 +47,7 @@ print("not reached")
         ),
         (
             "stop.hold()",
-            "stop._heard.wait(10); stop.release('all is saved')",
+            "stop._received.wait(10); stop.release('all is saved')",
             "SIGTERM: all is saved; the same command resumes",
         ),
     ],

@@ -131,11 +131,11 @@ def test_a_process_says_which_it_is_and_where_it_goes_on(runs):
 
 WAITING = """
 import sys, jax
-from generalist.devices import processes as distributed, signals as interruption, mesh as sharding
+from generalist.devices import mesh as mesh_lib, processes, signals
 from generalist.training import launch
 def run(values, workdir):
-    distributed.start(distributed.find({}, values.coordinator, values.process_id, values.process_count))
-    mesh, stop = sharding.make_mesh(), interruption.Interruption()
+    processes.connect(processes.find_launch({}, values.coordinator, values.process_id, values.process_count))
+    mesh, stop = mesh_lib.make_mesh(), signals.Interruption()
     while True:
         stop.poll(mesh)
         print("step", flush=True)

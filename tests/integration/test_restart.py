@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from generalist.pretrained import weights
-from generalist.training import loop, setup
+from generalist.training import loop
 
 
 def bytes_held() -> int:
@@ -19,13 +19,14 @@ def bytes_held() -> int:
 @pytest.fixture
 def held(monkeypatch):
     """Bytes of all arrays on the devices, each time that a run has its state."""
-    found, compile_step = [], setup.compile_step
+    found = []
+    compile_step = loop.compile_step
 
     def measured(*args):
         found.append(bytes_held())
         return compile_step(*args)
 
-    monkeypatch.setattr(setup, "compile_step", measured)
+    monkeypatch.setattr(loop, "compile_step", measured)
     return found
 
 
@@ -33,9 +34,9 @@ def test_a_resumed_run_holds_one_state_and_a_finished_one_exports_what_it_ended_
     tiny_config, tmp_path, held
 ):
     before = bytes_held()
-    results = loop.train_and_evaluate(tiny_config, tmp_path, log=lambda line: None)
+    results = loop.train_and_evaluate(tiny_config, tmp_path)
     shutil.rmtree(tmp_path / "checkpoints/2")
-    loop.train_and_evaluate(tiny_config, tmp_path, log=lambda line: None)
+    loop.train_and_evaluate(tiny_config, tmp_path)
     fresh, resumed = (size - before for size in held)
     assert resumed < 1.1 * fresh
 
@@ -43,6 +44,6 @@ def test_a_resumed_run_holds_one_state_and_a_finished_one_exports_what_it_ended_
         1
     ]  # as a kill between the last checkpoint and its export leaves it
     weights.save_weights(tmp_path, {path: 0 * x for path, x in old.items()}, {"step": "1"})
-    again = loop.train_and_evaluate(tiny_config, tmp_path, log=lambda line: None)
+    again = loop.train_and_evaluate(tiny_config, tmp_path)
     assert weights.read_metadata(tmp_path)["step"] == "2"
     assert again["depth/rmse"] == results["depth/rmse"] and len(held) == 2

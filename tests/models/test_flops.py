@@ -11,12 +11,12 @@ import pytest
 
 from generalist import models
 from generalist.configs import common
-from generalist.inference.generalist import model_settings
 from generalist.models import flops, parameters
 from generalist.models.attention import attention
 from generalist.models.autoencoder import Autoencoder
 from generalist.models.layers import HostRngs, conv
 from generalist.models.unet import UNet
+from generalist.recipe import Recipe
 
 VARIANTS = {
     "A": {},
@@ -143,7 +143,7 @@ def small_model(**changes) -> dict:
             "gated": bool(changes),
         }
     )
-    return model_settings(config.to_dict())
+    return Recipe.from_config(config).model
 
 
 def trace_step(settings, trained=ALL, batch=2):

@@ -13,16 +13,20 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 
 import generalist
 from generalist import models
-from generalist.inference.generalist import model_settings, prompt_ids
 from generalist.models import parameters
 from generalist.models.generalist import TIMESTEP_SCALE
 from generalist.pretrained import WeightsError
 from generalist.pretrained.parts import adapt_channels, fill, parse, read_parts, settle
 from generalist.pretrained.tokenizer import read_tokenizer
 from generalist.tasks import get_tasks
-from generalist.training import setup
+from generalist.input_pipeline import open_sources
+from generalist.input_pipeline.loader import training_batches
+from generalist.recipe import Recipe, model_arguments
+from generalist.training.initialization import initial_weights
+from generalist.training.optimizer import make_optimizer, trainable
+from generalist.training.state import create_state
 from generalist.training.step import make_step
-from generalist.training.workdir import WorkdirError, check_workdir, export, to_plain, write_facts
+from generalist.training.workdir import WorkdirError, check_workdir, save_model, write_facts
 
 QUICK = {"xla_backend_optimization_level": 0}  # every program runs once
 WORDS = (
@@ -110,12 +114,13 @@ def dinov2(tmp_path_factory):
 
 
 def prepared(config, init_from, **unet):
-    """(resolved config, {path: initial value})."""
+    """(recipe, {path: initial value})."""
     config.model.init_from = init_from
     config.model.unet.update(unet)
-    config, given = setup.resolve(config)
-    run = setup.prepare(config, lambda line: None, given)
-    return config, {**run.state.parameters, **run.state.frozen}
+    published = read_parts(init_from)
+    recipe = Recipe.from_config(config, published)
+    _, shapes = parameters.abstract(lambda: models.build(recipe.model))
+    return recipe, initial_weights(recipe, published, shapes)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +136,7 @@ def test_training_starts_from_the_function_of_the_checkpoint(
     """
     folder, peer = pipeline
     tiny_config.model.concatenate_image = concatenate
-    _, values = prepared(
+    recipe, values = prepared(
         tiny_config,
         str(folder),
         **{"patch": patch, "position": False, "refine": 0, "attention_levels": (True, False)}
@@ -168,9 +173,7 @@ def test_training_starts_from_the_function_of_the_checkpoint(
         .transpose(0, 4, 1, 5, 2, 3)
         .reshape(1, 16, 16, 3)
     )
-    graphdef, _ = parameters.abstract(
-        lambda: models.build(model_settings(to_plain(setup.resolve(tiny_config)[0])))
-    )
+    graphdef, _ = parameters.abstract(lambda: models.build(recipe.model))
     unet = parameters.merge(graphdef, values).unet
     given = np.concatenate([x, image], -1) if concatenate else x
     features, pooled = jnp.ones((1, 4, 4, 16)), jnp.ones((1, 24))
@@ -208,9 +211,8 @@ def test_output_channels_are_taken_over_with_their_bias():
 
 def test_fresh_convolutions_are_those_of_a_run_from_scratch(tiny_config, pipeline):
     tiny_config.model.adapt.conv = "fresh"
-    config, values = prepared(tiny_config, str(pipeline[0]), attention_levels=(True, False))
-    settings = model_settings(to_plain(config))
-    scratch = parameters.split(models.build(settings, config.seed))[1]
+    recipe, values = prepared(tiny_config, str(pipeline[0]), attention_levels=(True, False))
+    scratch = parameters.split(models.build(recipe.model, recipe.config.seed))[1]
     for path in ("unet.conv_in.kernel", "unet.conv_out.kernel", "unet.conv_out.bias"):
         np.testing.assert_array_equal(values[path], scratch[path])
     assert not np.array_equal(
@@ -234,10 +236,8 @@ def test_the_log_says_what_was_adapted_and_what_is_new(tiny_config, pipeline, ca
 def test_what_is_missing_or_left_over_is_listed(tiny_config, pipeline):
     parts = read_parts(f"unet={pipeline[0]}")
     tiny_config.model.unet.attention_levels = (True, False)
-    model = settle(
-        to_plain(tiny_config)["model"] | {"adapt": {"conv": "cycle", "new": []}}, parts, {}
-    )
-    settings = model_settings({"model": model})
+    model = settle(tiny_config.model.to_dict() | {"adapt": {"conv": "cycle", "new": []}}, parts, {})
+    settings = model_arguments(model)
     initial = parameters.split(models.build(settings, 0))[1]
     parts["unet"].values["extra.kernel"] = np.zeros(3)
     with pytest.raises(
@@ -285,10 +285,10 @@ def test_an_image_encoder_brings_its_sizes_its_normalization_and_positions_for_t
     """Patches of 14 pixels: the input of 60 in the config becomes 56."""
     tiny_config.model.image_encoder.image_size = 60
     with caplog.at_level(logging.INFO, logger="generalist"):
-        config, values = prepared(tiny_config, f"image_encoder={dinov2}")
-    encoder = config.model.image_encoder
+        recipe, values = prepared(tiny_config, f"image_encoder={dinov2}")
+    encoder = recipe.config.model.image_encoder
     assert (encoder.image_size, encoder.patch, encoder.dim) == (56, 14, 24)
-    assert config.model.image_mean == (0.485, 0.456, 0.406)
+    assert recipe.config.model.image_mean == (0.485, 0.456, 0.406)
     assert values["image_encoder.position_embedding"].shape == (4, 4, 24)
     assert "positions 2x2 -> 4x4 (bicubic)" in next(
         line for line in caplog.messages if line.startswith("image_encoder: ")
@@ -300,7 +300,7 @@ def test_an_image_encoder_brings_its_sizes_its_normalization_and_positions_for_t
     )
     with torch.no_grad():
         expected = peer(torch.tensor(normalised.transpose(0, 3, 1, 2))).last_hidden_state.numpy()
-    graphdef, _ = parameters.abstract(lambda: models.build(model_settings(to_plain(config))))
+    graphdef, _ = parameters.abstract(lambda: models.build(recipe.model))
     model = parameters.merge(graphdef, values)
     np.testing.assert_allclose(
         model.image_encoder(model._normalize(image)), expected, atol=1e-4 * np.abs(expected).max()
@@ -310,7 +310,7 @@ def test_an_image_encoder_brings_its_sizes_its_normalization_and_positions_for_t
 def test_prompts_go_through_the_tokenizer_of_the_folder(tiny_config, pipeline):
     folder = pipeline[0]
     tiny_config.model.init_from = str(folder)
-    config, _ = setup.resolve(tiny_config)
+    recipe = Recipe.from_config(tiny_config, read_parts(str(folder)))
     tasks = get_tasks("scenes", ["depth", "semantic"])
     files = folder / "tokenizer"
     peer = transformers.CLIPTokenizer(
@@ -319,10 +319,10 @@ def test_prompts_go_through_the_tokenizer_of_the_folder(tiny_config, pipeline):
     expected = peer([task.prompt for task in tasks.values()], padding="max_length", max_length=77)[
         "input_ids"
     ]
-    np.testing.assert_array_equal(prompt_ids(to_plain(config), tasks), expected)
+    np.testing.assert_array_equal(recipe.prompt_ids(tasks), expected)
     assert len(set(expected[0])) > 10  # the prompt is in it, not only padding
     with pytest.raises(ValueError, match="the model has no prompt for other"):
-        prompt_ids(to_plain(config), {"other": tasks["depth"]})
+        recipe.prompt_ids(["other"])
 
 
 def test_the_padding_token_is_the_one_of_the_files(tmp_path):
@@ -389,11 +389,11 @@ def test_padding_changes_nothing_for_t5(tiny_config, tmp_path):
         tokenizers.normalizers.Lowercase(),
     )
     words.save(str(tmp_path / "tokenizer.json"))
-    config, values = prepared(tiny_config, f"text_encoder={tmp_path}")
-    assert config.model.text_encoder.kind == "t5"
-    graphdef, _ = parameters.abstract(lambda: models.build(model_settings(to_plain(config))))
+    recipe, values = prepared(tiny_config, f"text_encoder={tmp_path}")
+    assert recipe.config.model.text_encoder.kind == "t5"
+    graphdef, _ = parameters.abstract(lambda: models.build(recipe.model))
     tasks = get_tasks("scenes", ["depth", "light"])
-    ids = prompt_ids(to_plain(config), tasks)
+    ids = recipe.prompt_ids(tasks)
     tokens = np.asarray(parameters.merge(graphdef, values).encode_text(jnp.asarray(ids)))
     lengths = (ids != 0).sum(1)
     assert lengths[0] != lengths[1]
@@ -427,8 +427,8 @@ def autoencoder(tmp_path_factory):
 def test_with_an_autoencoder_the_model_diffuses_its_scaled_latents(tiny_config, autoencoder):
     folder, peer = autoencoder
     tiny_config.model.unet.patch, tiny_config.diffusion.prototype_weight = 2, 0.0
-    config, values = prepared(tiny_config, f"autoencoder={folder}")
-    graphdef, _ = parameters.abstract(lambda: models.build(model_settings(to_plain(config))))
+    recipe, values = prepared(tiny_config, f"autoencoder={folder}")
+    graphdef, _ = parameters.abstract(lambda: models.build(recipe.model))
     model = parameters.merge(graphdef, values)
     assert model.diffused_shape == (16, 16, 4)
     assert (
@@ -463,23 +463,35 @@ def test_a_model_of_published_parts_trains_and_its_folder_is_complete(
     c.model.unet.update(
         {"attention_levels": (False, False), "patch": 1, "refine": 0, "position": False}
     )
-    c.model.init_from = f"{pipeline[0]},autoencoder={autoencoder[0]}"
-    c, given = setup.resolve(c)
-    run = setup.prepare(c, lambda line: None, given)
-    before = {path: np.asarray(value) for path, value in run.state.parameters.items()}
-    step = jax.jit(
-        make_step(run.graphdef, run.objective, run.optimizer, seed=0, ema_decay=0.0),
-        compiler_options=QUICK,
+    recipe, values = prepared(c, f"{pipeline[0]},autoencoder={autoencoder[0]}")
+    graphdef, _ = parameters.abstract(lambda: models.build(recipe.model))
+    trained = trainable(recipe.frozen, values)
+    optimizer, _ = make_optimizer(recipe.config.optimizer, trained, 2, known=list(values))
+    state = create_state({path: jnp.asarray(x) for path, x in values.items()}, trained, optimizer)
+    before = {path: np.asarray(value) for path, value in state.parameters.items()}
+
+    prompts = parameters.merge(graphdef, state.weights).encode_text(recipe.prompt_ids())
+    step = make_step(
+        graphdef, recipe.objective(np.asarray(prompts)), optimizer, seed=0, ema_decay=0.0
     )
-    state, metrics = step(run.state, next(setup.batches(c, run, 0)[0]))
+    batches = training_batches(
+        open_sources(recipe.config, recipe.tasks, "train"),
+        recipe.tasks,
+        recipe.config.tasks.weights.to_dict(),
+        seed=0,
+        batch_size=recipe.config.batch_size,
+        image_size=recipe.config.data.image_size,
+        target_size=recipe.config.model.target_size,
+    )
+    state, metrics = jax.jit(step, compiler_options=QUICK)(state, next(batches))
     assert np.isfinite(metrics["loss"]) and metrics["loss"] > 0
     assert not np.array_equal(
         state.parameters["unet.conv_out.kernel"], before["unet.conv_out.kernel"]
     )
-    write_facts(tmp_path, c)
-    export(tmp_path, c, {**state.frozen, **state.ema}, 1)
+    write_facts(tmp_path, recipe)
+    save_model(tmp_path, recipe, state)
     model = generalist.load(tmp_path)
-    for path, value in given["autoencoder"].values.items():
+    for path, value in read_parts(f"autoencoder={autoencoder[0]}")["autoencoder"].values.items():
         np.testing.assert_array_equal(model.parameters[f"autoencoder.{path}"], value)
     rgb = model.predict_rgb(np.zeros((1, 32, 32, 3), np.uint8), "depth")
     assert rgb.shape == (1, 32, 32, 3) and np.isfinite(rgb).all()
@@ -488,20 +500,23 @@ def test_a_model_of_published_parts_trains_and_its_folder_is_complete(
 def test_a_workdir_is_compared_by_the_sizes_of_the_parts(tiny_config, pipeline, tmp_path):
     """The same command finds its run again; with other parts it is another run."""
     tiny_config.model.init_from = str(pipeline[0])
-    c, _ = setup.resolve(tiny_config)
-    write_facts(tmp_path, c)
-    assert check_workdir(tmp_path, setup.resolve(tiny_config)[0]) == tmp_path
+
+    def recipe():
+        return Recipe.from_config(tiny_config, read_parts(tiny_config.model.init_from))
+
+    write_facts(tmp_path, recipe())
+    assert check_workdir(tmp_path, recipe()) == tmp_path
     tiny_config.model.init_from = f"unet={pipeline[0]}"
     with pytest.raises(
         WorkdirError, match=r"model\.text_encoder\.causal: True in the workdir, None now"
     ):
-        check_workdir(tmp_path, setup.resolve(tiny_config)[0])
+        check_workdir(tmp_path, recipe())
 
 
 def test_latents_have_no_palette(tiny_config):
     tiny_config.model.autoencoder = {"latent_channels": 4}
     with pytest.raises(
         ValueError,
-        match="diffusion.prototype_weight 0.2 compares colours, of which latents have none: set it to 0",
+        match=r"diffusion.prototype_weight 0.2 compares colors, which latents do not have: set it to 0",
     ):
-        setup.check(tiny_config)
+        Recipe.from_config(tiny_config)

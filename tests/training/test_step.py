@@ -16,7 +16,9 @@ from flax import nnx
 
 from generalist import diffusion
 from generalist.models import parameters as parameters_lib
-from generalist.training.step import Objective, State, make_step, masked_mean
+from generalist.diffusion.objective import Objective, masked_mean
+from generalist.training.state import State
+from generalist.training.step import make_step
 
 
 class Pointwise(nnx.Module):
@@ -39,13 +41,12 @@ class Pointwise(nnx.Module):
 
 OBJECTIVE = Objective(
     schedule=diffusion.CosineSchedule(),
-    kind="x0",
-    weight="x0",
-    weight_settings={},
+    prediction_type="x0",
+    loss_weight="x0",
+    x_init="zeros",
     mean=jnp.zeros(2),
     std=jnp.ones(2),
-    pure=jnp.array([0.0, 0.5]),
-    start="zeros",
+    p_pure_noise=jnp.array([0.0, 0.5]),
     task_weight=jnp.array([1.0, 1.0]),
     prompts=jnp.arange(12.0).reshape(2, 2, 3) / 10,
     drop_image=0.25,
@@ -87,9 +88,9 @@ def state():
     return State(jnp.int32(0), values, values, frozen, OPTIMIZER.init(values))
 
 
-def compile_step(graphdef, accumulate=1, seed=0, objective=OBJECTIVE):
+def compile_step(graphdef, accum_steps=1, seed=0, objective=OBJECTIVE):
     step = make_step(
-        graphdef, objective, OPTIMIZER, seed=seed, ema_decay=0.99, accumulate=accumulate
+        graphdef, objective, OPTIMIZER, seed=seed, ema_decay=0.99, accum_steps=accum_steps
     )
     return jax.jit(step, compiler_options=QUICK)
 
@@ -124,8 +125,8 @@ def constant_loss(graphdef):
     return loss
 
 
-def corrupt(objective, batch):
-    return jax.jit(objective.corrupt, compiler_options=QUICK)(batch, jax.random.key(0))
+def add_noise(objective, batch):
+    return jax.jit(objective.add_noise, compiler_options=QUICK)(batch, jax.random.key(0))
 
 
 def one_pixel(*targets, task=(0, 1)):
@@ -149,7 +150,7 @@ def test_loss_by_hand(constant_loss):
 
 def test_v_loss_by_hand(constant_loss):
     """At t = 1/2 of the cosine schedule alpha = sigma = sqrt(1/2): v = (eps - x0) / sqrt(2); its MSE is halved for the x0-MSE."""
-    objective = dataclasses.replace(OBJECTIVE, kind="v")
+    objective = dataclasses.replace(OBJECTIVE, prediction_type="v")
     _, losses = constant_loss(
         one_pixel([1, 1, 1], task=(0,)), objective, [0, 0, 0], eps=jnp.full((1, 1, 1, 3), 3.0)
     )
@@ -190,7 +191,7 @@ def test_accumulation_changes_nothing(step, graphdef, state, batch):
     """Four parts of two equal one of eight; only the order of float32 sums differs."""
     (one, metrics), (four, metrics_four) = (
         step(state, batch),
-        compile_step(graphdef, accumulate=4)(state, batch),
+        compile_step(graphdef, accum_steps=4)(state, batch),
     )
     for name, value in metrics.items():
         np.testing.assert_allclose(metrics_four[name], value, rtol=1e-5)
@@ -206,17 +207,18 @@ sys.path.insert(0, {folder!r})
 from test_step import OBJECTIVE, OPTIMIZER, Pointwise
 from flax import nnx
 from generalist.models import parameters as parameters_lib
-from generalist.devices import mesh as sharding
-from generalist.training.step import State, make_step
+from generalist.devices import mesh as mesh_lib
+from generalist.training.state import State
+from generalist.training.step import make_step
 
-mesh = sharding.make_mesh()
+mesh = mesh_lib.make_mesh()
 graphdef, shapes = parameters_lib.abstract(lambda: Pointwise(nnx.Rngs(0)))
 state = jax.eval_shape(lambda values: State(jnp.int32(0), values, values, {{}}, OPTIMIZER.init(values)), shapes)
-shaped = lambda dtype, *shape: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding.batch_sharding(mesh))
+shaped = lambda dtype, *shape: jax.ShapeDtypeStruct(shape, dtype, sharding=mesh_lib.batch_sharding(mesh))
 batch = {{"image": shaped(jnp.uint8, 64, 32, 32, 3), "target": shaped(jnp.float32, 64, 32, 32, 3),
          "mask": shaped(jnp.float32, 64, 32, 32, 1), "task": shaped(jnp.int32, 64)}}
-for accumulate in (1, 4):
-    step = make_step(graphdef, OBJECTIVE, OPTIMIZER, seed=0, ema_decay=0.9, accumulate=accumulate, spread=lambda x: sharding.spread(x, mesh))
+for accum_steps in (1, 4):
+    step = make_step(graphdef, OBJECTIVE, OPTIMIZER, seed=0, ema_decay=0.9, accum_steps=accum_steps, shard_microbatches=lambda x: mesh_lib.shard_microbatches(x, mesh))
     text = jax.jit(step).lower(state, batch).compile().as_text()
     print(sorted({{int(line.split("f32[")[1].split(",")[0].split("]")[0]) for line in text.splitlines() if " dot(" in line}}))
 """
@@ -264,15 +266,15 @@ def test_randomness_is_a_function_of_seed_and_step(step, graphdef, state, batch)
     assert len({float(m["loss"]) for m in (metrics, later, other_seed)}) == 3
 
 
-@pytest.mark.parametrize("start", ["zeros", "noise"])
-def test_pure_samples_start_where_the_sampler_starts(batch, start):
+@pytest.mark.parametrize("x_init", ["zeros", "gaussian"])
+def test_pure_noise_is_where_the_sampler_starts(batch, x_init):
     """Task 1 is always pure, task 0 never; x_t is zero, or the noise itself without a trace of the target."""
-    objective = dataclasses.replace(OBJECTIVE, start=start, pure=jnp.array([0.0, 1.0]))
-    drawn = corrupt(objective, batch)
+    objective = dataclasses.replace(OBJECTIVE, x_init=x_init, p_pure_noise=jnp.array([0.0, 1.0]))
+    drawn = add_noise(objective, batch)
     pure = TASKS == 1
     np.testing.assert_array_equal(drawn["t"] == 1.0, pure)
     x_t = np.asarray(drawn["x_t"])
-    if start == "zeros":
+    if x_init == "zeros":
         assert not x_t[pure].any()
     else:
         np.testing.assert_array_equal(x_t[pure], drawn["eps"][pure])
@@ -287,6 +289,6 @@ def test_pure_samples_start_where_the_sampler_starts(batch, start):
 
 @pytest.mark.parametrize(("drop", "kept"), [(0.0, 1.0), (1.0, 0.0)])
 def test_conditions_are_dropped_as_often_as_asked(batch, drop, kept):
-    drawn = corrupt(dataclasses.replace(OBJECTIVE, drop_image=drop, drop_text=1 - drop), batch)
+    drawn = add_noise(dataclasses.replace(OBJECTIVE, drop_image=drop, drop_text=1 - drop), batch)
     np.testing.assert_array_equal(drawn["keep_image"], np.full(8, kept))
     np.testing.assert_array_equal(drawn["keep_text"], np.full(8, 1 - kept))

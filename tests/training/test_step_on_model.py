@@ -7,9 +7,11 @@ import optax
 import pytest
 
 from generalist import diffusion, models
+from generalist.diffusion.objective import Objective
 from generalist.models import parameters as parameters_lib
 from generalist.training.optimizer import trainable
-from generalist.training.step import Objective, State, make_step
+from generalist.training.state import State
+from generalist.training.step import make_step
 
 SETTINGS = {
     "dtype": "float32",
@@ -46,13 +48,12 @@ def one_step():
     optimizer = optax.sgd(100.0)
     objective = Objective(
         schedule=diffusion.CosineSchedule(),
-        kind="x0",
-        weight="x0",
-        weight_settings={},
+        prediction_type="x0",
+        loss_weight="x0",
+        x_init="zeros",
         mean=jnp.zeros(1),
         std=jnp.ones(1),
-        pure=jnp.array([0.25]),
-        start="zeros",
+        p_pure_noise=jnp.array([0.25]),
         task_weight=jnp.ones(1),
         prompts=jnp.asarray(rng.standard_normal((1, 3, 4), np.float32)),
         drop_image=0.0,

@@ -8,39 +8,42 @@ import numpy as np
 import pytest
 
 from generalist.pretrained.weights import load_weights
+from generalist.recipe import Recipe
 from generalist.training.checkpoint import CheckpointError
+from generalist.training.state import State
 from generalist.training.workdir import (
     WorkdirError,
     check_workdir,
-    export,
     flatten,
-    to_plain,
+    save_model,
     write_facts,
     write_parameters,
 )
 
 
 def test_a_new_workdir_holds_config_and_facts(tiny_config, tmp_path):
-    workdir = check_workdir(str(tmp_path / "a" / "run"), tiny_config)
+    workdir = check_workdir(str(tmp_path / "a" / "run"), Recipe.from_config(tiny_config))
     assert not workdir.exists()  # nothing is left of a run that cannot start
-    write_facts(workdir, tiny_config)
-    assert json.loads((workdir / "config.json").read_text()) == to_plain(tiny_config)
+    write_facts(workdir, Recipe.from_config(tiny_config))
+    assert json.loads((workdir / "config.json").read_text()) == json.loads(
+        json.dumps(tiny_config.to_dict())
+    )
     facts = json.loads((workdir / "run.json").read_text())
     assert facts["devices"] >= 1 and "jax" in facts["versions"] and facts["command"]
 
 
 def test_the_same_config_reopens_it(tiny_config, tmp_path):
-    write_facts(tmp_path, tiny_config)
-    assert check_workdir(str(tmp_path), tiny_config) == tmp_path
+    write_facts(tmp_path, Recipe.from_config(tiny_config))
+    assert check_workdir(str(tmp_path), Recipe.from_config(tiny_config)) == tmp_path
 
 
 def test_another_config_is_an_error_that_lists_every_difference(tiny_config, tmp_path):
-    write_facts(tmp_path, tiny_config)
+    write_facts(tmp_path, Recipe.from_config(tiny_config))
     tiny_config.optimizer.lr, tiny_config.seed = 0.5, 7
     tiny_config.model.unet.channels = (16, 48)
     before = (tmp_path / "config.json").read_text()
     with pytest.raises(WorkdirError, match="holds a run with another config") as error:
-        check_workdir(tmp_path, tiny_config)
+        check_workdir(tmp_path, Recipe.from_config(tiny_config))
     rows = str(error.value).splitlines()[1:-1]
     assert rows == [
         "  model.unet.channels: [16, 32] in the workdir, [16, 48] now",
@@ -51,26 +54,28 @@ def test_another_config_is_an_error_that_lists_every_difference(tiny_config, tmp
 
 
 def test_a_field_that_was_not_there_is_a_difference(tiny_config, tmp_path):
-    write_facts(tmp_path, tiny_config)
+    write_facts(tmp_path, Recipe.from_config(tiny_config))
     tiny_config.model.unet.width = 3
     with pytest.raises(WorkdirError, match="model.unet.width: None in the workdir, 3 now"):
-        check_workdir(tmp_path, tiny_config)
+        check_workdir(tmp_path, Recipe.from_config(tiny_config))
 
 
 def test_what_does_not_change_the_computation_is_free(tiny_config, tmp_path):
-    write_facts(tmp_path, tiny_config)
+    write_facts(tmp_path, Recipe.from_config(tiny_config))
     tiny_config.checkpoint.every_steps = tiny_config.eval.examples = tiny_config.log.every_steps = (
         tiny_config.data.threads
     ) = 9
     tiny_config.data_dir = "/elsewhere"
-    write_facts(check_workdir(tmp_path, tiny_config), tiny_config)
+    recipe = Recipe.from_config(tiny_config)
+    write_facts(check_workdir(tmp_path, recipe), recipe)
     assert json.loads((tmp_path / "config.json").read_text())["log"]["every_steps"] == 9
 
 
-def test_a_damaged_config_is_named(tiny_config, tmp_path):
-    (tmp_path / "config.json").write_text("{")
+@pytest.mark.parametrize("content", [b"{", b'{"a": 1', b"\xff\xfe\x00"])
+def test_a_damaged_config_is_named(tiny_config, tmp_path, content):
+    (tmp_path / "config.json").write_bytes(content)
     with pytest.raises(CheckpointError, match="config.json cannot be read"):
-        check_workdir(tmp_path, tiny_config)
+        check_workdir(tmp_path, Recipe.from_config(tiny_config))
 
 
 def test_every_parameter_is_listed_with_its_sharding(tmp_path):
@@ -101,9 +106,10 @@ def test_every_parameter_is_listed_with_its_sharding(tmp_path):
     )
 
 
-def test_an_export_is_a_model_folder(tiny_config, tmp_path):
-    write_facts(tmp_path, tiny_config)
-    export(tmp_path, tiny_config, {"unet.a": jnp.arange(3.0)}, 12)
+def test_a_saved_model_is_a_model_folder_of_the_averaged_weights(tiny_config, tmp_path):
+    write_facts(tmp_path, Recipe.from_config(tiny_config))
+    state = State(jnp.int32(12), {}, {"unet.a": jnp.arange(3.0)}, {"b": jnp.zeros(2)}, ())
+    save_model(tmp_path, Recipe.from_config(tiny_config), state)
     config, weights = load_weights(tmp_path)
     assert config["total_steps"] == tiny_config.total_steps
     np.testing.assert_array_equal(weights["unet.a"], [0, 1, 2])

@@ -1,22 +1,45 @@
-"""How the image reaches the UNet: `--config=configs/ablations/conditioning.py:cross_attention`, `:concatenate`, `:aligned` or `:both`.
+"""How the image reaches the UNet.
 
-cross_attention is the paper's: tokens only. concatenate appends the image to x_t. aligned adds the encoder's token grid at
-every level. Cross-attention stays on in all of them. benchmarks/ablations.py runs the four side by side.
+    python main.py --config=configs/ablations/conditioning.py:cross_attention
+    python benchmarks/ablations.py --studies conditioning  # all four side by side
+
+The variants are cross_attention, the paper's: tokens only; concatenate, which appends the image to
+x_t; aligned, which adds the encoder's token grid at every level; and both. Cross-attention stays on
+in all of them.
+
+What to expect on two CPU cores after 100 steps, one seed (results/README.md): mIoU 11.6 %, 12.4 %,
+15.6 % and 12.7 %, denoising 16.4, 20.8, 18.6 and 21.0 dB, in that order. A full run takes 10 to 12
+minutes.
 """
+
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
 
 from generalist.configs import common
 
-VARIANTS = {  # concatenate_image, aligned_features
-    "cross_attention": (False, False),
-    "concatenate": (True, False),
-    "aligned": (False, True),
-    "both": (True, True),
+
+class Conditioning(NamedTuple):
+    """The two fields of the `model` group that this study changes."""
+
+    concatenate_image: bool
+    aligned_features: bool
+
+
+VARIANTS = {
+    "cross_attention": Conditioning(concatenate_image=False, aligned_features=False),
+    "concatenate": Conditioning(concatenate_image=True, aligned_features=False),
+    "aligned": Conditioning(concatenate_image=False, aligned_features=True),
+    "both": Conditioning(concatenate_image=True, aligned_features=True),
 }
 
 
-def get_config(arg: str = "cross_attention"):
-    """The scenes (or, behind a comma, whatever multitask.py takes) from scratch with one way of conditioning."""
+def get_config(arg: str = "cross_attention") -> ConfigDict:
+    """Returns the scenes from scratch with one way of conditioning.
+
+    Behind a comma it takes whatever multitask.py takes.
+    """
     name, rest = common.choose(arg, VARIANTS)
     c = common.get_config(rest or "scenes,scratch")
-    c.model.concatenate_image, c.model.aligned_features = VARIANTS[name]
+    c.model.update(VARIANTS[name]._asdict())
     return c

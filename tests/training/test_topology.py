@@ -2,6 +2,7 @@
 
 import collections
 import importlib.util
+import logging
 import pathlib
 import re
 import subprocess
@@ -12,8 +13,10 @@ import jax.numpy as jnp
 import pytest
 
 from generalist.devices import memory
-from generalist.devices import mesh as sharding
-from generalist.training import compile, setup
+from generalist.devices.mesh import make_mesh
+from generalist.recipe import Recipe
+from generalist.training import topology
+from generalist.training.topology import Traffic
 
 ROOT = pathlib.Path(__file__).parents[2]
 HLO = """
@@ -31,9 +34,9 @@ HLO = """
 
 def test_collectives_are_counted_with_what_a_device_receives():
     """64 * 32 * 2 bytes and 32 * 4 * 4; (16 + 1 + 6) * 4, 10 * 4 and twice 3 * 4."""
-    assert compile.collectives(HLO) == {
-        "all-gather": (2, 4096 + 512),
-        "all-reduce": (4, 92 + 40 + 24),
+    assert topology.count_collectives(HLO) == {
+        "all-gather": Traffic(2, 4096 + 512),
+        "all-reduce": Traffic(4, 92 + 40 + 24),
     }
 
 
@@ -41,19 +44,20 @@ def test_cost_of_a_product_by_hand():
     """A (256, 512) x (512, 128) product of float32: 2 * 256 * 512 * 128 FLOP, (256 * 512 + 512 * 128 + 256 * 128) * 4 bytes."""
     shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((256, 512), (512, 128))]
     lowered = jax.jit(jnp.matmul).lower(*shapes)
-    found = compile.cost(lowered, 2**20)
+    found = topology.measure(lowered, 2**20)
     assert (found.flops, found.state, found.fits, found.collectives) == (
         2 * 256 * 512 * 128,
         917504,
         True,
         {},
     )
-    assert not compile.cost(lowered, 900_000).fits
+    assert not topology.measure(lowered, 900_000).fits
 
 
-def test_the_step_of_a_config_lowers_for_cuda(tiny_config):
-    lines = []
-    compile.run(tiny_config, "cuda", lines.append)
+def test_the_step_of_a_config_lowers_for_cuda(tiny_config, caplog):
+    with caplog.at_level(logging.INFO, logger="generalist"):
+        topology.compile_for(tiny_config, "cuda")
+    lines = caplog.messages
     assert [line.split(" lowers to ")[0] for line in lines[:2]] == [
         "cuda: the training step",
         "cuda: the sampling step",
@@ -72,8 +76,9 @@ def test_the_bfloat16_step_multiplies_in_bfloat16_without_stray_transposes_and_i
         "bfloat16",
         0.0,
     )  # colours are compared in float32
-    prepared = setup.abstract(tiny_config, sharding.make_mesh(1, jax.local_devices()[:1]))
-    text = setup.lower_step(prepared, prepared.state, tiny_config, platform="cuda").as_text()
+    mesh = make_mesh(1, jax.local_devices()[:1])
+    lowered = topology.lower_programs(Recipe.from_config(tiny_config), mesh, "cuda").training
+    text = lowered.as_text()
     types = {
         kind: re.findall(rf"stablehlo\.{kind}\b.* : \((.*)\) -> (tensor<[^>]*>)", text)
         for kind in ("convolution", "dot_general", "transpose")
@@ -100,7 +105,7 @@ def test_the_bfloat16_step_multiplies_in_bfloat16_without_stray_transposes_and_i
     assert orders.total() <= 4  # features resized to two levels
 
     arguments = text[text.index("@main(") : text.index(") -> (", text.index("@main("))]
-    assert arguments.count("tf.aliasing_output") == len(jax.tree.leaves(prepared.state))
+    assert arguments.count("tf.aliasing_output") == len(jax.tree.leaves(lowered.out_info[0]))
 
 
 def test_an_unknown_chip_lists_the_known(tiny_config):
@@ -108,13 +113,13 @@ def test_an_unknown_chip_lists_the_known(tiny_config):
         ValueError,
         match="--topology=v9:2x2: choose 'cuda', or a chip of v4, v5e, v5p, v6e, h100, h200 with its grid",
     ):
-        compile.run(tiny_config, "v9:2x2", print)
+        topology.compile_for(tiny_config, "v9:2x2")
 
 
 def test_without_the_compiler_the_error_names_the_install_line(tiny_config, monkeypatch):
     monkeypatch.setitem(sys.modules, "libtpu", None)
     with pytest.raises(ImportError, match=r"pip install -e '.\[tpu\]'"):
-        compile.run(tiny_config, "v5e:2x4", print)
+        topology.compile_for(tiny_config, "v5e:2x4")
 
 
 def test_advice_names_the_cheapest_first(tiny_config):

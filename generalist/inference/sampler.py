@@ -1,0 +1,81 @@
+"""The sampler of a recipe: images and prompts in, RGB out, one compiled program."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import NamedSharding
+from ml_collections import FrozenConfigDict
+
+from generalist import diffusion
+from generalist.models import parameters as parameters_lib
+from generalist.recipe import Recipe
+
+STATIC_ARGUMENTS = ("steps", "sampler")  # compiled into the program
+
+
+def make_sampler(recipe: Recipe, graphdef: nnx.GraphDef) -> Callable[..., jax.Array]:
+    """Builds `sample(weights, images, prompts, seed, *, steps, sampler)`, to be jitted.
+
+    Args:
+      recipe: schedule, prediction type, guidance and start of the sampler.
+      graphdef: of its model.
+
+    Returns:
+      A function of
+        weights: {path: array}, all parameters.
+        images: uint8 (b, S, S, 3), or (1, S, S, 3) for all prompts.
+        prompts: float32 (b, n, d), prompt tokens.
+        seed: () uint32.
+      that returns RGB, float32 (b, s, s, 3) in about [-1, 1], s being the model's target size.
+    """
+    guidance = recipe.sampling.guidance
+
+    def sample(weights, images, prompts, seed, *, steps, sampler):
+        model = parameters_lib.merge(graphdef, weights)
+
+        # Keys and values of the condition are computed once, for all steps.
+        image = images.astype(jnp.float32) / 127.5 - 1.0
+        condition = model.encode(image, prompts)
+        if guidance != 1.0:
+            without = model.encode(image, prompts, keep_image=jnp.zeros(len(image)))
+
+        def denoise(x_t, t):
+            prediction = model.denoise(x_t, t, condition)
+            if guidance == 1.0:
+                return prediction
+            # Classifier-free guidance (Ho and Salimans, arXiv 2207.12598).
+            unguided = model.denoise(x_t, t, without)
+            return unguided + guidance * (prediction - unguided)
+
+        init_key, noise_key = jax.random.split(jax.random.key(seed))
+        shape = (len(prompts), *model.diffused_shape)
+        x0 = diffusion.sample(
+            denoise,
+            diffusion.initial_noise(init_key, shape, recipe.sampling.x_init),
+            recipe.schedule,
+            recipe.prediction_type,
+            sampler,
+            steps,
+            eta=recipe.sampling.eta,
+            key=noise_key,
+            clip=None if model.autoencoder else 1.0,
+        )
+        return model.to_rgb(x0)
+
+    return sample
+
+
+@functools.lru_cache(maxsize=8)
+def jit_sampler(
+    config: FrozenConfigDict, graphdef: nnx.GraphDef, sharding: NamedSharding | None = None
+) -> Callable[..., jax.Array]:
+    """Returns the jitted sampler of a config; `sharding` places its result, if given.
+
+    The models of one run, which are evaluated one after the other, share one compiled program.
+    """
+    recipe = Recipe.from_config(config)
+    placed = {"out_shardings": sharding} if sharding else {}
+    return jax.jit(make_sampler(recipe, graphdef), static_argnames=STATIC_ARGUMENTS, **placed)

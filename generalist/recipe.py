@@ -1,0 +1,257 @@
+"""What a config says, read and checked once, before any array exists.
+
+Training, `--mode=compile`, evaluation and prediction begin with `Recipe.from_config`.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from generalist import diffusion
+from generalist.diffusion.objective import Objective
+from generalist.diffusion.schedules import Schedule
+from generalist.models.text_encoder import tokenize
+from generalist.names import one_of
+from generalist.pretrained import parts
+from generalist.tasks import Task, get_tasks
+
+# Fields of the `model` group that say where weights come from, not what the model is.
+NOT_OF_THE_MODEL = ("init_from", "adapt", "prompt_ids")
+
+
+class TimestepDistribution(NamedTuple):
+    """A task's distribution of t, see `diffusion.sample_timesteps`."""
+
+    mean: float
+    std: float
+    p_pure_noise: float
+
+
+class Sampling(NamedTuple):
+    """How the model is sampled, see `diffusion.sample`."""
+
+    sampler: str  # "one_step", "ddim", "dpmpp_2m"
+    steps: int
+    x_init: str  # "zeros", "gaussian"
+    eta: float
+    guidance: float  # 1 is off
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether the seed matters."""
+        return self.x_init == "gaussian" or self.eta > 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What a config says."""
+
+    config: Any  # a FrozenConfigDict of every field, as `config.json` holds them
+    known_tasks: Mapping[str, Task]  # all tasks of the set
+    tasks: Mapping[str, Task]  # those that are trained; their order is that of a batch's `task`
+    evaluated: Mapping[str, Task]
+    model: Mapping[str, Any]  # the arguments of `models.build`, nothing else
+    frozen: tuple[str, ...]  # path regexes of the parameters that do not learn
+    schedule: Schedule
+    prediction_type: str  # "x0", "v" or "eps"
+    timesteps: Mapping[str, TimestepDistribution]  # by trained task
+    sampling: Sampling
+
+    @classmethod
+    def from_config(
+        cls,
+        config: ConfigDict | Mapping[str, Any],
+        published: Mapping[str, parts.PublishedModel] | None = None,
+    ) -> "Recipe":
+        """Reads a config and checks everything that would otherwise fail late.
+
+        Args:
+          config: with the fields of configs/common.py.
+          published: what `model.init_from` names, from `parts.read_parts`; the sizes of the model,
+            its prompts' ids and its image normalization then follow from them.
+
+        Raises:
+          ValueError: an unknown name, a combination that cannot work, or nothing to train or to
+            evaluate; the message says what to choose.
+        """
+        settings = _plain(config)
+        known_tasks = get_tasks(settings["tasks"]["set"])
+        tasks = _trained_tasks(settings)
+        evaluated = _evaluated_tasks(settings, tasks)
+
+        # What is not trained is not part of the run: its config does not name it.
+        weights = settings["tasks"]["weights"]
+        settings["tasks"]["weights"] = {name: weights[name] for name in tasks}
+        settings["eval"]["tasks"] = tuple(evaluated)
+        if published:
+            prompts = {name: task.prompt for name, task in tasks.items()}
+            settings["model"] = parts.settle(settings["model"], published, prompts)
+
+        _check_diffusion(settings)
+        get_tasks(settings["tasks"]["set"], settings["data"]["augment"]["tasks"])
+        timesteps = {
+            name: TimestepDistribution(**settings["tasks"]["timesteps"][name]) for name in tasks
+        }
+        for distribution in timesteps.values():
+            diffusion.check_timestep_distribution(*distribution)
+
+        choices = settings["diffusion"]
+        return cls(
+            config=FrozenConfigDict(settings),
+            known_tasks=known_tasks,
+            tasks=tasks,
+            evaluated=evaluated,
+            model=model_arguments(settings["model"]),
+            frozen=_frozen(settings),
+            schedule=_schedule(settings),
+            prediction_type=choices["prediction_type"],
+            timesteps=timesteps,
+            sampling=Sampling(**{field: choices[field] for field in Sampling._fields}),
+        )
+
+    def select(self, names: Iterable[str]) -> dict[str, Task]:
+        """Returns tasks of the set by name.
+
+        Raises ValueError for an unknown one, with the closest match.
+        """
+        task_set = self.config.tasks.set
+        what = f"task of the set '{task_set}'" if isinstance(task_set, str) else "own task"
+        return {name: self.known_tasks[one_of(name, self.known_tasks, what)] for name in names}
+
+    def to_json(self) -> str:
+        """Returns the content of `config.json`."""
+        return json.dumps(self.config.to_dict(), indent=1)
+
+    def prompt_ids(self, tasks: Iterable[str] | None = None) -> np.ndarray:
+        """Returns the token ids of the tasks' prompts, int32 (tasks, n).
+
+        They are those that a published tokenizer gave at the start of training, else `tokenize`'s.
+
+        Args:
+          tasks: names; None takes the trained tasks, in their order.
+
+        Raises:
+          ValueError: the model has no prompt for a task.
+        """
+        names = list(self.tasks if tasks is None else tasks)
+        published = self.config.model.prompt_ids
+        if not published:
+            return tokenize([self.known_tasks[name].prompt for name in names])
+
+        missing = [name for name in names if name not in published]
+        if missing:
+            raise ValueError(
+                f"the model has no prompt for {', '.join(missing)}, only for {', '.join(published)}"
+            )
+        return np.asarray([published[name] for name in names], np.int32)
+
+    def objective(self, prompts: np.ndarray) -> Objective:
+        """Returns what the model is trained to do.
+
+        Args:
+          prompts: float32 (tasks, n, d), tokens of the frozen text encoder for `prompt_ids()`.
+        """
+        choices = self.config.diffusion
+        distributions = np.asarray(list(self.timesteps.values()), np.float32)
+        loss_weights = [self.config.tasks.loss_weights[name] for name in self.tasks]
+        palettes = {}
+        if choices.prototype_weight:
+            for index, task in enumerate(self.tasks.values()):
+                if task.palette is not None:
+                    palettes[index] = jnp.asarray(task.palette / 127.5 - 1.0)
+
+        return Objective(
+            schedule=self.schedule,
+            prediction_type=self.prediction_type,
+            loss_weight=choices.loss_weight,
+            x_init=self.sampling.x_init,
+            mean=jnp.asarray(distributions[:, 0]),
+            std=jnp.asarray(distributions[:, 1]),
+            p_pure_noise=jnp.asarray(distributions[:, 2]),
+            task_weight=jnp.asarray(loss_weights, jnp.float32),
+            prompts=jnp.asarray(prompts),
+            drop_image=choices.drop_image,
+            drop_text=choices.drop_text,
+            palettes=palettes,
+            prototype_weight=choices.prototype_weight,
+            prototype_temperature=choices.prototype_temperature,
+            latent=bool(self.config.model.autoencoder),
+        )
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    """Nested plain dicts of JSON's types, a copy; references are resolved."""
+    if isinstance(config, ConfigDict):
+        config = config.copy_and_resolve_references().to_dict()
+    return json.loads(json.dumps(config, sort_keys=True))
+
+
+def _trained_tasks(settings: Mapping) -> dict[str, Task]:
+    """The tasks of a weight above 0. ValueError for an unknown task, whatever its weight."""
+    weights = settings["tasks"]["weights"]
+    tasks = get_tasks(settings["tasks"]["set"], weights)
+    return {name: task for name, task in tasks.items() if weights[name] > 0}
+
+
+def _evaluated_tasks(settings: Mapping, trained: Mapping[str, Task]) -> dict[str, Task]:
+    """The tasks of `eval.tasks` whose components are all trained."""
+    wanted = get_tasks(settings["tasks"]["set"], settings["eval"]["tasks"])
+    evaluated = {}
+    for name, task in wanted.items():
+        if set(task.components or (name,)) <= trained.keys():
+            evaluated[name] = task
+
+    if not evaluated:
+        raise ValueError(
+            f"nothing to evaluate: eval.tasks are {', '.join(wanted)}, trained are "
+            f"{', '.join(trained) or 'none'}. Give a task a weight above 0 in tasks.weights, "
+            "or name a trained one in eval.tasks."
+        )
+    return evaluated
+
+
+def _check_diffusion(settings: Mapping) -> None:
+    choices = settings["diffusion"]
+    one_of(choices["schedule"], diffusion.SCHEDULES, "diffusion.schedule")
+    one_of(choices["prediction_type"], diffusion.PREDICTION_TYPES, "diffusion.prediction_type")
+    one_of(choices["loss_weight"], diffusion.LOSS_WEIGHTS, "diffusion.loss_weight")
+    one_of(choices["sampler"], diffusion.SAMPLERS, "diffusion.sampler")
+    one_of(choices["x_init"], diffusion.X_INITS, "diffusion.x_init")
+
+    if choices["prediction_type"] == "eps" and choices["x_init"] == "zeros":
+        raise ValueError(
+            "diffusion.prediction_type 'eps' says nothing about the image at t = 1, where "
+            "diffusion.x_init is 'zeros': choose prediction_type 'x0' or 'v', or x_init 'gaussian'"
+        )
+    if choices["prototype_weight"] and settings["model"]["autoencoder"]:
+        raise ValueError(
+            f"diffusion.prototype_weight {choices['prototype_weight']} compares colors, which "
+            "latents do not have: set it to 0"
+        )
+
+
+def model_arguments(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the arguments of `models.build` in the `model` group of a config."""
+    arguments = {name: value for name, value in model.items() if name not in NOT_OF_THE_MODEL}
+    # A config cannot hold "a number or None" in one field: 0 stands for no window.
+    arguments["unet"] = {**model["unet"], "window": model["unet"]["window"] or None}
+    return arguments
+
+
+def _frozen(settings: Mapping) -> tuple[str, ...]:
+    """An autoencoder is never trained: its latents are the data."""
+    frozen = tuple(settings["optimizer"]["frozen"])
+    return (*frozen, r"^autoencoder\.") if settings["model"]["autoencoder"] else frozen
+
+
+def _schedule(settings: Mapping) -> Schedule:
+    """The cosine schedule is shifted to the target's resolution (arXiv 2301.11093)."""
+    name = settings["diffusion"]["schedule"]
+    if name == "cosine":
+        return diffusion.CosineSchedule.for_resolution(settings["model"]["target_size"])
+    return diffusion.get_schedule(name)

@@ -1,0 +1,82 @@
+"""What a run begins with: the first weights, the state made of them, and the prompts' tokens."""
+
+import functools
+import logging
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+import optax
+from flax import nnx
+
+from generalist import models
+from generalist.devices.mesh import place_on_devices, replicated, shardings_of
+from generalist.models import parameters as parameters_lib
+from generalist.pretrained import parts, weights
+from generalist.recipe import Recipe
+from generalist.training.state import State, create_state
+
+logger = logging.getLogger("generalist")
+
+
+def initial_state(
+    recipe: Recipe,
+    published: Mapping[str, parts.PublishedModel],
+    target: State,
+    optimizer: optax.GradientTransformation,
+) -> State:
+    """Returns the state of step 0, created where it will live.
+
+    Args:
+      recipe: says what to start from.
+      published: the published models that it names, from `parts.read_parts`.
+      target: shapes and shardings, from `abstract_state`.
+      optimizer: of the trained parameters.
+
+    Raises:
+      WeightsError: the weights to start from do not fit the model.
+    """
+    values = initial_weights(recipe, published, target.weights)
+    # From the host to the parts: no device ever holds the whole.
+    values = place_on_devices(values, shardings_of(target.weights))
+    create = functools.partial(create_state, trained=list(target.parameters), optimizer=optimizer)
+    return jax.jit(create, out_shardings=shardings_of(target))(values)
+
+
+def initial_weights(
+    recipe: Recipe,
+    published: Mapping[str, parts.PublishedModel],
+    shapes: Mapping[str, jax.ShapeDtypeStruct],
+) -> dict[str, np.ndarray]:
+    """Returns the weights that training starts from, {path: array} in host memory.
+
+    `model.init_from` names a model of this package, or published models, or nothing.
+    """
+    model = recipe.config.model
+    if model.init_from and not published:
+        _, values = weights.load_weights(model.init_from)
+        weights.check_fit(values, shapes, f"model.init_from={model.init_from}")
+        logger.info(f"weights: from {weights.folder_of(model.init_from)}")
+        return values
+
+    _, values = parameters_lib.split(models.build(recipe.model, recipe.config.seed))
+    if not published:
+        logger.info("weights: from scratch")
+        return values
+    logger.info("weights: from scratch, but for")
+    return parts.fill(published, values, model)
+
+
+def encode_prompts(
+    recipe: Recipe, graphdef: nnx.GraphDef, state: State, mesh: jax.sharding.Mesh
+) -> np.ndarray:
+    """Returns the tokens of every trained task's prompt, float32 (tasks, n, d).
+
+    The text encoder is frozen, so they are encoded once.
+    """
+
+    def encode(values, prompt_ids):
+        return parameters_lib.merge(graphdef, values).encode_text(prompt_ids)
+
+    encode = jax.jit(encode, out_shardings=replicated(mesh))
+    return np.asarray(encode(state.weights, recipe.prompt_ids()))

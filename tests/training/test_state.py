@@ -1,0 +1,33 @@
+"""The state of a run: its digest, and how many parameters it has."""
+
+import jax.numpy as jnp
+import pytest
+
+from generalist.training.state import State, digest
+
+STATE = State(
+    jnp.int32(3),
+    {"b": jnp.arange(4.0), "a": jnp.zeros(2)},
+    {"b": jnp.ones(4), "a": jnp.zeros(2)},
+    {"f": jnp.ones(2)},
+    (),
+)
+
+
+def test_digest_is_of_values_not_of_the_order_of_paths():
+    turned = STATE._replace(parameters=dict(reversed(STATE.parameters.items())))
+    assert digest(turned) == digest(STATE)
+    assert len(digest(STATE)) == 64
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        STATE._replace(step=jnp.int32(4)),
+        STATE._replace(parameters=STATE.parameters | {"b": jnp.arange(4.0).at[2].add(1e-6)}),
+        STATE._replace(ema=STATE.ema | {"a": jnp.array([0.0, -0.0])}),
+        STATE._replace(parameters={"b": STATE.parameters["b"], "c": STATE.parameters["a"]}),
+    ],
+)
+def test_digest_changes_with_one_value(changed):
+    assert digest(changed) != digest(STATE)
