@@ -127,7 +127,7 @@ def _launch_of_environment(environment: Mapping[str, str]) -> Launch:
 def connect(launch: Launch) -> None:
     """Connects the processes, before anything asks JAX for a device.
 
-    From then on only the first one logs what is no error: all of them would say the same. If the
+    From then on only the first one logs what is no warning: all would say the same. If the
     others do not appear within START_SECONDS, it says so and ends the process with code 2: JAX
     would abort it with a stack trace.
 
@@ -163,7 +163,7 @@ def connect(launch: Launch) -> None:
     finally:
         patience.cancel()
     if not is_first():
-        logger.setLevel(logging.ERROR)
+        logger.setLevel(logging.WARNING)
 
 
 def _only_device(environment: Mapping[str, str]) -> list[int] | None:
