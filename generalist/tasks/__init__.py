@@ -6,7 +6,9 @@
 
 `TASKS` are the paper's, `SCENES_TASKS` those of the built-in scenes; `own` makes a user's from a
 few config lines. A new kind of task is a subclass of `Task` and one of `Prediction` in a file of
-its own, and one line in a task set here; nothing outside this room asks what class a task is.
+its own, and one line in a task set here, from where `config.tasks.set` and the names of tasks in a
+config find it; nothing outside this room asks what class a task is. A metric that is new too has
+its line in `generalist.metrics.PROTOCOLS`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -120,7 +120,7 @@ def test_the_workdir_alone_predicts_every_task(workdir, tmp_path):
     height.save(tmp_path / "height.png")
     stored = cv2.imread(str(tmp_path / "height.png"), cv2.IMREAD_UNCHANGED)
     np.testing.assert_allclose(stored / 65535 * 2.0, height.values, atol=2 / 65535)
-    with pytest.raises(ValueError, match="Unknown own task: 'heigth'. Did you mean 'height'?"):
+    with pytest.raises(ValueError, match="unknown own task 'heigth'. Did you mean 'height'?"):
         model.predict(image, "heigth")
 
 
