@@ -7,11 +7,11 @@ known. Compiling takes tens of minutes each and up to 12 GB of memory.
 """
 
 import argparse
-import sys
+import logging
 
 from generalist.configs import multitask
 from generalist.devices.memory import GIB
-from generalist.training import compile
+from generalist.training import topology as topology_lib
 
 COLUMNS = (
     "topology",
@@ -26,24 +26,19 @@ COLUMNS = (
 )
 
 
-def cells(cost: compile.Cost, chip: str) -> list[str]:
+def cells(cost: topology_lib.Cost, chip: str) -> list[str]:
     """Returns what one program needs on a chip, as cells of the table."""
     moved = [
         f"{kind} {count}, {size / GIB:.2f}" for kind, (count, size) in cost.collectives.items()
     ]
     total = cost.state + cost.temporaries
     return [
-        f"{total / GIB:.2f} of {compile.HBM[chip]}",
+        f"{total / GIB:.2f} of {topology_lib.HBM[chip]}",
         f"{cost.state / GIB:.2f} + {cost.temporaries / GIB:.2f}",
         f"{cost.flops / 1e12:.2f}",
         "; ".join(moved) or "none",
         f"{cost.seconds:.0f} s",
     ]
-
-
-def log(line: str) -> None:
-    """Prints a line of progress beside the table."""
-    print(line, file=sys.stderr, flush=True)
 
 
 def main() -> None:
@@ -54,14 +49,16 @@ def main() -> None:
     parser.add_argument("topologies", nargs="+", metavar="TOPOLOGY,FSDP")
     args = parser.parse_args()
 
+    # The table is printed on stdout, what the package logs beside it on stderr.
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     print("| " + " | ".join(COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|", flush=True)
     for argument in args.topologies:
         topology, fsdp = argument.split(",")
-        chips = len(compile.devices(topology))
+        chips = len(topology_lib.devices(topology))
         config = multitask.get_config("paper")
         config.sharding.fsdp = int(fsdp)
 
-        for program, cost in compile.run(config, topology, log).items():
+        for program, cost in topology_lib.compile_for(config, topology).items():
             batch = config.batch_size
             if program == "sampling":
                 # Every chip samples the same number of images.
