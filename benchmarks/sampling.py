@@ -139,8 +139,8 @@ def measure_tasks(args) -> dict[str, dict]:
 
     from generalist import models
     from generalist.configs import common
-    from generalist.recipe import Recipe
     from generalist.models import parameters
+    from generalist.recipe import Recipe
 
     config = common.get_config("scenes,small,scratch" if args.size == "small" else "paper")
     config.model.dtype = args.dtype
