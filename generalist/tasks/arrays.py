@@ -117,6 +117,7 @@ def resize_nearest(
     height, width = array.shape[:2]
     if (height, width) == size:
         return array
+    # Centers lie at (i + 1/2) / n of the side; in whole numbers, so that no rounding decides.
     rows = (2 * np.arange(size[0]) + 1) * height // (2 * size[0])
     columns = (2 * np.arange(size[1]) + 1) * width // (2 * size[1])
     return array[rows][:, columns]
@@ -162,6 +163,7 @@ def resize_valid(
     if size[0] > values.shape[0] or size[1] > values.shape[1] or size == values.shape:
         return resize_nearest(values, size), resize_nearest(valid, size)
 
+    # The mean over an area with zeros in it, over the valid fraction of that area.
     weight = resize_area(valid.astype(np.float32), size)
     mean = resize_area(values, size) / np.maximum(weight, 1e-6)
     valid = weight > 1e-6
@@ -218,6 +220,7 @@ class Runs(NamedTuple):
 
 def find_runs(array: Shaped[np.ndarray, "h w"]) -> Runs:
     """Finds the runs of a map of any dtype."""
+    # A run begins where a pixel differs from the one to its left.
     is_first = np.ones(array.shape, bool)
     np.not_equal(array[:, 1:], array[:, :-1], out=is_first[:, 1:])
     starts = np.flatnonzero(is_first)

@@ -88,6 +88,7 @@ class Prediction(abc.ABC):
                 f"not {path.suffix!r}"
             )
 
+        # All contents first: a value that does not fit must not leave half of the files behind.
         try:
             files = self.files(path)
         except ValueError as error:
@@ -228,6 +229,7 @@ class Task(abc.ABC):
         if samples == 1:
             return prediction
 
+        # The uncertainty is of decoded values, in the unit of the task, not of colors.
         singles = []
         for index in range(len(rgbs[names[0]])):
             sample = {name: rgbs[name][index] for name in names}
@@ -293,6 +295,7 @@ class Task(abc.ABC):
             total += rgb * mask
             count += mask
 
+        # Pixels that are valid in no label take the mean of all.
         overall = total.sum((0, 1)) / max(count.sum(), 1.0)
         mean = total / np.maximum(count, 1.0)
         return np.where(count > 0, mean, overall).astype(np.float32)

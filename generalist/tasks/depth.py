@@ -75,6 +75,7 @@ class Depth(Task):
         unit = np.clip((rgb.astype(np.float32) + 1.0) / 2.0, 0.0, 1.0)
         size = arrays.to_size(rgb.shape[:2] if size is None else size)
 
+        # The channels of a clean gray agree: how far they differ says how sure the model is.
         depth = unit.mean(-1) * np.float32(self.max_depth)
         confidence = 1.0 - (unit.max(-1) - unit.min(-1))
         return DepthPrediction(

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
 
 Color = tuple[int, int, int]  # (red, green, blue), each in 0..255
 
@@ -20,13 +21,13 @@ class ColorBar(NamedTuple):
       title: what the bar shows.
       low: its value at the left end, with its unit if need be.
       high: its value at the right end.
-      colors: uint8 (n, 3), from `low` to `high`.
+      colors: from `low` to `high`.
     """
 
     title: str
     low: str
     high: str
-    colors: np.ndarray
+    colors: UInt8[np.ndarray, "n 3"]
 
 
 class Legend(NamedTuple):
@@ -47,15 +48,8 @@ RIGHT_OR_WRONG = Legend(
 )
 
 
-def heat(values: np.ndarray) -> np.ndarray:
-    """Colors values by "viridis", dark to bright.
-
-    Args:
-      values: float of any shape; values outside [0, 1] saturate.
-
-    Returns:
-      uint8, the shape of `values` with a last axis of 3.
-    """
+def heat(values: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape 3"]:
+    """Colors values by "viridis", dark to bright; values outside [0, 1] saturate."""
     levels = np.round(255 * np.clip(values, 0.0, 1.0)).astype(np.uint8)
     # OpenCV takes an image and returns blue, green, red.
     colors = cv2.applyColorMap(levels.reshape(-1, 1), cv2.COLORMAP_VIRIDIS)[:, 0, ::-1]
@@ -68,7 +62,11 @@ def heat_bar(title: str, high: str) -> ColorBar:
 
 
 def value_bar(
-    title: str, low: float, high: float, unit: str, render: Callable[[np.ndarray], np.ndarray]
+    title: str,
+    low: float,
+    high: float,
+    unit: str,
+    render: Callable[[np.ndarray], np.ndarray],
 ) -> ColorBar:
     """Returns the color bar of a quantity.
 
@@ -85,46 +83,50 @@ def value_bar(
     return ColorBar(title, f"{low:g}", f"{high:g} {unit}", render(values[None])[0])
 
 
-def error_heat(error: np.ndarray, known: np.ndarray, worst: float) -> np.ndarray:
+def error_heat(
+    error: Float[np.ndarray, "*shape"], known: Bool[np.ndarray, "*shape"], worst: float
+) -> UInt8[np.ndarray, "*shape 3"]:
     """Draws how far a quantity is from its label.
 
     Args:
-      error: float (h, w), >= 0.
-      known: bool (h, w), where the label has a value; other pixels are black.
+      error: >= 0.
+      known: where the label has a value; other pixels are black.
       worst: the smallest error that has the brightest color.
-
-    Returns:
-      uint8 (h, w, 3).
     """
     return np.where(known[..., None], heat(error / worst), 0).astype(np.uint8)
 
 
-def right_or_wrong(wrong: np.ndarray) -> np.ndarray:
-    """Draws a map of mistakes, bool (h, w), as uint8 (h, w, 3)."""
+def right_or_wrong(wrong: Bool[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Draws a map of mistakes."""
     return np.where(wrong[..., None], np.array(WRONG, np.uint8), np.array(RIGHT, np.uint8))
 
 
-def unmatched(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
+def unmatched(
+    predicted: Int[np.ndarray, "h w"], truth: Int[np.ndarray, "h w"]
+) -> Bool[np.ndarray, "h w"]:
     """Finds the pixels where two maps of segments disagree.
 
     Two segments match if each overlaps the other more than any third. Id 0, which is no segment,
     matches only 0.
 
     Args:
-      predicted: int (h, w) of ids.
-      truth: int (h, w) of ids.
+      predicted: ids.
+      truth: ids, which need not be the same.
 
     Returns:
-      Bool (h, w): True outside of matching segments.
+      True outside of matching segments.
     """
+    # Ids may be any numbers: count them.
     _, ours = np.unique(predicted, return_inverse=True)
     _, theirs = np.unique(truth, return_inverse=True)
     ours = ours.reshape(predicted.shape)
     theirs = theirs.reshape(truth.shape)
 
+    # Pixels that each two segments share.
     overlap = np.zeros((ours.max() + 1, theirs.max() + 1), np.int64)
     np.add.at(overlap, (ours, theirs), 1)
 
+    # A segment's match is its largest overlap, both ways.
     not_theirs = overlap.argmax(1)[ours] != theirs
     not_ours = overlap.argmax(0)[theirs] != ours
     return not_theirs | not_ours | ((predicted > 0) != (truth > 0))

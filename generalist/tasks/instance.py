@@ -94,6 +94,7 @@ class Instance(Task):
                 f"{self.blocks} blocks of {self.cells} cells."
             )
 
+        # Every color of the code must be one of 256 levels.
         darkest = min(levels.min() for levels in self.axes)
         if darkest < 0:
             raise ValueError(
@@ -128,6 +129,7 @@ class Instance(Task):
           x: fraction of the width, in [0, 1).
           y: fraction of the height.
         """
+        # The cell of the whole grid, then its block and the cell within it.
         last_cell = self.blocks * self.cells - 1
         column = np.int64(np.clip(x, 0.0, 1.0) * last_cell)
         row = np.int64(np.clip(y, 0.0, 1.0) * last_cell)
@@ -140,6 +142,7 @@ class Instance(Task):
 
     def decode(self, rgb: np.ndarray, size: arrays.Size | None = None) -> InstancePrediction:
         """Decodes to instances at `size`: decoded at the size of `rgb`, masks then resized."""
+        # Colors must not be interpolated, since their mean is another place: masks are resized.
         masks, scores = self.candidates(rgb)
         size = arrays.to_size(rgb.shape[:2] if size is None else size)
         masks = arrays.resize_masks(masks, size)
@@ -176,6 +179,7 @@ class Instance(Task):
         """
         instances = np.zeros(masks.shape[1:], np.int32)
         for index in np.flatnonzero(scores >= self.score_gate):
+            # Earlier candidates, which score higher, keep their pixels.
             mask = masks[index]
             free = mask & (instances == 0)
             taken = mask.sum() - free.sum()

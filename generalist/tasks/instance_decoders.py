@@ -99,6 +99,7 @@ def by_threshold(
     mask = rank[close.color[kept]]
     pixel = close.pixel[kept]
 
+    # Masks of neighboring colors overlap: only the best of each group keeps its score.
     shared = matrix_nms.intersections(mask, pixel, len(order))
     scores = matrix_nms.matrix_nms(scores, shared)
     best = np.argsort(-scores, kind="stable")[:top]
@@ -128,6 +129,7 @@ def by_nearest(levels: Float32[np.ndarray, "h w 3"], axes: Axes) -> Candidates:
     color = np.where(brightness < distance, black, color)
     distance = np.minimum(brightness, distance)
 
+    # One mask a color; black is scored with the others and then left out.
     present, mask = np.unique(color, return_inverse=True)
     cost = np.bincount(mask, distance) / np.bincount(mask)
     scores = 1.0 - cost / max(cost.max(), 1.0)
@@ -165,6 +167,7 @@ def by_votes(levels: Float32[np.ndarray, "h w 3"], axes: Axes, min_pixels: int) 
         nearest = np.argmin(distance, axis=-1, keepdims=True)
     distance = np.take_along_axis(distance, nearest, axis=-1)[:, 0]
 
+    # Pixels far from every peak are noise.
     close = distance < _VOTE_RADIUS
     mask = nearest[close, 0]
     pixel = np.flatnonzero(foreground)[close]
@@ -216,6 +219,7 @@ def _close_pairs(levels: Float32[np.ndarray, "h w 3"], axes: Axes, limit: float)
     colors of Painter's code at most about 100 remain for a pixel, and hardly any for a background
     pixel.
     """
+    # Begin with every pixel beside a single color that has no channel yet.
     pixels = np.round(levels.reshape(-1, 3) * _UNITS).astype(np.int32)
     pixel = np.arange(len(pixels))
     color = np.zeros(len(pixels), np.int64)
@@ -239,6 +243,7 @@ def _dense(
     size: tuple[int, int],
 ) -> Bool[np.ndarray, "n h w"]:
     """Returns the masks `chosen` of the pairs (mask, pixel) as arrays."""
+    # Position of each mask among the chosen; -1 = not chosen.
     position = np.full(mask.max(initial=-1) + 1, -1)
     position[chosen] = np.arange(len(chosen))
     kept = position[mask] >= 0

@@ -164,6 +164,7 @@ def _check_definition(name: str, definition: Any) -> _Kind:
     kind_name = one_of(definition.get("kind"), _KINDS, f"kind of task '{name}':")
     kind = _KINDS[kind_name]
 
+    # A misspelled field would otherwise be as if it were not there.
     allowed = (*_COMMON, *kind.required, *kind.optional)
     for field in definition:
         if field not in allowed:
@@ -175,6 +176,7 @@ def _check_definition(name: str, definition: Any) -> _Kind:
         if field not in definition:
             raise ValueError(f"Task '{name}': kind '{kind_name}' needs the field {field!r}.")
 
+    # Values: first what stands alone, then classes and void together.
     for field, form in _FIELDS.items():
         if field in definition and not form.is_valid(definition[field]):
             raise ValueError(
@@ -195,11 +197,13 @@ def _check_classes(name: str, classes: Any, void: Any) -> None:
             "or ((name, (red, green, blue)), ...) with levels in 0..255, at least two classes."
         )
 
+    # Two classes of one value could not be told apart, two of one name not be reported.
     names = [label for label, _ in classes]
     values = [_hashable(value) for _, value in classes]
     _check_distinct(name, "name", names)
     _check_distinct(name, "id or color", values)
 
+    # What is void must not be a class too.
     _check_void(name, void, form)
     for value in void:
         value = _hashable(value)
@@ -219,6 +223,7 @@ def _form_of_classes(classes: Any) -> _Field | None:
         if not _is_list(pair) or len(pair) != 2 or not isinstance(pair[0], str):
             return None
 
+    # Never a mixture: label files hold either one channel or three.
     for form in (_ID, _COLOR):
         if all(form.is_valid(value) for _, value in classes):
             return form

@@ -122,6 +122,7 @@ def make_palette(num_classes: int, levels: int | None = None) -> Float32[np.ndar
     if num_classes < 2:
         raise ValueError(f"A palette needs at least 2 classes, got {num_classes}.")
 
+    # Painter takes strictly more colors than classes.
     if levels is None:
         levels = 2
         while levels**3 <= num_classes:
@@ -132,6 +133,7 @@ def make_palette(num_classes: int, levels: int | None = None) -> Float32[np.ndar
             f"levels**3 classes and 128 levels."
         )
 
+    # Class indices as numbers of three digits, a digit a channel.
     index = np.arange(num_classes)
     digits = np.stack([index // levels**2, index // levels % levels, index % levels], axis=-1)
     return (255 - 256 // levels * digits).astype(np.float32)

@@ -194,6 +194,7 @@ class Panoptic(Task):
         height, width = semantic_rgb.shape[:2]
         things = [index for index, category in enumerate(self.categories) if category["isthing"]]
 
+        # Sums over all masks and things at once, as one product of matrices.
         distances = self.semantic.distances(semantic_rgb, (height, width))
         by_class = np.stack([distance.ravel() for distance in distances])[things]
         inside = arrays.resize_masks(masks, (height, width))
@@ -217,6 +218,7 @@ class Panoptic(Task):
 
         segments = []
         for number, category_id in enumerate(category_ids, start=1):
+            # Resizing to a small image may leave nothing of an instance.
             if areas[number] == 0:
                 continue
             segments.append(
@@ -277,6 +279,7 @@ class Panoptic(Task):
         # Five brightness levels in an order that sets consecutive instances apart.
         brightness = np.array([1.0, 0.7, 0.85, 0.6, 0.92])[labels[self.instance.name] % 5]
 
+        # A pixel is on a border if the one above or to the left belongs to another segment.
         border = np.zeros(id_map.shape, bool)
         border[:, 1:] |= id_map[:, 1:] != id_map[:, :-1]
         border[1:] |= id_map[1:] != id_map[:-1]

@@ -53,6 +53,8 @@ class Restoration(Task):
     def encode(self, label: np.ndarray, size: arrays.Size) -> Target:
         """Encodes an image, uint8 (h, w, 3); every pixel counts."""
         image = arrays.check_image(self.name, label, np.uint8)
+
+        # Bicubic enlarging may leave the range.
         levels = arrays.resize_image(image.astype(np.float32), arrays.to_size(size))
         rgb = arrays.from_levels(np.clip(levels, 0.0, 255.0))
         return Target(rgb, np.ones((*levels.shape[:2], 1), np.float32))
@@ -62,6 +64,7 @@ class Restoration(Task):
         levels = arrays.to_levels(self.name, rgb)
         size = arrays.to_size(rgb.shape[:2] if size is None else size)
 
+        # Colors outside of [-1, 1] are no image: the further out, the less to be trusted.
         overshoot = np.abs(rgb).max(-1) - 1.0
         confidence = (1.0 - np.clip(overshoot, 0.0, 1.0)).astype(np.float32)
         return RestorationPrediction(

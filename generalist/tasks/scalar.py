@@ -86,6 +86,7 @@ class Scalar(Task):
         unit = arrays.to_levels(self.name, rgb) / np.float32(255)
         size = arrays.to_size(rgb.shape[:2] if size is None else size)
 
+        # The channels of a clean gray agree: how far they differ says how sure the model is.
         fraction = arrays.resize_bilinear(unit.mean(-1), size)
         confidence = arrays.resize_bilinear(1.0 - (unit.max(-1) - unit.min(-1)), size)
         return ScalarPrediction(

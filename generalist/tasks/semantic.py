@@ -128,6 +128,7 @@ class Semantic(Task):
         if self.upsample == "rgb":
             levels = arrays.resize_bilinear(levels, size)
 
+        # Each channel contiguous: the loop below runs over it once a class.
         red, green, blue = np.ascontiguousarray(np.moveaxis(levels, -1, 0))
         for r, g, b in self.palette:
             distance = np.abs(red - r) + np.abs(green - g) + np.abs(blue - b)
@@ -194,6 +195,7 @@ class Semantic(Task):
 
     def legend(self, labels: Sequence[np.ndarray] | None = None) -> drawing.Legend:
         """Returns the colors of the classes and of void."""
+        # A legend of 150 classes would be larger than the picture.
         shown = range(self.num_classes)
         if labels is not None:
             present = np.unique(np.concatenate([np.ravel(label) for label in labels]))
@@ -234,6 +236,7 @@ def majority_map(
         rows, columns = np.nonzero(label >= 0)
         count[label[rows, columns], rows, columns] += 1
 
+    # The first of equal counts is the lower class.
     overall = count.sum((1, 2)).argmax()
     return np.where(count.any(0), count.argmax(0), overall).astype(np.int32)
 
