@@ -1,4 +1,4 @@
-"""Trains and evaluates a generalist: python main.py --config=configs/multitask.py"""
+"""Trains and evaluates a generalist: `python main.py --config=configs/multitask.py`."""
 
 import sys
 

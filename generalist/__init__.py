@@ -1,7 +1,9 @@
-"""One pixel-space diffusion model for dense tasks: image in, depth, segmentation or restored image out.
+"""One pixel-space diffusion model for dense tasks.
+
+An image goes in; depth, a segmentation or a restored image comes out.
 
     import generalist
-    depth = generalist.load("runs/multitask").predict("photo.jpg", task="depth").depth  # metres
+    depth = generalist.load("runs/multitask").predict("photo.jpg", task="depth").depth  # meters
 
 Importing this imports neither JAX nor OpenCV; the names below are loaded when they are first used.
 """
@@ -29,8 +31,9 @@ def __getattr__(name: str):
         return importlib.import_module("generalist.tasks")
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
+    names = ", ".join(__all__)
     raise AttributeError(
-        f"module 'generalist' has no attribute {name!r}; it has {', '.join(__all__)} and __version__"
+        f"module 'generalist' has no attribute {name!r}; it has {names} and __version__"
     )
 
 

@@ -1,4 +1,4 @@
-"""What a run prints: the logger "generalist", on standard output, and progress lines with an ETA."""
+"""What a run prints: the logger "generalist" on standard output, progress lines with an ETA."""
 
 import logging
 import sys

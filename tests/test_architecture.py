@@ -233,3 +233,45 @@ def test_functions_are_short(path):
     }
     assert counts.pop(LOOP, 0) <= MOST_STATEMENTS_OF_THE_LOOP
     assert {function: count for function, count in counts.items() if count > MOST_STATEMENTS} == {}
+
+
+WIDTH = 100
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_lines_have_at_most_100_characters(path):
+    """Code, docstrings and comments alike; ruff format takes care of the code alone."""
+    lines = path.read_text().splitlines()
+    assert [number for number, line in enumerate(lines, start=1) if len(line) > WIDTH] == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_one_assignment_a_line(path):
+    """`a, b = x, y` hides one of the two; a lambda with a name is a function without a docstring."""
+    wrong = []
+    for node in ast.walk(TREES[path]):
+        if isinstance(node, ast.Assign):
+            is_pair = isinstance(node.targets[0], ast.Tuple) and isinstance(node.value, ast.Tuple)
+            if is_pair or isinstance(node.value, ast.Lambda):
+                wrong.append(node.lineno)
+    assert wrong == []
+
+
+LONG = 15  # lines of code from which on a function has steps
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_the_steps_of_a_long_function_are_apart(path):
+    """A blank line between steps of thought; configs, and one long value, are a single step."""
+    if path.relative_to(ROOT).parts[0] == "configs":
+        return
+    lines = path.read_text().splitlines()
+    dense = []
+    for node in ast.walk(TREES[path]):
+        if isinstance(node, ast.FunctionDef) and len(node.body) > 1 + bool(ast.get_docstring(node)):
+            first = node.body[1] if ast.get_docstring(node) else node.body[0]
+            inside = [line.strip() for line in lines[first.lineno - 1 : node.end_lineno]]
+            code = [line for line in inside if line and not line.startswith("#")]
+            if len(code) >= LONG and "" not in inside:
+                dense.append(node.name)
+    assert dense == []

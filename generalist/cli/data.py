@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "data, is missing; 2 if nothing could start.",
         )
     )
+
     _add_prepare(
         actions.add_parser(
             "prepare",

@@ -48,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     sys.stdout.reconfigure(line_buffering=True)
     show_log()
+
     try:
         _check_command(argv)
         args = make_parser().parse_args(argv)

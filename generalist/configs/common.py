@@ -310,7 +310,8 @@ def small(c: ConfigDict, scratch: bool = False) -> ConfigDict:
         # Far more progress a step than AdamW, for more arithmetic. A short finetuning takes the
         # cheaper one.
         c.optimizer.muon = (
-            r"^unet\.(down_blocks|mid_block|up_blocks|aligned|pooled_text|refine\.convs)\..*kernel$",
+            r"^unet\.(down_blocks|mid_block|up_blocks|aligned|pooled_text|refine\.convs)"
+            r"\..*kernel$",
             r"^(image_encoder\.layers|image_projection)\..*kernel$",
         )
     c.optimizer.lr_multipliers = ()

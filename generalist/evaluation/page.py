@@ -86,6 +86,7 @@ def page(title: str, summary: str, body: str) -> str:
       body: HTML of the rest.
     """
     title = html.escape(title)
+
     return f"""<!doctype html>
 <html lang="en">
 <head>

@@ -103,7 +103,7 @@ class Generalist:
 
     def predict_rgb(
         self,
-        images: Sequence[np.ndarray],
+        images: np.ndarray | Sequence[np.ndarray],
         task: str | Sequence[str],
         steps: int | None = None,
         seed: int = 0,

@@ -77,5 +77,7 @@ def jit_sampler(
     The models of one run, which are evaluated one after the other, share one compiled program.
     """
     recipe = Recipe.from_config(config)
-    placed = {"out_shardings": sharding} if sharding else {}
-    return jax.jit(make_sampler(recipe, graphdef), static_argnames=STATIC_ARGUMENTS, **placed)
+    sample = make_sampler(recipe, graphdef)
+    if sharding is None:
+        return jax.jit(sample, static_argnames=STATIC_ARGUMENTS)
+    return jax.jit(sample, static_argnames=STATIC_ARGUMENTS, out_shardings=sharding)

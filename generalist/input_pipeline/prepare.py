@@ -229,6 +229,8 @@ def _labels(name: str, tfds) -> dict[str, Any]:
         return {"depth": feature.Image(dtype=np.uint16, **gray)}
     if name == "ade20k":
         return {"annotation": feature.Image(**gray)}
+
+    # COCO's segments are in its PNG and in a list beside it.
     if name == "coco":
         segment = {
             "id": np.int64,
@@ -240,6 +242,8 @@ def _labels(name: str, tfds) -> dict[str, Any]:
             "panoptic_image": feature.Image(encoding_format="png"),
             "panoptic_objects": feature.Sequence(segment),
         }
+
+    # The label of a restoration is the clean image.
     return {"label": feature.Image()}
 
 

@@ -1,6 +1,7 @@
 """A model as two things: how it is built (a graph definition) and a plain dict of parameters."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from flax import nnx
@@ -16,7 +17,7 @@ def split(model: nnx.Module) -> tuple[nnx.GraphDef, Parameters]:
     return graphdef, dict(sorted(flat.items()))
 
 
-def merge(graphdef: nnx.GraphDef, parameters: Parameters) -> nnx.Module:
+def merge(graphdef: nnx.GraphDef, parameters: Parameters) -> Any:
     """Returns the model, the inverse of `split`; costs only trace time inside `jax.jit`."""
     flat = {}
     for dotted, value in parameters.items():

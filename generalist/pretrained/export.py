@@ -333,6 +333,8 @@ def _decides(path: str) -> bool:
 def _autoencoder(settings: Mapping[str, Any], values: Mapping[str, np.ndarray]) -> Export:
     full = _complete(Autoencoder, settings, values)
     levels = len(full["channels"])
+
+    # The fields of diffusers' AutoencoderKL, which reads the folder.
     config = {
         "_class_name": "AutoencoderKL",
         "in_channels": 3,
@@ -357,6 +359,8 @@ def _text_encoder(settings: Mapping[str, Any], values: Mapping[str, np.ndarray])
 
 def _t5(settings: Mapping[str, Any], values: Mapping[str, np.ndarray]) -> Export:
     full = _complete(T5Encoder, settings, values)
+
+    # The fields of transformers' T5Config, which reads the folder.
     config = {
         "architectures": ["T5EncoderModel"],
         "model_type": "t5",

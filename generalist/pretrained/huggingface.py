@@ -366,6 +366,8 @@ def read_autoencoder(path: str | os.PathLike, dtype=jnp.float32) -> PublishedMod
     """Reads what `load_autoencoder` loads."""
     folder = find_folder(path, "vae")
     config = _with_defaults(read_config(folder), families.AUTOENCODER)
+
+    # What our module computes; a checkpoint that asks for anything else is refused.
     _require(
         config,
         folder,
@@ -380,6 +382,7 @@ def read_autoencoder(path: str | os.PathLike, dtype=jnp.float32) -> PublishedMod
         latents_mean=None,
         latents_std=None,
     )
+
     settings = dict(
         channels=tuple(config["block_out_channels"]),
         layers_per_block=config["layers_per_block"],

@@ -143,6 +143,7 @@ class Checkpointer:
                     f"WARNING: checkpoint {self.folder / str(step)} cannot be used ({reason}); "
                     "trying the one before"
                 )
+
         if steps:
             raise CheckpointError(
                 f"none of the checkpoints {steps} in {self.folder} can be used. "

@@ -118,6 +118,8 @@ def _define_flags(argv: list[str]) -> flags.FlagValues:
         flag_values=values,
         sys_argv=argv,
     )
+
+    # What to do, and where.
     flags.DEFINE_string(
         "workdir",
         None,
@@ -137,6 +139,8 @@ def _define_flags(argv: list[str]) -> flags.FlagValues:
         "For --mode=compile: v5e:16x16, v5p:4x4x4, v6e:16x16, ..., cuda.",
         flag_values=values,
     )
+
+    # Several processes as one run, where no launcher says how many there are.
     flags.DEFINE_string(
         "coordinator",
         None,

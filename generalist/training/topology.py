@@ -147,6 +147,7 @@ def compile_for(config: ConfigDict, topology: str) -> dict[str, Cost]:
     limit = usable_memory(chip)
     options = UNTIMED if chip in BANDWIDTH else {}
     costs = {}
+
     # There is no GPU to try flash attention on.
     with attention.assume_flash(chip in BANDWIDTH):
         programs = lower_programs(recipe, mesh)
@@ -402,12 +403,14 @@ def _lower_for_cuda(recipe: Recipe) -> None:
         "training": recipe.config.batch_size,
         "sampling": recipe.config.eval.batch_size,
     }
+
     for name, lowered in programs._asdict().items():
         flops = (lowered.cost_analysis() or {}).get("flops", 0.0) / batch_sizes[name]
         logger.info(
             f"cuda: the {name} step lowers to {len(lowered.as_text()):,} characters of StableHLO "
             f"for one GPU; {flops / 1e9:,.2f} GFLOP an image"
         )
+
     logger.info(
         "cuda: memory is printed when a run starts there; --topology=h100:N or h200:N asks the "
         "compiler"

@@ -136,6 +136,7 @@ def _facts() -> dict[str, Any]:
     for name in ("jax", "flax", "optax", "numpy"):
         if name in sys.modules:
             versions[name] = sys.modules[name].__version__
+
     device = jax.devices()[0]
     return {
         "command": sys.argv,

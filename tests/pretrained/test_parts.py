@@ -13,15 +13,15 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 
 import generalist
 from generalist import models
+from generalist.input_pipeline import open_sources
+from generalist.input_pipeline.loader import training_batches
 from generalist.models import parameters
 from generalist.models.generalist import TIMESTEP_SCALE
 from generalist.pretrained import WeightsError
 from generalist.pretrained.parts import adapt_channels, fill, parse, read_parts, settle
 from generalist.pretrained.tokenizer import read_tokenizer
-from generalist.tasks import get_tasks
-from generalist.input_pipeline import open_sources
-from generalist.input_pipeline.loader import training_batches
 from generalist.recipe import Recipe, model_arguments
+from generalist.tasks import get_tasks
 from generalist.training.initialization import initial_weights
 from generalist.training.optimizer import make_optimizer, trainable
 from generalist.training.state import create_state

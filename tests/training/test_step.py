@@ -15,8 +15,8 @@ import pytest
 from flax import nnx
 
 from generalist import diffusion
-from generalist.models import parameters as parameters_lib
 from generalist.diffusion.objective import Objective, masked_mean
+from generalist.models import parameters as parameters_lib
 from generalist.training.state import State
 from generalist.training.step import make_step
 
