@@ -159,11 +159,11 @@ class T5Encoder(nnx.Module):
     ) -> Float[Array, "b n dim"]:
         """Encodes prompts; tokens that are not `valid` are not seen by the others."""
         buckets = relative_buckets(ids.shape[1], self.buckets, self.max_distance)
-        bias = self.relative_bias[...][buckets].transpose(2, 0, 1)
+        bias = jnp.asarray(self.relative_bias[...][buckets].transpose(2, 0, 1))
         if valid is not None:
             bias = jnp.where(valid[:, None, None], bias, -jnp.inf)
 
-        x = self.token_embedding[...][ids].astype(self.dtype)
+        x = jnp.asarray(self.token_embedding[...][ids], self.dtype)
         for layer in self.layers:
             x = layer(x, bias)
         return self.final_norm(x)

@@ -77,7 +77,7 @@ class TextEncoder(nnx.Module):
         mask = jnp.where(jnp.tril(jnp.ones((n, n), bool)), 0.0, -jnp.inf) if self.causal else None
 
         x = self.token_embedding[...][ids] + self.position_embedding[...][:n]
-        x = x.astype(self.dtype)
+        x = jnp.asarray(x, self.dtype)
         for layer in self.layers:
             x = layer(x, mask)
         return self.final_layer_norm(x)
