@@ -47,7 +47,7 @@ def first_line(error: BaseException) -> str:
 
 
 def listed(lines: Sequence[str], most: int = 20) -> str:
-    """Lists the first `most` lines for a message, indented: "  a\\n  b\\n  ... and 4 more"."""
+    """Lists the first `most` lines for a message, indented, then "... and 4 more"."""
     shown = [f"  {line}" for line in lines[:most]]
     if len(lines) > most:
         shown.append(f"  ... and {len(lines) - most} more")

@@ -1,4 +1,6 @@
-"""The house rules, enforced on the source: who may import whom, what is documented, how long a file may be."""
+"""The house rules, enforced on the source: who may import whom, what is documented, how long a file
+may be.
+"""
 
 import ast
 import pathlib
@@ -55,10 +57,12 @@ ARROWS = {
 }
 # What every room may use.
 EVERYWHERE = {None, "__version__", "files", "names", "console", "pictures"}
-# Inside a function only, so that importing the room does not load the other: a task knows its official metric.
+# Inside a function only, so that importing the room does not load the other: a task knows its
+# official metric.
 LAZY_ARROWS = {"tasks": {"metrics"}}
 
-# What a room may import of others, besides the standard library; rooms that are not listed may import any but FORBIDDEN.
+# What a room may import of others, besides the standard library; rooms that are not listed may
+# import any but FORBIDDEN.
 LIBRARIES = {
     "__init__": set(),
     "configs": {"ml_collections"},
@@ -106,7 +110,9 @@ def room_of(path: pathlib.Path) -> str:
 
 
 def imports(path: pathlib.Path):
-    """(dotted module, line, whether it is inside a function) of every import; TYPE_CHECKING blocks count as ordinary."""
+    """(dotted module, line, whether it is inside a function) of every import; TYPE_CHECKING blocks
+    count as ordinary.
+    """
     inside = {
         id(node)
         for function in ast.walk(TREES[path])
@@ -247,7 +253,7 @@ def test_lines_have_at_most_100_characters(path):
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
 def test_one_assignment_a_line(path):
-    """`a, b = x, y` hides one of the two; a lambda with a name is a function without a docstring."""
+    """`a, b = x, y` hides one of the two; a lambda with a name is a function without a text."""
     wrong = []
     for node in ast.walk(TREES[path]):
         if isinstance(node, ast.Assign):

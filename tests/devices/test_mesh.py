@@ -49,11 +49,13 @@ def test_the_first_rule_that_matches_decides(rule, spec):
     [
         (
             ("convin", 0),
-            "the pattern 'convin' matches none of the 1 paths, such as 'parameters/unet.conv_in.kernel'",
+            "the pattern 'convin' matches none of the 1 paths, such as "
+            "'parameters/unet.conv_in.kernel'",
         ),
         (
             ("conv_in", 2),
-            r"\('conv_in', 2\) cannot split parameters/unet.conv_in.kernel of shape \(64, 511\) into 4",
+            r"\('conv_in', 2\) cannot split parameters/unet.conv_in.kernel of shape \(64, 511\) "
+            "into 4",
         ),
         (("conv_in", 1), "cannot split"),
     ],
@@ -166,7 +168,8 @@ def test_a_batch_that_the_devices_cannot_share_is_an_error():
         mesh_lib.rows_of_process(mesh_lib.batch_sharding(MESH), 12)
     with pytest.raises(
         ValueError,
-        match="batch_size 8 is not divisible by the 8 devices times optimizer.accum_steps=2: choose a multiple of 16",
+        match="batch_size 8 is not divisible by the 8 devices times optimizer.accum_steps=2: "
+        "choose a multiple of 16",
     ):
         mesh_lib.rows_of_process(mesh_lib.batch_sharding(MESH), 8, 2)
 

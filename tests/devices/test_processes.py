@@ -1,4 +1,6 @@
-"""Which launcher is believed, and what several processes need; what they do together is in tests/integration/test_multi_process.py."""
+"""Which launcher is believed, and what several processes need; what they do together is in
+tests/integration/test_multi_process.py.
+"""
 
 import os
 import pathlib
@@ -88,7 +90,8 @@ def test_flags_go_before_the_environment():
 def test_half_of_the_flags_is_an_error(flags):
     with pytest.raises(
         ValueError,
-        match="several processes need --coordinator=HOST:PORT of process 0, --process_id and --process_count",
+        match="several processes need --coordinator=HOST:PORT of process 0, --process_id and "
+        "--process_count",
     ):
         find_launch({}, *flags)
 
@@ -132,7 +135,8 @@ folder = pathlib.Path(tempfile.mkdtemp())
 (folder / "mine").write_bytes(bytes(range(256)) * 3 if processes.is_first() else b"another")
 processes.share_file(folder / "mine", folder / "copies/one")
 processes.share_file(folder / "none", folder / "copies/none")
-print("shared", [(path.name, path.read_bytes() == bytes(range(256)) * 3) for path in folder.glob("copies/*")])
+copies = folder.glob("copies/*")
+print("shared", [(path.name, path.read_bytes() == bytes(range(256)) * 3) for path in copies])
 """
 
 
@@ -186,15 +190,16 @@ def test_what_a_launcher_sets_is_all_that_two_processes_need(launcher, why):
 def test_a_process_that_never_appears_ends_the_others_with_a_message(index):
     program = (
         "from generalist.devices import processes; processes.START_SECONDS = 1; "
-        f"processes.connect(processes.find_launch({{}}, 'localhost:{random.randrange(20_000, 30_000)}', {index}, 2))"
+        f"launch = processes.find_launch({{}}, 'localhost:{random.randrange(20_000, 30_000)}', "
+        f"{index}, 2); processes.connect(launch)"
     )
     result = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=120
     )
     assert result.returncode == 2
     assert (
-        f"not all 2 appeared to this one, {index}, within 1 s. Were all started, and is the coordinator's host"
-        in result.stderr
+        f"not all 2 appeared to this one, {index}, within 1 s. Were all started, and is "
+        "the coordinator's host" in result.stderr
     )
     assert "stack trace" not in result.stderr
 

@@ -134,7 +134,8 @@ import sys, jax
 from generalist.devices import mesh as mesh_lib, processes, signals
 from generalist.training import launch
 def run(values, workdir):
-    processes.connect(processes.find_launch({}, values.coordinator, values.process_id, values.process_count))
+    processes.connect(processes.find_launch({}, values.coordinator, values.process_id,
+    values.process_count))
     mesh, stop = mesh_lib.make_mesh(), signals.Interruption()
     while True:
         stop.poll(mesh)

@@ -517,6 +517,7 @@ def test_latents_have_no_palette(tiny_config):
     tiny_config.model.autoencoder = {"latent_channels": 4}
     with pytest.raises(
         ValueError,
-        match=r"diffusion.prototype_weight 0.2 compares colors, which latents do not have: set it to 0",
+        match="diffusion.prototype_weight 0.2 compares colors, which latents do not have: set it "
+        "to 0",
     ):
         Recipe.from_config(tiny_config)

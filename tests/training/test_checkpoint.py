@@ -126,7 +126,8 @@ def test_a_truncated_file_is_noticed_and_the_one_before_used(folder):
 
 
 def test_changed_values_are_noticed_by_the_checksum(folder):
-    """What storage returns without an error but with other values: here, the arrays of step 1 under the name of step 2.
+    """What storage returns without an error but with other values: here, the arrays of step 1 under
+    the name of step 2.
 
     As after a kill between the save and its seal, which would name the files.
     """
@@ -143,7 +144,9 @@ def test_changed_values_are_noticed_by_the_checksum(folder):
 
 
 def test_a_flipped_bit_in_any_file_is_named_and_the_one_before_used(folder):
-    """Also in those that Orbax restores from without a look, in its metadata, and in the seal itself; nothing is lost by any."""
+    """Also in those that Orbax restores from without a look, in its metadata, and in the seal
+    itself; nothing is lost by any.
+    """
     files = [path for path in (folder / "2").rglob("*") if path.is_file()]
     assert len(files) > 8 and folder / "2" / SEAL in files
     for file in files:
@@ -182,7 +185,9 @@ for step in range(1, 10_000):
 
 
 def is_unfinished(process, folder, moment: int) -> bool:
-    """Stops the process at a random moment, checks what lies there, and says whether a save was under way."""
+    """Stops the process at a random moment, checks what lies there, and says whether a save was
+    under way.
+    """
     while not (folder / "run/whole").exists():
         time.sleep(0.01)
         assert process.poll() is None
@@ -199,7 +204,9 @@ def is_unfinished(process, folder, moment: int) -> bool:
 
 
 def test_a_kill_at_any_moment_of_a_save_leaves_a_whole_checkpoint(tmp_path):
-    """A process that saves all the time is stopped at 20 moments: what lies there is what a kill would leave."""
+    """A process that saves all the time is stopped at 20 moments: what lies there is what a kill
+    would leave.
+    """
     (tmp_path / "run").mkdir()
     process = subprocess.Popen([sys.executable, "-c", SAVING, tmp_path / "run"])
     try:
@@ -212,7 +219,10 @@ def test_a_kill_at_any_moment_of_a_save_leaves_a_whole_checkpoint(tmp_path):
 
 def test_checksum_by_hand_and_every_bit_counts():
     """The sum of bits times 1, 3, 5, ... in 32 bits, of float32 and of bfloat16."""
-    sums = lambda x: checksums(State(jnp.int32(0), {"x": x}, {}, {}, ()))["['parameters']['x']"]
+
+    def sums(x):
+        return checksums(State(jnp.int32(0), {"x": x}, {}, {}, ()))["['parameters']['x']"]
+
     x = np.linspace(-3, 3, 6, dtype=np.float32).reshape(2, 3)
     expected = (
         sum(int(bits) * (2 * i + 1) for i, bits in enumerate(x.view(np.uint32).ravel())) % 2**32
@@ -282,7 +292,9 @@ def test_another_seed_is_an_error(folder, caplog):
 
 
 def test_a_save_is_a_snapshot_even_when_the_next_step_reuses_its_memory(tmp_path):
-    """Saves are asynchronous and steps donate the state: what is saved is what was there at the call."""
+    """Saves are asynchronous and steps donate the state: what is saved is what was there at the
+    call.
+    """
     step = jax.jit(lambda s: jax.tree.map(lambda x: x * 0 - 1, s), donate_argnums=0)
     checkpointer = Checkpointer(tmp_path, keep=2)
     state = make_state(1)

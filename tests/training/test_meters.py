@@ -29,7 +29,9 @@ def step_metrics(loss, task_loss, task_count):
 
 
 def test_report_by_hand(clock):
-    """Two steps of 10 images in 4 seconds; depth 1 + 2 over 4 samples, light 3 over 2, derain never in the batch; 12 seconds before."""
+    """Two steps of 10 images in 4 seconds; depth 1 + 2 over 4 samples, light 3 over 2, derain never
+    in the batch; 12 seconds before.
+    """
     m = Meters(
         ["depth", "derain", "light"],
         batch_size=10,
@@ -56,7 +58,8 @@ def test_report_by_hand(clock):
     assert scalars.keys() == expected.keys()
     assert scalars == pytest.approx(expected)
     assert line == (
-        "step 102/106 | loss 2.0000 | depth 0.750 light 1.500 | 5.0 img/s 10.000 TFLOP/s | goodput 25% | ETA 00:08"
+        "step 102/106 | loss 2.0000 | depth 0.750 light 1.500 | 5.0 img/s 10.000 TFLOP/s | "
+        "goodput 25% | ETA 00:08"
     )
 
 

@@ -52,7 +52,9 @@ def after(steps=1, **changes):
 
 
 def test_first_step_by_hand():
-    """Adam's first update is the sign of the gradient; kernels also decay by lr * weight_decay * value."""
+    """Adam's first update is the sign of the gradient; kernels also decay by lr * weight_decay *
+    value.
+    """
     parameters = after(weight_decay=0.5)
     np.testing.assert_allclose(parameters["unet.bias"], [0.5 + 0.1], rtol=1e-6)
     np.testing.assert_allclose(
@@ -61,7 +63,9 @@ def test_first_step_by_hand():
 
 
 def test_equals_optax_adamw_with_clipping():
-    """With everything decaying at one speed, what is left is optax.adamw behind clip_by_global_norm."""
+    """With everything decaying at one speed, what is left is optax.adamw behind
+    clip_by_global_norm.
+    """
     peer = optax.chain(
         optax.clip_by_global_norm(0.7), optax.adamw(0.1, b1=0.9, b2=0.99, weight_decay=0.02)
     )
@@ -84,7 +88,9 @@ def test_multipliers_scale_the_whole_update_and_the_first_match_wins():
 
 
 def test_a_bfloat16_first_moment_halves_it_and_hardly_changes_the_update():
-    """bfloat16 has 8 bits of mantissa: updates differ by less than 1 %, and only mu is stored in it."""
+    """bfloat16 has 8 bits of mantissa: updates differ by less than 1 %, and only mu is stored in
+    it.
+    """
     optimizer, _ = make_optimizer(SETTINGS | {"mu_dtype": "bfloat16"}, list(PARAMETERS), 100)
     dtypes = [str(x.dtype) for x in jax.tree.leaves(optimizer.init(PARAMETERS)) if x.ndim]
     assert dtypes.count("bfloat16") == len(PARAMETERS)
@@ -103,7 +109,9 @@ def test_frozen_paths_are_not_trainable():
 
 
 def test_muon_makes_the_update_orthogonal_at_the_size_of_adams():
-    """A gradient u s v^T gives u v^T whatever s: of a tall (18, 4) kernel, the 4 columns of length lr * 0.2 * sqrt(18)."""
+    """A gradient u s v^T gives u v^T whatever s: of a tall (18, 4) kernel, the 4 columns of length
+    lr * 0.2 * sqrt(18).
+    """
     rng = np.random.default_rng(0)
     u, _, v = np.linalg.svd(rng.standard_normal((18, 4)), full_matrices=False)
     gradient = {
@@ -170,7 +178,9 @@ def values(schedule, steps, **changes):
 
 
 def test_warm_up_is_linear_and_never_zero():
-    """From lr / warm-up at the first step to lr at step 4: a quarter, then three more quarters in four steps."""
+    """From lr / warm-up at the first step to lr at step 4: a quarter, then three more quarters in
+    four steps.
+    """
     np.testing.assert_allclose(
         values("linear", range(5)), [0.25, 0.4375, 0.625, 0.8125, 1.0], rtol=1e-6
     )
@@ -198,7 +208,8 @@ def test_warm_up_and_decay_are_cut_to_fit_a_short_run():
 def test_unknown_schedule_names_the_closest():
     with pytest.raises(
         ValueError,
-        match="optimizer.schedule 'cosin': choose one of constant, linear, cosine; did you mean 'cosine'",
+        match="unknown optimizer.schedule 'cosin'. Did you mean 'cosine'. "
+        "Allowed: constant, linear, cosine",
     ):
         values("cosin", [0])
 

@@ -29,7 +29,9 @@ class Pointwise(nnx.Module):
         self.text_encoder = nnx.Linear(3, 3, rngs=rngs)
 
     def encode(self, image, text, *, keep_image, keep_text):
-        hide = lambda x, keep: x * keep.reshape(-1, 1, 1, 1)
+        def hide(x, keep):
+            return x * keep.reshape(-1, 1, 1, 1)
+
         text = self.text_encoder(text.mean(1))[:, None, None]
         return jnp.concatenate(
             [hide(image, keep_image), hide(jnp.broadcast_to(text, image.shape), keep_text)], -1
@@ -119,7 +121,10 @@ def constant_loss(graphdef):
             "keep_image": jnp.ones(n),
             "keep_text": jnp.ones(n),
         } | drawn
-        call = lambda weights, batch: objective.loss(parameters_lib.merge(graphdef, weights), batch)
+
+        def call(weights, batch):
+            return objective.loss(parameters_lib.merge(graphdef, weights), batch)
+
         return jax.jit(call, compiler_options=QUICK)(weights, batch | drawn)
 
     return loss
@@ -149,7 +154,9 @@ def test_loss_by_hand(constant_loss):
 
 
 def test_v_loss_by_hand(constant_loss):
-    """At t = 1/2 of the cosine schedule alpha = sigma = sqrt(1/2): v = (eps - x0) / sqrt(2); its MSE is halved for the x0-MSE."""
+    """At t = 1/2 of the cosine schedule alpha = sigma = sqrt(1/2): v = (eps - x0) / sqrt(2); its
+    MSE is halved for the x0-MSE.
+    """
     objective = dataclasses.replace(OBJECTIVE, prediction_type="v")
     _, losses = constant_loss(
         one_pixel([1, 1, 1], task=(0,)), objective, [0, 0, 0], eps=jnp.full((1, 1, 1, 3), 3.0)
@@ -158,7 +165,9 @@ def test_v_loss_by_hand(constant_loss):
 
 
 def test_prototype_loss_by_hand(constant_loss):
-    """White and black palette, prediction 0.1: squared distances 2.43 and 3.63, one temperature of 1.2 apart."""
+    """White and black palette, prediction 0.1: squared distances 2.43 and 3.63, one temperature of
+    1.2 apart.
+    """
     objective = dataclasses.replace(
         OBJECTIVE,
         palettes={1: jnp.array([[1.0, 1, 1], [-1, -1, -1]])},
@@ -213,19 +222,34 @@ from generalist.training.step import make_step
 
 mesh = mesh_lib.make_mesh()
 graphdef, shapes = parameters_lib.abstract(lambda: Pointwise(nnx.Rngs(0)))
-state = jax.eval_shape(lambda values: State(jnp.int32(0), values, values, {{}}, OPTIMIZER.init(values)), shapes)
-shaped = lambda dtype, *shape: jax.ShapeDtypeStruct(shape, dtype, sharding=mesh_lib.batch_sharding(mesh))
-batch = {{"image": shaped(jnp.uint8, 64, 32, 32, 3), "target": shaped(jnp.float32, 64, 32, 32, 3),
-         "mask": shaped(jnp.float32, 64, 32, 32, 1), "task": shaped(jnp.int32, 64)}}
+state = jax.eval_shape(
+    lambda values: State(jnp.int32(0), values, values, {{}}, OPTIMIZER.init(values)), shapes
+)
+
+def shaped(dtype, *shape):
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=mesh_lib.batch_sharding(mesh))
+
+batch = {{
+    "image": shaped(jnp.uint8, 64, 32, 32, 3),
+    "target": shaped(jnp.float32, 64, 32, 32, 3),
+    "mask": shaped(jnp.float32, 64, 32, 32, 1),
+    "task": shaped(jnp.int32, 64),
+}}
 for accum_steps in (1, 4):
-    step = make_step(graphdef, OBJECTIVE, OPTIMIZER, seed=0, ema_decay=0.9, accum_steps=accum_steps, shard_microbatches=lambda x: mesh_lib.shard_microbatches(x, mesh))
+    step = make_step(
+        graphdef, OBJECTIVE, OPTIMIZER, seed=0, ema_decay=0.9, accum_steps=accum_steps,
+        shard_microbatches=lambda x: mesh_lib.shard_microbatches(x, mesh),
+    )
     text = jax.jit(step).lower(state, batch).compile().as_text()
-    print(sorted({{int(line.split("f32[")[1].split(",")[0].split("]")[0]) for line in text.splitlines() if " dot(" in line}}))
+    products = [line for line in text.splitlines() if " dot(" in line]
+    print(sorted({{int(line.split("f32[")[1].split(",")[0].split("]")[0]) for line in products}}))
 """
 
 
 def test_every_device_works_on_its_share_of_every_part():
-    """64 images of 32 x 32 pixels over 4 devices: the dense layer sees 16 x 1,024 pixels of each, of four parts 4 x 1,024 at a time."""
+    """64 images of 32 x 32 pixels over 4 devices: the dense layer sees 16 x 1,024 pixels of each,
+    of four parts 4 x 1,024 at a time.
+    """
     program = SHARED.format(folder=str(pathlib.Path(__file__).parent))
     rows = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
@@ -268,7 +292,9 @@ def test_randomness_is_a_function_of_seed_and_step(step, graphdef, state, batch)
 
 @pytest.mark.parametrize("x_init", ["zeros", "gaussian"])
 def test_pure_noise_is_where_the_sampler_starts(batch, x_init):
-    """Task 1 is always pure, task 0 never; x_t is zero, or the noise itself without a trace of the target."""
+    """Task 1 is always pure, task 0 never; x_t is zero, or the noise itself without a trace of the
+    target.
+    """
     objective = dataclasses.replace(OBJECTIVE, x_init=x_init, p_pure_noise=jnp.array([0.0, 1.0]))
     drawn = add_noise(objective, batch)
     pure = TASKS == 1

@@ -77,7 +77,9 @@ def one_step():
 
 
 def test_every_trained_parameter_moves(one_step):
-    """But for the bias of the encoder's keys: it shifts all scores of a query alike, which softmax does not see."""
+    """But for the bias of the encoder's keys: it shifts all scores of a query alike, which softmax
+    does not see.
+    """
     before, after, _ = one_step
     still = {
         path for path, x in after.parameters.items() if np.array_equal(x, before.parameters[path])

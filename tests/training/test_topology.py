@@ -1,4 +1,6 @@
-"""What a machine that is not there needs: the text of a compiled program read by hand, CUDA lowered, a TPU where its compiler is installed."""
+"""What a machine that is not there needs: the text of a compiled program read by hand, CUDA
+lowered, a TPU where its compiler is installed.
+"""
 
 import collections
 import importlib.util
@@ -23,10 +25,10 @@ HLO = """
   %all-gather.1 = bf16[64,32]{1,0:T(8,128)(2,1)S(1)} all-gather(%p), channel_id=1
   %ag = (f32[8,4]{1,0}, f32[32,4]{1,0:T(8,128)}) all-gather-start(%p), channel_id=2
   %agd = f32[32,4]{1,0} all-gather-done(%ag)
-  %all-reduce.2 = (f32[16]{0}, f32[]{:T(128)}, /*index=5*/s32[2,3]{1,0}) all-reduce(%a, %b, %c), to_apply=%add
+  %all-reduce.2 = (f32[16]{0}, f32[]{:T(128)}, /*index=5*/s32[2,3]{1,0}) all-reduce(%a, %b, %c)
   %ars = f32[10]{0} all-reduce-start(%a), to_apply=%add
   %fusion = f32[10]{0} fusion(%all-reduce.2), kind=kLoop
-  %all-gather.3 = bf16[64,32]{1,0} all-gather(%p), channel_id=1, backend_config="step 2 of the first"
+  %all-gather.3 = bf16[64,32]{1,0} all-gather(%p), channel_id=1, backend_config="step 2"
   %all-reduce.4 = f32[3]{0} all-reduce(%d), channel_id=1, to_apply=%add
   %all-reduce.5 = f32[3]{0} all-reduce(%e), channel_id=1, to_apply=%add
 """
@@ -41,7 +43,9 @@ def test_collectives_are_counted_with_what_a_device_receives():
 
 
 def test_cost_of_a_product_by_hand():
-    """A (256, 512) x (512, 128) product of float32: 2 * 256 * 512 * 128 FLOP, (256 * 512 + 512 * 128 + 256 * 128) * 4 bytes."""
+    """A (256, 512) x (512, 128) product of float32: 2 * 256 * 512 * 128 FLOP, (256 * 512 + 512 *
+    128 + 256 * 128) * 4 bytes.
+    """
     shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((256, 512), (512, 128))]
     lowered = jax.jit(jnp.matmul).lower(*shapes)
     found = topology.measure(lowered, 2**20)
@@ -71,7 +75,9 @@ def test_the_step_of_a_config_lowers_for_cuda(tiny_config, caplog):
 def test_the_bfloat16_step_multiplies_in_bfloat16_without_stray_transposes_and_in_place(
     tiny_config,
 ):
-    """Read from the step as it is lowered for CUDA, forward and backward pass, optimizer and average."""
+    """Read from the step as it is lowered for CUDA, forward and backward pass, optimizer and
+    average.
+    """
     tiny_config.model.dtype, tiny_config.diffusion.prototype_weight = (
         "bfloat16",
         0.0,
@@ -111,7 +117,8 @@ def test_the_bfloat16_step_multiplies_in_bfloat16_without_stray_transposes_and_i
 def test_an_unknown_chip_lists_the_known(tiny_config):
     with pytest.raises(
         ValueError,
-        match="--topology=v9:2x2: choose 'cuda', or a chip of v4, v5e, v5p, v6e, h100, h200 with its grid",
+        match="--topology=v9:2x2: choose 'cuda', or a chip of v4, v5e, v5p, v6e, h100, h200 "
+        "with its grid",
     ):
         topology.compile_for(tiny_config, "v9:2x2")
 
@@ -123,7 +130,9 @@ def test_without_the_compiler_the_error_names_the_install_line(tiny_config, monk
 
 
 def test_advice_names_the_cheapest_first(tiny_config):
-    """4 GiB of state and 24 of temporaries for a batch of 64 on 8 devices of 16 GiB: half of the temporaries fit, so half of the batch."""
+    """4 GiB of state and 24 of temporaries for a batch of 64 on 8 devices of 16 GiB: half of the
+    temporaries fit, so half of the batch.
+    """
     tiny_config.batch_size = 64
     tips = memory.advice(
         tiny_config, 8, 4 * memory.GIB, 24 * memory.GIB, 16 * memory.GIB

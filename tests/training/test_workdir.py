@@ -89,12 +89,11 @@ def test_every_parameter_is_listed_with_its_sharding(tmp_path):
         },
     )
     trained, frozen = (tmp_path / "parameters.txt").read_text().split("frozen")
-    cells = lambda table, name: [
-        cell.strip()
-        for line in table.splitlines()
-        if name in line
-        for cell in line.strip("| ").split("|")
-    ]
+
+    def cells(table, name):
+        (line,) = [line for line in table.splitlines() if name in line]
+        return [cell.strip() for cell in line.strip("| ").split("|")]
+
     assert (
         cells(trained, "unet.kernel")
         == ["unet.kernel", "(3, 8)", "float32", "24", "(None, 'fsdp')"]
