@@ -78,10 +78,9 @@ def test_the_bfloat16_step_multiplies_in_bfloat16_without_stray_transposes_and_i
     """Read from the step as it is lowered for CUDA, forward and backward pass, optimizer and
     average.
     """
-    tiny_config.model.dtype, tiny_config.diffusion.prototype_weight = (
-        "bfloat16",
-        0.0,
-    )  # colours are compared in float32
+    tiny_config.model.dtype = "bfloat16"
+    tiny_config.model.unet.attention_levels = (False, True)
+    tiny_config.diffusion.prototype_weight = 0.0  # colors are compared in float32
     mesh = make_mesh(1, jax.local_devices()[:1])
     lowered = topology.lower_programs(Recipe.from_config(tiny_config), mesh, "cuda").training
     text = lowered.as_text()
@@ -98,16 +97,14 @@ def test_the_bfloat16_step_multiplies_in_bfloat16_without_stray_transposes_and_i
 
     orders = collections.Counter(re.findall(r"stablehlo\.transpose.* dims = \[([\d, ]+)\]", text))
     assert orders.total() == len(types["transpose"])
-    assert (
-        orders.pop("1, 0") > 50
-    )  # of weights, or of their gradients: merged into the product by every compiler
-    heads, transformers = orders.pop("0, 2, 1, 3") + orders.pop("0, 1, 3, 2"), 4
-    assert (
-        heads <= 9 * (2 * transformers + 1) + 1
-    )  # q, k, v, the result and their gradients; one in the image encoder
-    assert (
-        orders.pop("0, 1, 3, 2, 4, 5") == 7
-    )  # pixels to blocks and back: two stems, and the gradients of all but the input
+    # Of weights, or of their gradients: merged into the product by every compiler.
+    assert orders.pop("1, 0") > 50
+    # Queries, keys, values, the result and their gradients; one attention in the image encoder.
+    transformers = 4
+    heads = orders.pop("0, 2, 1, 3") + orders.pop("0, 1, 3, 2")
+    assert heads <= 9 * (2 * transformers + 1) + 1
+    # Pixels to blocks and back: two stems, and the gradients of all but the input.
+    assert orders.pop("0, 1, 3, 2, 4, 5") == 7
     assert orders.total() <= 4  # features resized to two levels
 
     arguments = text[text.index("@main(") : text.index(") -> (", text.index("@main("))]
