@@ -25,7 +25,8 @@ def get_config(arg=""):
     c = common.tiny(common.small(common.own(tasks), scratch=True))
     c.total_steps = 100_000
     c.model.unet.update({"channels": (8,), "attention_levels": (False,), "groups": 4})
-    c.model.unet.update({"refine": 0, "position": False})
+    c.model.unet.update({"context_dim": 16, "refine": 0, "position": False})
+    c.model.image_encoder.dim = c.model.text_encoder.dim = 8
     c.model.aligned_features = c.model.pooled_text = False
     c.checkpoint.every_steps = 5
     c.eval.panels = 0
