@@ -42,6 +42,8 @@ def _fresh_log():
 def _tiny_config() -> ConfigDict:
     c = common.get_config("scenes,tiny")
     c.total_steps = 2
+    c.model.unet.channels = (16, 32)  # with a level to shrink to
+    c.model.unet.attention_levels = (False, False)
     c.optimizer.warmup_steps = 1
     c.checkpoint.every_steps = 1
     return c

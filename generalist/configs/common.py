@@ -342,8 +342,8 @@ def tiny(c: ConfigDict) -> ConfigDict:
 
     # Most of the time is compiling, which grows with the number of arrays, not with their sizes.
     c.model.target_size = 32
-    c.model.unet.channels = (16, 32)
-    c.model.unet.attention_levels = (False, False)  # the middle block attends
+    c.model.unet.channels = (16,)
+    c.model.unet.attention_levels = (False,)  # the middle block attends
     c.model.unet.context_dim = 32
     c.model.unet.heads = 2
     c.model.unet.groups = 8
