@@ -63,13 +63,13 @@ def test_a_tpu_is_a_device_with_its_library(installed):
     files.add("/dev/vfio/0")
     assert find_launch({}).alone  # a GPU passed through has this file too
     packages.add("libtpu")
-    assert find_launch({}).why == "Cloud TPU" and not find_launch({}).alone
+    assert find_launch({}).reason == "Cloud TPU" and not find_launch({}).alone
     assert find_launch({"TPU_SKIP_MDS_QUERY": "1"}).alone
 
 
 def test_kubernetes_needs_its_package(installed):
     alone = find_launch(KUBERNETES)
-    assert alone.alone and "pip install 'jax[k8s]'" in alone.why
+    assert alone.alone and "pip install 'jax[k8s]'" in alone.reason
     installed[0].add("kubernetes")
     assert not find_launch(KUBERNETES).alone
 
