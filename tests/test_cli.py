@@ -280,7 +280,7 @@ def test_weights_inspect_reports_every_tensor_of_a_published_folder(tmp_path, ca
     assert cli.main(["weights", "inspect", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert (
-        "tensors used, 0 of other parts" in said
+        "tensors used, 0 of other components" in said
         and "encoder.conv_in.weight -> encoder.conv_in.kernel" in said
     )
     assert cli.main(["weights", "inspect", str(tmp_path / "absent")]) == 2
