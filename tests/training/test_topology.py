@@ -79,7 +79,7 @@ def test_the_bfloat16_step_multiplies_in_bfloat16_without_stray_transposes_and_i
     average.
     """
     tiny_config.model.dtype = "bfloat16"
-    tiny_config.model.unet.attention_levels = (False, True)
+    tiny_config.model.unet.update({"channels": (16, 32), "attention_levels": (False, True)})
     tiny_config.diffusion.prototype_weight = 0.0  # colors are compared in float32
     mesh = make_mesh(1, jax.local_devices()[:1])
     lowered = topology.lower_programs(Recipe.from_config(tiny_config), mesh, "cuda").training
