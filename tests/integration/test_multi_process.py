@@ -133,14 +133,14 @@ WAITING = """
 import sys, jax
 from generalist.devices import mesh as mesh_lib, processes, signals
 from generalist.training import launch
-def run(values, workdir):
+def prepare_host(values, config):
     processes.connect(processes.find_launch({}, values.coordinator, values.process_id,
     values.process_count))
     mesh, stop = mesh_lib.make_mesh(), signals.Interruption()
     while True:
         stop.poll(mesh)
         print("step", flush=True)
-launch.run = run
+launch.prepare_host = prepare_host
 sys.exit(launch.main(sys.argv))
 """
 

@@ -41,10 +41,10 @@ from generalist.training.checkpoint import CheckpointError
     ],
 )
 def test_what_stops_a_run_is_one_message_and_an_exit_code(error, code, said, monkeypatch, capsys):
-    def run(values, workdir):
+    def prepare_host(values, config):
         raise error
 
-    monkeypatch.setattr(launch, "run", run)
+    monkeypatch.setattr(launch, "prepare_host", prepare_host)
     monkeypatch.delenv("GENERALIST_TRACEBACK", raising=False)
     assert launch.main(["main.py", "--config=configs/multitask.py:scenes"]) == code
     message = capsys.readouterr().err
@@ -58,11 +58,11 @@ def test_an_unforeseen_error_in_one_of_several_processes_ends_it_at_once_for_the
 import atexit, sys
 import jax
 from generalist.training import launch
-def run(values, workdir):
+def prepare_host(values, config):
     jax.distributed.initialize("localhost:{random.randrange(20_000, 30_000)}", 1, 0)
     atexit.register(print, "an orderly end")
     raise KeyError("unforeseen")
-launch.run = run
+launch.prepare_host = prepare_host
 sys.exit(launch.main(["main.py", "--config=configs/multitask.py:scenes"]))
 """
     result = subprocess.run(
