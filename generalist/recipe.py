@@ -244,9 +244,15 @@ def model_arguments(model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _frozen(settings: Mapping) -> tuple[str, ...]:
-    """An autoencoder is never trained: its latents are the data."""
-    frozen = tuple(settings["optimizer"]["frozen"])
-    return (*frozen, r"^autoencoder\.") if settings["model"]["autoencoder"] else frozen
+    """The config's own, and what is never trained whatever the config says.
+
+    Prompts are encoded once, and a resumed run encodes them again: the text encoder must not have
+    changed. An autoencoder's latents are the data.
+    """
+    always = [r"^text_encoder\."]
+    if settings["model"]["autoencoder"]:
+        always.append(r"^autoencoder\.")
+    return (*settings["optimizer"]["frozen"], *always)
 
 
 def _schedule(settings: Mapping) -> Schedule:

@@ -10,6 +10,7 @@ from generalist import models
 from generalist.configs import common
 from generalist.models import parameters
 from generalist.recipe import Recipe, Sampling, TimestepDistribution
+from generalist.training.optimizer import trainable
 
 
 @pytest.fixture
@@ -91,6 +92,17 @@ def test_the_objective_has_the_numbers_of_every_task(config):
     palette = recipe.tasks["semantic"].palette
     np.testing.assert_allclose(objective.palettes[semantic], palette / 127.5 - 1, atol=1e-6)
     assert list(objective.palettes) == [semantic]
+
+
+def test_the_text_encoder_is_frozen_whatever_the_config_says(config):
+    """A resumed run encodes the prompts again, and must get the same tokens."""
+    config.optimizer.frozen = ()
+    recipe = Recipe.from_config(config)
+    _, shapes = parameters.abstract(lambda: models.build(recipe.model))
+    trained = trainable(recipe.frozen, shapes)
+    frozen = shapes.keys() - set(trained)
+    assert frozen == {path for path in shapes if path.startswith("text_encoder.")}
+    assert len(frozen) > 10
 
 
 def test_without_prototype_weight_there_are_no_palettes(config):
