@@ -139,7 +139,7 @@ def cache_key(
     measured also the names and sizes of its files.
 
     Args:
-      task: the codec.
+      task: what is measured.
       target_size: side of the square that the model paints, in pixels.
       source: the held-out examples.
       rows: which of them are measured.

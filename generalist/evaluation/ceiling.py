@@ -137,12 +137,12 @@ class CeilingMeasurement:
     """One task on its way through pixels and, if there is an autoencoder, through latents.
 
     Args:
-      task: the codec.
+      task: what is measured.
       ways: {"pixel" or "latent": what the colors pass before they are decoded}.
       groups: of the source, see `Scores`.
 
     Attributes:
-      task: the codec.
+      task: what is measured.
       example: the first one.
       first: what is left of it, by way; empty for a task that merges others.
     """
@@ -219,7 +219,7 @@ def measure(
     """Measures every task on evenly spaced examples of its source.
 
     Args:
-      tasks: {name: codec}.
+      tasks: {name: task}.
       sources: {name: source of held-out examples}.
       size: side of the color maps, in pixels.
       autoencoder: what a latent model would see the colors through; None measures pixels only.

@@ -90,7 +90,7 @@ def read(source: Source, rows: Sequence[int]) -> list[Example]:
 
 
 def _open_task(config: ConfigDict, name: str) -> Task:
-    """Returns the codec that the model was trained with, by the official protocol on its data."""
+    """Returns the task that the model was trained on, by the official protocol on its data."""
     (task,) = get_tasks(config.tasks.set, [name]).values()
     if config.data.source != "paper":
         return task

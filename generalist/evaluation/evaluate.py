@@ -71,7 +71,7 @@ def evaluate(
       predict_rgb: (images uint8 (b, h, w, 3), task name) -> float32 (b, target_size, target_size,
         3) in about [-1, 1]; images of several sizes come as a list of (h, w, 3). A composed task
         is painted as its components.
-      tasks: {name: codec}.
+      tasks: {name: task}.
       sources: {name: random-access source of held-out examples}, one for each task.
       settings: how to evaluate.
       out_dir: folder for metrics.json, card.json, card.md, per_image.csv and panels/. Trivial and
@@ -157,7 +157,7 @@ def _task_evaluation(
     """Returns one task's evaluation before its first batch.
 
     Args:
-      task: the codec.
+      task: what is measured.
       source: held-out examples.
       rows: which of them are measured.
       predictors: see `_Predictors`.

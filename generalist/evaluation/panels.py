@@ -73,7 +73,7 @@ def describe(task: Task, example: Example, prediction: Any, values: Mapping[str,
     """Draws an example: the error of a quantity, but the confidence of classes and instances.
 
     Args:
-      task: the codec.
+      task: what is measured.
       example: as its source returns it.
       prediction: for the example.
       values: of the prediction by the official metric.
@@ -127,7 +127,7 @@ def overview(tasks: Mapping[str, Task], samples: Mapping[str, Sequence[Sample]])
     before its prediction.
 
     Args:
-      tasks: {name: codec}.
+      tasks: {name: task}.
       samples: {name: examples of the task}, the same number of each.
     """
     # Restoration, whose colors are its target, comes last: its input is a degraded copy.

@@ -49,7 +49,7 @@ class Model:
       target_size: side of the square that the model paints, in pixels.
 
     Attributes:
-      seconds: {codec: seconds an image for painting and decoding, of each batch}.
+      seconds: {task: seconds an image for painting and decoding, of each batch}.
     """
 
     def __init__(self, predict_rgb: PredictRGB, target_size: int):
@@ -130,7 +130,7 @@ def decode(task: Task, rgbs: Mapping[str, np.ndarray], examples: Sequence[Exampl
     """Decodes a batch.
 
     Args:
-      task: the codec.
+      task: what is measured.
       rgbs: {component task: what was painted for it, float32 (b, s, s, 3) in about [-1, 1]}.
       examples: the b examples, whose labels say at which sizes.
 

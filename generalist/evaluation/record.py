@@ -46,7 +46,7 @@ class TaskRecord(NamedTuple):
     """What an evaluation has seen of one task.
 
     Attributes:
-      task: the codec.
+      task: what is measured.
       source: the held-out examples.
       rows: {"key": str, metric: value, ...} of each measured image.
       left_out: the damaged files, whose examples were not measured.
@@ -105,7 +105,7 @@ def _describe(record: TaskRecord) -> dict[str, Any]:
         also[key] = f"{name}: {PROTOCOLS[name]}"
 
     # The columns of the table per image show which ways to predict were measured.
-    meanings = {suffix: repr(codec) for suffix, codec in task.variants().items()} | WAYS
+    meanings = {suffix: repr(variant) for suffix, variant in task.variants().items()} | WAYS
     columns = list(record.rows[0]) if record.rows else []
     ways = {
         suffix: meaning

@@ -28,7 +28,7 @@ class Scores:
     A way is named by the suffix of its figures, see `Task.variants`; "" is the task's own.
 
     Args:
-      task: the codec.
+      task: what is measured.
       groups: if the keys of all examples begin with one of these, such as "Test100/1", the figures
         are means over the groups.
 

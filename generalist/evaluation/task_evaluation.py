@@ -19,7 +19,7 @@ class Way(NamedTuple):
     """One way to predict a task.
 
     Attributes:
-      task: the codec that decodes; the task itself, or one of its variants.
+      task: what decodes; the task itself, or one of its variants.
       predictor: what the colors to decode come from.
     """
 
@@ -64,7 +64,7 @@ class TaskEvaluation:
     """One task in an evaluation.
 
     Args:
-      task: the codec.
+      task: what is measured.
       source: held-out examples.
       rows: which of them are measured.
       model: the measurement of the model.
