@@ -4,18 +4,22 @@ import json
 import logging
 import os
 
+import jaxtyping
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from generalist.configs import common
 
-# Rooms whose shape types are checked whenever a test calls them.
+# Rooms whose shape types are checked whenever a test calls them. Installed here, and not in
+# `pytest_configure`, as the conftest of a folder that is named on the command line is imported
+# before that, and imports its room.
 CHECKED_ROOMS = [f"generalist.{room}" for room in ("diffusion", "metrics", "models", "tasks")]
+jaxtyping.install_import_hook(CHECKED_ROOMS, "shape_check.check_shapes")
 
 
 def pytest_configure(config):
-    """Sets what has to be set before the first import of JAX and of the package.
+    """Sets what has to be set before the first import of JAX.
 
     Programs are compiled once for all tests and the processes they start: compiling takes most of
     their time.
@@ -23,10 +27,6 @@ def pytest_configure(config):
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("jax")))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
-
-    import jaxtyping
-
-    jaxtyping.install_import_hook(CHECKED_ROOMS, "shape_check.check_shapes")
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from generalist.models.autoencoder import Autoencoder
 from generalist.models.t5_encoder import T5Encoder
 from generalist.models.text_encoder import TextEncoder
 from generalist.models.unet import UNet
-from generalist.models.unet_blocks import KeyValue
+from generalist.models.unet_blocks import KeyValues
 from generalist.models.vision_transformer import VisionTransformer
 
 TEXT_ENCODERS = {"transformer": TextEncoder, "t5": T5Encoder}
@@ -28,7 +28,7 @@ class Condition(NamedTuple):
     """What the UNet knows of image and prompt; computed once a sample."""
 
     # Keys and values of every cross-attention, in the order of use.
-    context: list[KeyValue]
+    context: KeyValues
     # The image at the target resolution (or its latent), if it is concatenated.
     image: Float[Array, "b h w c"] | None
     # L2-normalized encoder features, if they are injected.

@@ -215,7 +215,7 @@ class GroupNorm(nnx.Module):
         self.dtype = dtype
 
     def __call__(
-        self, x: Float[Array, "b h w c"], *, silu: bool = False
+        self, x: Float[AnyArray, "b h w c"], *, silu: bool = False
     ) -> Float[Array, "b h w c"]:
         """Normalizes x; `silu`: then applies SiLU."""
         return group_norm(

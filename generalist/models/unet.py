@@ -18,7 +18,7 @@ from generalist.models.unet_blocks import (
     REMAT,
     BlockConfig,
     DownBlock,
-    KeyValue,
+    KeyValues,
     MidBlock,
     UpBlock,
 )
@@ -192,7 +192,7 @@ class UNet(nnx.Module):
             else None
         )
 
-    def context(self, tokens: Float[layers.AnyArray, "b m context_dim"]) -> list[KeyValue]:
+    def context(self, tokens: Float[layers.AnyArray, "b m context_dim"]) -> KeyValues:
         """Returns the keys and values of every cross-attention, in the order of use.
 
         They do not depend on x_t and t: compute them once a sample, whatever the number of
@@ -215,7 +215,7 @@ class UNet(nnx.Module):
         self,
         x: Float[layers.AnyArray, "b h w in_channels"],
         timesteps: Num[layers.AnyArray, " b"],
-        context: list[KeyValue] | Float[layers.AnyArray, "b m context_dim"],
+        context: KeyValues | Float[layers.AnyArray, "b m context_dim"],
         *,
         pooled: Float[layers.AnyArray, "b pooled_text"] | None = None,
         features: Float[layers.AnyArray, "b g g aligned"] | None = None,

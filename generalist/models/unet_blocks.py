@@ -17,7 +17,10 @@ from jaxtyping import Array, Float
 from generalist.models import layers
 from generalist.models.attention import attention
 
+# Keys and values of one cross-attention.
 KeyValue = tuple[Float[Array, "b m heads d"], Float[Array, "b m heads d"]]
+# Those of several levels, whose heads differ in width.
+KeyValues = list[tuple[Float[Array, "b m _ _"], Float[Array, "b m _ _"]]]
 
 
 def _is_product(primitive, *_, **settings) -> bool:

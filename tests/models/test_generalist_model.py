@@ -156,7 +156,7 @@ def test_time_reaches_the_unet_in_its_own_units(inputs):
 
     def unet(x, timesteps, context, **kw):
         seen.update(x=x, timesteps=timesteps)
-        return x
+        return x[..., :3]
 
     object.__setattr__(model, "unet", unet)
     models.GeneralistModel.denoise(
