@@ -327,7 +327,7 @@ def small(c: ConfigDict, scratch: bool = False) -> ConfigDict:
 
 
 def tiny(c: ConfigDict) -> ConfigDict:
-    """Turns a small config from scratch into a run of less than a minute; it learns nothing of use.
+    """Turns a small config from scratch into a run of about a minute; it learns nothing of use.
 
     It has every part of the small model, and trains, evaluates and reports: a first look at what a
     run writes, and what the tests train.
