@@ -17,13 +17,17 @@ from generalist.configs import common
 CHECKED_ROOMS = [f"generalist.{room}" for room in ("diffusion", "metrics", "models", "tasks")]
 jaxtyping.install_import_hook(CHECKED_ROOMS, "shape_check.check_shapes")
 
+# LLVM does not optimize, and fused loops are written by the emitter that takes half as long.
+QUICK_COMPILER = ["--xla_backend_optimization_level=0", "--xla_cpu_use_fusion_emitters=false"]
+
 
 def pytest_configure(config):
     """Sets what has to be set before the first import of JAX.
 
-    Programs are compiled once for all tests and the processes they start: compiling takes most of
-    their time.
+    Programs are compiled once for all tests and the processes they start, and not optimized:
+    compiling takes most of their time, and each runs a few times only.
     """
+    os.environ.setdefault("XLA_FLAGS", " ".join(QUICK_COMPILER))
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("jax")))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")

@@ -45,7 +45,11 @@ def test_each_example_follows_its_own_distribution():
 def test_same_key_same_timesteps_and_another_key_others():
     distribution = (full(0.0), full(1.0), full(0.5))
     first = np.asarray(sample_timesteps(KEY, *distribution))
-    np.testing.assert_array_equal(first, jax.jit(sample_timesteps)(KEY, *distribution))
+    np.testing.assert_array_equal(first, sample_timesteps(KEY, *distribution))
+
+    # One compiled program may round the last bit otherwise than one for each operation.
+    compiled = jax.jit(sample_timesteps)(KEY, *distribution)
+    np.testing.assert_allclose(first, compiled, rtol=1e-6)
     other = np.asarray(sample_timesteps(jax.random.key(1), *distribution))
     assert np.mean(first == other) < 0.3
 

@@ -130,7 +130,7 @@ def test_several_devices_reach_the_figures_of_one(measured, rain, tiny_workdir, 
     command = [sys.executable, str(tmp_path / "evaluate.py"), str(tmp_path), str(tiny_workdir)]
     environment = {
         **os.environ,
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "XLA_FLAGS": os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=4",
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(pathlib.Path(generalist.__file__).parents[1]),
     }

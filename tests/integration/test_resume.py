@@ -22,7 +22,6 @@ COMMAND = [
     # A few kernels have Muon's state, the others AdamW's.
     r"--config.optimizer.muon=('mid_block\.resnets\.0\..*kernel$',)",
 ]
-FAST = "--xla_backend_optimization_level=0"  # every program runs a few times only
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +30,6 @@ def run():
     environment = {
         name: value for name, value in os.environ.items() if name != "GENERALIST_DATA_DIR"
     }
-    environment["XLA_FLAGS"] = FAST
 
     def start(workdir):
         return subprocess.Popen(

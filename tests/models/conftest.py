@@ -1,18 +1,9 @@
-"""What the tests of models share: a fast compiler and random weights."""
+"""What the tests of models share: random weights."""
 
-import functools
-
-import jax
 import numpy as np
 import pytest
 
 from generalist.models import parameters
-
-
-@pytest.fixture(scope="session")
-def quick_jit():
-    """`jax.jit` without optimization: these programs run once, so compiling is what costs."""
-    return functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @pytest.fixture(scope="session")

@@ -47,23 +47,21 @@ def loss(q, k, v, limit):
 
 
 @pytest.mark.parametrize("limit", LIMITS)
-def test_forward_and_gradient_equal_torch_for_any_limit(qkv, torch_result, quick_jit, limit):
-    both = quick_jit(
+def test_forward_and_gradient_equal_torch_for_any_limit(qkv, torch_result, limit):
+    both = jax.jit(
         lambda *qkv: (attention(*qkv, score_limit=limit), *jax.grad(loss, (0, 1, 2))(*qkv, limit))
     )
     for ours, theirs in zip(both(*qkv), torch_result, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=5e-6)
 
 
-def test_on_a_cpu_many_queries_go_head_by_head_with_the_same_result(
-    qkv, torch_result, quick_jit, monkeypatch
-):
+def test_on_a_cpu_many_queries_go_head_by_head_with_the_same_result(qkv, torch_result, monkeypatch):
     monkeypatch.setattr(attention_lib, "MANY_QUERIES", N)
 
     def both(*qkv):
         return (attention(*qkv), *jax.grad(loss, (0, 1, 2))(*qkv, 2**40))
 
-    for ours, theirs in zip(quick_jit(both)(*qkv), torch_result, strict=True):
+    for ours, theirs in zip(jax.jit(both)(*qkv), torch_result, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=5e-6)
 
     def loops(platform):

@@ -1,5 +1,6 @@
 """The image and text encoders against torch's transformer layers, and the tokens of prompts."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -59,13 +60,13 @@ def torch_layers(weights, x, epsilon):
 
 
 @pytest.fixture(scope="module")
-def vit(quick_jit, random_weights):
+def vit(random_weights):
     graphdef, weights = random_weights(
         lambda: VisionTransformer(
             image_size=12, patch=4, dim=DIM, depth=DEPTH, heads=HEADS, rngs=HostRngs(0)
         )
     )
-    return weights, quick_jit(lambda p, image: parameters.merge(graphdef, p)(image))
+    return weights, jax.jit(lambda p, image: parameters.merge(graphdef, p)(image))
 
 
 def test_vision_transformer_equals_torch(vit):
@@ -110,7 +111,7 @@ def test_vision_transformer_errors(vit):
         VisionTransformer(image_size=30, patch=4, rngs=HostRngs(0))
 
 
-def test_text_encoder_equals_torch(quick_jit, random_weights):
+def test_text_encoder_equals_torch(random_weights):
     graphdef, weights = random_weights(
         lambda: TextEncoder(dim=DIM, depth=DEPTH, heads=HEADS, rngs=HostRngs(0))
     )
@@ -120,7 +121,7 @@ def test_text_encoder_equals_torch(quick_jit, random_weights):
     )
     expected = torch_layers(weights, tokens, 1e-5)
     expected = expected * weights["final_layer_norm.scale"] + weights["final_layer_norm.bias"]
-    actual = quick_jit(lambda p, ids: parameters.merge(graphdef, p)(ids))(weights, ids)
+    actual = jax.jit(lambda p, ids: parameters.merge(graphdef, p)(ids))(weights, ids)
     np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 

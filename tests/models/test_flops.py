@@ -267,7 +267,6 @@ def test_a_training_step_costs_what_its_compiled_program_does(aligned):
     program = trace_step(small_model(aligned_features=aligned))
     step = jax.jit(
         jax.extend.core.jaxpr_as_fun(program),
-        compiler_options={"xla_backend_optimization_level": 0},
     )
     inputs = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in program.in_avals]
     text = step.lower(*inputs).compile().as_text()

@@ -32,7 +32,7 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="module")
-def model(random_weights, quick_jit):
+def model(random_weights):
     """(encode, denoise, weights) of a model with every way the image and the prompt can go in."""
     graphdef, weights = random_weights(lambda: models.build(SETTINGS), seed=1)
 
@@ -42,8 +42,8 @@ def model(random_weights, quick_jit):
     def encode_with(p, image, text, keep_image=None, keep_text=None):
         return merged(p).encode(image, text, keep_image=keep_image, keep_text=keep_text)
 
-    encode = quick_jit(encode_with)
-    denoise = quick_jit(lambda p, x_t, t, condition: merged(p).denoise(x_t, t, condition))
+    encode = jax.jit(encode_with)
+    denoise = jax.jit(lambda p, x_t, t, condition: merged(p).denoise(x_t, t, condition))
     return lambda *a: encode(weights, *a), lambda *a: denoise(weights, *a)
 
 

@@ -36,12 +36,12 @@ def make(**settings):
     return lambda: UNet(**settings, rngs=HostRngs(0))
 
 
-def runner(graphdef, jit):
+def runner(graphdef):
     def forward(params, x, t, tokens, pooled, features):
         model = parameters.merge(graphdef, params)
         return model(x, t, model.context(tokens), pooled=pooled, features=features)
 
-    return jit(forward)
+    return jax.jit(forward)
 
 
 @pytest.fixture(scope="module")
@@ -61,25 +61,25 @@ def inputs():
 
 
 @pytest.fixture(scope="module")
-def optional(quick_jit, random_weights):
+def optional(random_weights):
     """(function, weights) of the UNet with every option; the new weights are the initial ones."""
     graphdef, weights = random_weights(make(**PLAIN, **OPTIONS))
     weights = {path: value for path, value in weights.items() if not path.startswith(NEW)}
-    new = quick_jit(
+    new = jax.jit(
         lambda: {
             path: x
             for path, x in parameters.split(make(**PLAIN, **OPTIONS)())[1].items()
             if path.startswith(NEW)
         }
     )()
-    return runner(graphdef, quick_jit), weights | new
+    return runner(graphdef), weights | new
 
 
-def test_options_leave_the_pretrained_function_unchanged(optional, inputs, quick_jit):
+def test_options_leave_the_pretrained_function_unchanged(optional, inputs):
     forward, weights = optional
     graphdef, shapes = parameters.abstract(make(**PLAIN))
     assert set(shapes) == {path for path in weights if not path.startswith(NEW)}
-    plain = runner(graphdef, quick_jit)({path: weights[path] for path in shapes}, **inputs)
+    plain = runner(graphdef)({path: weights[path] for path in shapes}, **inputs)
     assert plain.shape == (2, 16, 16, 3)
     np.testing.assert_allclose(forward(weights, **inputs), plain, atol=1e-6)
 
@@ -167,7 +167,7 @@ def test_attention_levels_must_cover_the_channels():
 
 
 @pytest.fixture(scope="module")
-def self_attention(quick_jit, random_weights):
+def self_attention(random_weights):
     """(grid (h, w, 8), window, shift) -> the grid after the self-attention of a block."""
 
     def build(window, shift):
@@ -189,7 +189,7 @@ def self_attention(quick_jit, random_weights):
                 .reshape(grid.shape)
             )
 
-        return quick_jit(run)
+        return jax.jit(run)
 
     return lambda grid, window, shift=False: np.asarray(compiled(window, shift)(weights, grid))
 
@@ -236,7 +236,7 @@ def test_every_second_transformer_of_a_level_is_shifted():
 
 
 @pytest.mark.parametrize("remat", ["products", "blocks"])
-def test_remat_changes_no_gradient(remat, quick_jit):
+def test_remat_changes_no_gradient(remat):
     graphdef, weights = parameters.split(
         ResnetBlock(4, 8, 6, groups=2, rngs=HostRngs(0), dtype=jnp.float32)
     )
@@ -249,7 +249,7 @@ def test_remat_changes_no_gradient(remat, quick_jit):
         def loss(weights):
             return jnp.square(REMAT[remat](parameters.merge(graphdef, weights))(x, time)).sum()
 
-        return quick_jit(jax.grad(loss))(weights)
+        return jax.jit(jax.grad(loss))(weights)
 
     again = gradient(remat)
     for path, expected in gradient("none").items():

@@ -27,7 +27,6 @@ from generalist.pretrained.huggingface import (
     read_unet,
 )
 
-QUICK = {"xla_backend_optimization_level": 0}  # every program runs once
 HALF = (0.5, 0.5, 0.5)
 
 UNETS = {
@@ -180,7 +179,7 @@ def test_unet(tmp_path, name):
         actual = peer(nchw(x), torch.tensor(timestep), torch.tensor(tokens)).sample.permute(
             0, 2, 3, 1
         )
-    assert_same(actual, jax.jit(ours, compiler_options=QUICK)(x, timestep, tokens))
+    assert_same(actual, jax.jit(ours)(x, timestep, tokens))
 
 
 @pytest.mark.parametrize("name", VITS)
@@ -239,11 +238,11 @@ def test_autoencoder(tmp_path):
     with torch.no_grad():
         assert_same(
             peer.encode(nchw(image)).latent_dist.mean.permute(0, 2, 3, 1),
-            jax.jit(ours.encode, compiler_options=QUICK)(image)[0],
+            jax.jit(ours.encode)(image)[0],
         )
         assert_same(
             peer.decode(nchw(latent)).sample.permute(0, 2, 3, 1),
-            jax.jit(ours.decode, compiler_options=QUICK)(latent),
+            jax.jit(ours.decode)(latent),
         )
     assert peer.config.scaling_factor == 0.3
 
@@ -404,7 +403,6 @@ def test_extras_that_do_nothing_are_left_out(tmp_path):
     pooled, features = np.ones((1, 20), np.float32), np.ones((1, 2, 2, 24), np.float32)
     expected = jax.jit(
         lambda x: ours(x, np.array([3.0]), tokens, pooled=pooled, features=features),
-        compiler_options=QUICK,
     )(x)
     assert_same(actual, expected)
 

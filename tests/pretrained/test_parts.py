@@ -28,7 +28,6 @@ from generalist.training.state import create_state
 from generalist.training.step import make_step
 from generalist.training.workdir import WorkdirError, check_workdir, save_model, write_facts
 
-QUICK = {"xla_backend_optimization_level": 0}  # every program runs once
 WORDS = (
     "performance the a depth map of image semantic segmentation instance restoration denoising "
     "deraining light enhancement"
@@ -177,7 +176,7 @@ def test_training_starts_from_the_function_of_the_checkpoint(
     unet = parameters.merge(graphdef, values).unet
     given = np.concatenate([x, image], -1) if concatenate else x
     features, pooled = jnp.ones((1, 4, 4, 16)), jnp.ones((1, 24))
-    actual = jax.jit(lambda *a: unet(*a, features=features, pooled=pooled), compiler_options=QUICK)(
+    actual = jax.jit(lambda *a: unet(*a, features=features, pooled=pooled))(
         given, t * TIMESTEP_SCALE, tokens
     )
     np.testing.assert_allclose(actual, expected, atol=1e-5 * np.abs(expected).max())
@@ -438,14 +437,14 @@ def test_with_an_autoencoder_the_model_diffuses_its_scaled_latents(tiny_config, 
     target = np.random.default_rng(0).uniform(-1, 1, (1, 32, 32, 3)).astype(np.float32)
     mask = np.zeros((1, 32, 32, 1), np.float32)
     mask[:, 0, 0] = 1.0
-    latent, valid = jax.jit(model.encode_target, compiler_options=QUICK)(target, mask)
+    latent, valid = jax.jit(model.encode_target)(target, mask)
     assert valid[0, 0, 0, 0] == 0.25 and valid.sum() == 0.25
     with torch.no_grad():
         mean = peer.encode(torch.tensor(target.transpose(0, 3, 1, 2))).latent_dist.mean
         restored = peer.decode(mean).sample.permute(0, 2, 3, 1).numpy()
     np.testing.assert_allclose(latent, 0.5 * mean.permute(0, 2, 3, 1).numpy(), atol=1e-5)
     np.testing.assert_allclose(
-        jax.jit(model.to_rgb, compiler_options=QUICK)(latent),
+        jax.jit(model.to_rgb)(latent),
         restored,
         atol=1e-4 * np.abs(restored).max(),
     )
@@ -483,7 +482,7 @@ def test_a_model_of_published_parts_trains_and_its_folder_is_complete(
         image_size=recipe.config.data.image_size,
         target_size=recipe.config.model.target_size,
     )
-    state, metrics = jax.jit(step, compiler_options=QUICK)(state, next(batches))
+    state, metrics = jax.jit(step)(state, next(batches))
     assert np.isfinite(metrics["loss"]) and metrics["loss"] > 0
     assert not np.array_equal(
         state.parameters["unet.conv_out.kernel"], before["unet.conv_out.kernel"]

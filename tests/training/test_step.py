@@ -58,7 +58,6 @@ OBJECTIVE = Objective(
     prototype_temperature=1.0,
 )
 OPTIMIZER = optax.adam(0.01)
-QUICK = {"xla_backend_optimization_level": 0}  # every program runs a few times only
 TASKS = np.array([0, 1, 1, 0, 1, 1, 0, 1], np.int32)
 
 
@@ -94,7 +93,7 @@ def compile_step(graphdef, accum_steps=1, seed=0, objective=OBJECTIVE):
     step = make_step(
         graphdef, objective, OPTIMIZER, seed=seed, ema_decay=0.99, accum_steps=accum_steps
     )
-    return jax.jit(step, compiler_options=QUICK)
+    return jax.jit(step)
 
 
 @pytest.fixture(scope="module")
@@ -125,13 +124,13 @@ def constant_loss(graphdef):
         def call(weights, batch):
             return objective.loss(parameters_lib.merge(graphdef, weights), batch)
 
-        return jax.jit(call, compiler_options=QUICK)(weights, batch | drawn)
+        return jax.jit(call)(weights, batch | drawn)
 
     return loss
 
 
 def add_noise(objective, batch):
-    return jax.jit(objective.add_noise, compiler_options=QUICK)(batch, jax.random.key(0))
+    return jax.jit(objective.add_noise)(batch, jax.random.key(0))
 
 
 def one_pixel(*targets, task=(0, 1)):

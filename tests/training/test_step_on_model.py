@@ -71,7 +71,6 @@ def one_step():
     }
     step = jax.jit(
         make_step(graphdef, objective, optimizer, seed=0, ema_decay=0.99),
-        compiler_options={"xla_backend_optimization_level": 0},
     )
     return state, *step(state, batch)
 
