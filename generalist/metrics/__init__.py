@@ -20,7 +20,7 @@ from generalist.metrics.calibration import (
 )
 from generalist.metrics.depth import DEPTH_PROTOCOLS, DepthMetric
 from generalist.metrics.image_quality import IMAGE_QUALITY_PROTOCOLS, ImageQuality
-from generalist.metrics.panoptic import PANOPTIC_PROTOCOLS, PanopticQuality
+from generalist.metrics.panoptic import PANOPTIC_PROTOCOLS, InstanceQuality, PanopticQuality
 from generalist.metrics.scalar import SCALAR_PROTOCOLS, ScalarMetric
 from generalist.metrics.segmentation import SEGMENTATION_PROTOCOLS, SegmentationMetric
 
@@ -41,6 +41,7 @@ __all__ = [
     "CalibrationError",
     "DepthMetric",
     "ImageQuality",
+    "InstanceQuality",
     "Metric",
     "PanopticQuality",
     "ScalarMetric",

@@ -17,7 +17,11 @@ PANOPTIC_PROTOCOLS = {
     "panoptic-coco": (
         "PQ, SQ, RQ of panopticapi: match above IoU 0.5, void and crowd excused, "
         "mean over what occurs"
-    )
+    ),
+    "panoptic-instances": (
+        "PQ, SQ, RQ of instances of one category: match above IoU 0.5, an instance on background "
+        "is a false positive, void and crowds are excused"
+    ),
 }
 
 _MAX_IDS = 2**31  # two ids share one int64
@@ -157,6 +161,60 @@ class PanopticQuality(Metric):
                 values[key + suffix] = mean(quality[key] for quality in present)
             values["n" + suffix] = len(present)
         return values
+
+
+INSTANCE, BACKGROUND = 1, 2  # category ids of `InstanceQuality`
+
+
+@dataclasses.dataclass(eq=False)
+class InstanceQuality(PanopticQuality):
+    """PQ = SQ * RQ of instances that have no class; keys `pq`, `sq`, `rq`, fractions.
+
+    Background is a segment of a category of its own, whose quality is not counted: so its pixels
+    are part of unions, and what is painted on it is a false positive. Only where the label is void,
+    -1, are predicted pixels left out, and predictions that lie there excused.
+    """
+
+    categories: Sequence[Mapping[str, Any]] = dataclasses.field(
+        default=({"id": INSTANCE, "isthing": 1}, {"id": BACKGROUND, "isthing": 0}), repr=False
+    )
+    protocol = "panoptic-instances"
+
+    def update(
+        self, prediction: Integer[np.ndarray, "h w"], label: Integer[np.ndarray, "h w"]
+    ) -> dict[str, float]:
+        """Adds one image and returns its own values.
+
+        Args:
+          prediction: ids of instances, 0 = background.
+          label: ids of instances, 0 = background, -1 = void or a crowd.
+
+        Raises:
+          TypeError: one of them does not hold integers.
+          ValueError: the sizes differ, or an id is smaller than those.
+        """
+        prediction = check_integers(prediction, "the instances of the prediction")
+        label = check_integers(label, "the instances of the label")
+        for name, ids, smallest in (("prediction", prediction, 0), ("label", label, -1)):
+            if ids.size and ids.min() < smallest:
+                raise ValueError(
+                    f"{name}: instance ids must be {smallest} or more, the map holds {ids.min()}."
+                )
+        return super().update(_as_segmentation(prediction), _as_segmentation(label))
+
+    def _summary(self, tally: _Tally) -> dict[str, float]:
+        return tally.quality(INSTANCE)
+
+
+def _as_segmentation(instances: Integer[np.ndarray, "h w"]) -> Segmentation:
+    """Instance ids, 0 = background, -1 = void -> COCO's form, where 0 is void."""
+    id_map = instances.astype(np.int64) + 1
+    ids, areas = np.unique(id_map[id_map > VOID], return_counts=True)
+    segments = []
+    for number, area in zip(ids.tolist(), areas.tolist(), strict=True):
+        category = BACKGROUND if number == 1 else INSTANCE
+        segments.append({"id": number, "category_id": category, "area": area})
+    return id_map, segments
 
 
 def _overlaps(

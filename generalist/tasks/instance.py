@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int, Int32, UInt8, UInt16
@@ -13,8 +13,7 @@ from generalist.tasks import arrays, drawing, instance_decoders, palettes
 from generalist.tasks.base import Prediction, Target, Task
 from generalist.tasks.instance_decoders import Axes, Candidates
 
-# A label in COCO's form: id map int (h, w), 0 = none, and a dict for each segment.
-IdMapAndSegments = tuple[np.ndarray, list[dict[str, Any]]]
+VOID = -1  # in labels: what nobody knows, and crowds, whose instances nobody counted
 
 # Painter measures centers on a canvas of this many pixels a side, whatever the size of the image.
 _CANVAS = 1024
@@ -52,9 +51,9 @@ class Instance(Task):
     The defaults are Painter's 6,400 colors. With blocks = 1, red is a foreground flag and green and
     blue are smooth coordinates, which is easier to learn and to decode from a blurred prediction.
 
-    Labels are int (h, w): 0 = background, stuff or void, other ids = instances. Background is black
-    and counts in the loss. The round trip is exact except that instances whose centers share a cell
-    become one.
+    Labels are int (h, w): -1 = void or a crowd, 0 = background or stuff, other ids = instances.
+    Background is black and counts in the loss, void does not. The round trip is exact except that
+    instances whose centers share a cell become one.
 
     Attributes:
       blocks: blocks per axis.
@@ -73,7 +72,7 @@ class Instance(Task):
 
     name: str = "instance"
     prompt: str = "Performance instance segmentation"
-    protocol: str = "panoptic-coco"
+    protocol: str = "panoptic-instances"
     blocks: int = 4
     cells: int = 20
     block_step: int = 15
@@ -109,16 +108,17 @@ class Instance(Task):
         return Axes(255 - self.block_step * np.arange(self.blocks**2), cells, cells)
 
     def encode(self, label: np.ndarray, size: arrays.Size) -> Target:
-        """Encodes int (h, w) ids, resized by nearest neighbor; every pixel counts."""
+        """Encodes int (h, w) ids, resized by nearest neighbor; every pixel but void counts."""
         label = arrays.check_map(self.name, label, "iu", "an integer map of instance ids")
-        arrays.check_range(self.name, label, 0, np.inf, "instance ids, 0 = background")
+        what = "instance ids, 0 = background, -1 = void"
+        arrays.check_range(self.name, label, VOID, np.inf, what)
 
         # A color for each id, then for each pixel.
         centers = centers_of_mass(label)
         colors = np.where(centers.ids[:, None] > 0, self.color(centers.x, centers.y), 0)
         small = arrays.resize_nearest(label, arrays.to_size(size))
         rgb = np.take(arrays.from_levels(colors), np.searchsorted(centers.ids, small), axis=0)
-        return Target(rgb, np.ones((*rgb.shape[:2], 1), np.float32))
+        return Target(rgb, (small != VOID)[..., None].astype(np.float32))
 
     def color(
         self, x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]
@@ -190,18 +190,14 @@ class Instance(Task):
     # Figures --------------------------------------------------------------------------------------
 
     def metric(self):
-        """Returns `generalist.metrics.PanopticQuality` with a single thing category."""
+        """Returns `generalist.metrics.InstanceQuality`."""
         from generalist import metrics
 
-        return metrics.PanopticQuality([{"id": 1, "name": "instance", "isthing": 1}])
+        return metrics.InstanceQuality()
 
-    def label_of(self, prediction: InstancePrediction) -> IdMapAndSegments:
-        """Returns the instances in COCO's form, all of one category."""
-        return as_panoptic(prediction.instances)
-
-    def metric_label(self, label: Int[np.ndarray, "h w"]) -> IdMapAndSegments:
-        """Returns the label in COCO's form, all of one category."""
-        return as_panoptic(label)
+    def label_of(self, prediction: InstancePrediction) -> Int32[np.ndarray, "h w"]:
+        """Returns the instances, 0 = background."""
+        return prediction.instances
 
     def trivial_rgb(
         self, labels: Iterable[np.ndarray], size: tuple[int, int]
@@ -214,7 +210,7 @@ class Instance(Task):
     def render(
         self, prediction_or_label: InstancePrediction | Int[np.ndarray, "h w"]
     ) -> UInt8[np.ndarray, "h w 3"]:
-        """Draws instances in distinct colors; background is black."""
+        """Draws instances in distinct colors; background and void are black."""
         ids = prediction_or_label
         if isinstance(ids, InstancePrediction):
             ids = ids.instances
@@ -236,21 +232,13 @@ class Instance(Task):
     def error_map(
         self, prediction: InstancePrediction, label: Int[np.ndarray, "h w"]
     ) -> UInt8[np.ndarray, "h w 3"]:
-        """Draws where an instance is lost, merged, split or invented."""
-        return drawing.right_or_wrong(drawing.unmatched(prediction.instances, label))
+        """Draws where an instance is lost, merged, split or invented; void counts as right."""
+        wrong = drawing.unmatched(prediction.instances, np.maximum(label, 0))
+        return drawing.right_or_wrong(wrong & (label != VOID))
 
     def error_legend(self) -> drawing.Legend:
         """Returns the colors of `error_map`."""
         return drawing.RIGHT_OR_WRONG
-
-
-def as_panoptic(instances: Int[np.ndarray, "h w"]) -> IdMapAndSegments:
-    """Returns a map of instances, 0 = background, in COCO's form with the one category 1."""
-    segments = []
-    ids, areas = np.unique(instances[instances > 0], return_counts=True)
-    for number, area in zip(ids.tolist(), areas.tolist(), strict=True):
-        segments.append({"id": number, "category_id": 1, "iscrowd": 0, "area": area})
-    return instances, segments
 
 
 class Centers(NamedTuple):

@@ -12,8 +12,14 @@ from jaxtyping import Bool, Int32, UInt8
 from generalist.pictures import encode_png
 from generalist.tasks import arrays, drawing
 from generalist.tasks.base import Prediction, Target, Task
-from generalist.tasks.instance import IdMapAndSegments, Instance
+from generalist.tasks.instance import VOID, Instance
 from generalist.tasks.semantic import Semantic, check_same_classes
+
+# A label in COCO's form: id map int (h, w), 0 = void, and a dict for each segment.
+IdMapAndSegments = tuple[np.ndarray, list[dict[str, Any]]]
+
+
+PAINTER_AREA = 8192  # pixels of Painter's smallest stuff segment, whatever the image
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -65,6 +71,7 @@ class Panoptic(Task):
       categories: [{"id", "name", "isthing", ...}, ...].
       stuff_area: smallest stuff segment at the size of the prediction: a whole number is pixels
         (Painter's 8192), a float a fraction of the image.
+      compare_with_painter: whether an evaluation also measures Painter's own merge.
     """
 
     name: str = "panoptic"
@@ -73,7 +80,8 @@ class Panoptic(Task):
     semantic: Semantic
     instance: Instance
     categories: list[dict[str, Any]] = dataclasses.field(hash=False)
-    stuff_area: int | float = 8192
+    stuff_area: int | float = PAINTER_AREA
+    compare_with_painter: bool = False
 
     def __post_init__(self):
         names = tuple(category["name"] for category in self.categories)
@@ -82,6 +90,13 @@ class Panoptic(Task):
                 f"Task '{self.name}': the categories {names} must be the classes of task "
                 f"'{self.semantic.name}' in their order, {self.semantic.classes}."
             )
+
+    def variants(self) -> Mapping[str, "Panoptic"]:
+        """Returns Painter's own merge: colors are enlarged, and stuff has 8192 pixels."""
+        if not self.compare_with_painter:
+            return {}
+        semantic = dataclasses.replace(self.semantic, upsample="rgb")
+        return {"_painter": dataclasses.replace(self, semantic=semantic, stuff_area=PAINTER_AREA)}
 
     @property
     def component_tasks(self) -> tuple[Task, ...]:
@@ -94,9 +109,9 @@ class Panoptic(Task):
         return self.semantic.name, self.instance.name
 
     def component_labels(self, label: IdMapAndSegments) -> dict[str, Int32[np.ndarray, "h w"]]:
-        """Splits a label into classes, -1 = void, and instances, 0 = none.
+        """Splits a label into classes, -1 = void, and instances, 0 = stuff, -1 = void and crowds.
 
-        Crowd segments keep their class but are no instances.
+        Crowd segments keep their class, but nobody counted their instances.
 
         Raises:
           ValueError: an id of the map has no segment, or its category is unknown.
@@ -109,7 +124,7 @@ class Panoptic(Task):
         # Class and instance of each id of the map, then of each pixel.
         ids, index = np.unique(id_map, return_inverse=True)
         classes = np.full(len(ids), -1, np.int32)
-        instances = np.zeros(len(ids), np.int32)
+        instances = np.full(len(ids), VOID, np.int32)
         for position, number in enumerate(ids.tolist()):
             if number == 0:
                 continue
@@ -122,8 +137,9 @@ class Panoptic(Task):
             segment = segment_of[number]
             class_index = self._class_index(segment["category_id"])
             classes[position] = class_index
-            if self.categories[class_index]["isthing"] and not segment.get("iscrowd", 0):
-                instances[position] = instances.max() + 1
+            if not segment.get("iscrowd", 0):
+                is_thing = self.categories[class_index]["isthing"]
+                instances[position] = max(0, instances.max()) + 1 if is_thing else 0
 
         index = index.reshape(id_map.shape)
         return {self.semantic.name: classes[index], self.instance.name: instances[index]}
@@ -307,7 +323,8 @@ class Panoptic(Task):
         classes = truth[self.semantic.name]
 
         wrong = predicted[self.semantic.name] != classes
-        wrong |= drawing.unmatched(predicted[self.instance.name], truth[self.instance.name])
+        instances = [np.maximum(labels[self.instance.name], 0) for labels in (predicted, truth)]
+        wrong |= drawing.unmatched(*instances)
         return drawing.right_or_wrong(wrong & (classes >= 0))
 
     def error_legend(self) -> drawing.Legend:

@@ -66,7 +66,7 @@ def test_the_models_codec_is_measured_by_the_official_protocol():
     for name, protocol in (
         ("derain", "derain-y-matlab"),
         ("depth", "nyu-eigen-metric"),
-        ("instance", "panoptic-coco"),
+        ("instance", "panoptic-instances"),
     ):
         task = SCENES_TASKS[name].official(TASKS[name])
         assert task == dataclasses.replace(SCENES_TASKS[name], protocol=protocol)

@@ -371,11 +371,11 @@ def test_coco_semantic_paints_crowds_and_indexes_categories_by_position(tmp_path
     np.testing.assert_array_equal(example["image"], photos[42])
 
 
-def test_coco_instances_are_things_without_crowds_numbered_in_the_order_of_the_json(tmp_path):
+def test_coco_instances_are_things_in_the_order_of_the_json_and_void_and_crowds_apart(tmp_path):
     save_coco(tmp_path, {42: (ID_MAP, SEGMENTS)})
     label = open_source("coco", "instance", "val", tmp_path)[0]["label"]
     assert label.dtype == np.int32
-    np.testing.assert_array_equal(label, [[0, 0, 0, 3], [1, 0, 0, 2]])
+    np.testing.assert_array_equal(label, [[-1, 0, 0, 3], [1, -1, -1, 2]])
 
 
 def test_coco_panoptic_is_the_official_pair(tmp_path):

@@ -15,6 +15,7 @@ from generalist.metrics import (
     CalibrationError,
     DepthMetric,
     ImageQuality,
+    InstanceQuality,
     Metric,
     PanopticQuality,
     SegmentationMetric,
@@ -54,6 +55,10 @@ def panoptic_image(rng):
     return segmentation(), segmentation()
 
 
+def instance_image(rng):
+    return rng.integers(0, 4, (6, 7)), rng.integers(-1, 4, (6, 7))
+
+
 def photo(rng):
     return rng.random((12, 13, 3)), rng.random((12, 13, 3))
 
@@ -65,6 +70,7 @@ METRICS = {
     "calibration": (CalibrationError, confident_image),
     "sparsification": (SparsificationError, confident_depth_image),
     "panoptic": (lambda: PanopticQuality(CATEGORIES), panoptic_image),
+    "instance": (InstanceQuality, instance_image),
     **{
         name: (lambda name=name: ImageQuality(name), photo)
         for name in (
@@ -159,7 +165,7 @@ def test_unknown_protocol_lists_the_valid_ones_and_the_closest(metric, misspelt,
 
 
 def test_every_protocol_is_one_line():
-    assert len(PROTOCOLS) == 15
+    assert len(PROTOCOLS) == 16
     assert all(line and "\n" not in line for line in PROTOCOLS.values())
 
 

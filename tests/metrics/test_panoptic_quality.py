@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchmetrics.detection import PanopticQuality as TorchPanopticQuality
 
-from generalist.metrics import PanopticQuality
+from generalist.metrics import InstanceQuality, PanopticQuality
 
 CATEGORIES = [
     {"id": 1, "name": "ball", "isthing": 1},
@@ -278,3 +278,70 @@ def test_other_errors_name_what_is_wrong():
         PanopticQuality(CATEGORIES).update((np.ones((1, 2)), good[1]), good)
     with pytest.raises(ValueError, match=r"prediction has shape \(1, 3\) and label \(1, 2\)"):
         PanopticQuality(CATEGORIES).update(segmentation([[1, 1, 1]], {1: 1}), good)
+
+
+# Instances without a class
+
+
+def square(top, left, side, number=1):
+    """A map of 100 x 100 pixels with one instance."""
+    ids = np.zeros((100, 100), np.int32)
+    ids[top : top + side, left : left + side] = number
+    return ids
+
+
+@pytest.mark.parametrize(
+    ("prediction", "pq"),
+    [
+        (square(40, 40, 20), 1.0),
+        (np.ones((100, 100), np.int32), 0.0),  # one mask over the whole image
+        (square(25, 25, 50), 0.0),  # 6.25 times too large
+        (square(39, 39, 22), 400 / 484),
+        # The object and six that are not there: one match, six false positives.
+        (square(40, 40, 20) + sum(square(2, 15 * k, 10, 2 + k) for k in range(6)), 1 / (1 + 6 / 2)),
+        (np.zeros((100, 100), np.int32), 0.0),
+    ],
+)
+def test_what_is_painted_on_background_costs(prediction, pq):
+    metric = InstanceQuality()
+    metric.update(prediction, square(40, 40, 20))
+    assert metric.compute()["pq"] == pytest.approx(pq)
+
+
+def test_void_alone_is_excused():
+    label = square(40, 40, 20)
+    label[60:] = -1
+
+    # Grown into void: those pixels are left out. An instance on void: neither right nor wrong.
+    grown = square(40, 40, 20) + np.where(label == -1, 1, 0)
+    apart = square(40, 40, 20) + square(70, 10, 20, 2)
+    for prediction in (grown, apart):
+        metric = InstanceQuality()
+        metric.update(prediction.astype(np.int32), label)
+        assert metric.compute() == {"pq": 1.0, "sq": 1.0, "rq": 1.0}
+
+    # More than half of it is not on void: invented.
+    invented = square(40, 40, 20) + square(49, 10, 20, 2)
+    assert InstanceQuality().update(invented, label)["rq"] == 2 / 3
+
+
+def test_instances_equal_the_things_of_torchmetrics_with_background_as_stuff():
+    rng = np.random.default_rng(0)
+    ours = InstanceQuality()
+    theirs = TorchPanopticQuality(things={1}, stuffs={0}, return_per_class=True)
+    for _ in range(50):
+        label = np.kron(rng.integers(0, 4, (4, 4)), np.ones((4, 4), int))
+        prediction = np.where(rng.random(label.shape) < 0.2, rng.integers(0, 4, label.shape), label)
+        ours.update(prediction, label)
+        theirs.update(
+            *(torch.tensor(np.stack([(x > 0) * 1, x], -1))[None] for x in (prediction, label))
+        )
+    things, _ = theirs.compute()[0].tolist()  # a value for each class, things first
+    assert ours.compute()["pq"] == pytest.approx(things, abs=1e-6)
+
+
+def test_a_crowd_in_the_prediction_is_an_error():
+    with pytest.raises(ValueError, match="prediction: instance ids must be 0 or more, .*-1"):
+        InstanceQuality().update(np.full((2, 2), -1), np.zeros((2, 2), int))
+    with pytest.raises(ValueError, match="label: instance ids must be -1 or more, .*-3"):
+        InstanceQuality().update(np.zeros((2, 2), int), np.full((2, 2), -3))

@@ -130,13 +130,32 @@ def test_metric_takes_label_of_and_label_pairs():
     label = np.zeros((64, 64), np.int32)
     label[2:20, 3:25], label[40:60, 30:50] = 1, 2
     metric = SCENES.metric()
-    segments = [
-        {"id": 1, "category_id": 1, "iscrowd": 0, "area": 396},
-        {"id": 2, "category_id": 1, "iscrowd": 0, "area": 400},
-    ]
-    metric.update(SCENES.label_of(SCENES.decode(SCENES.encode(label, 64).rgb)), (label, segments))
+    prediction = SCENES.decode(SCENES.encode(label, 64).rgb)
+    metric.update(SCENES.label_of(prediction), SCENES.metric_label(label))
     assert metric.compute()["pq"] == 1.0
     assert metric.protocol == SCENES.protocol
+
+
+def test_void_is_black_and_does_not_count_in_the_loss():
+    label = np.zeros((8, 8), np.int32)
+    label[1:4, 1:4], label[5:, 5:] = 1, -1
+    rgb, mask = SCENES.encode(label, 8)
+    np.testing.assert_array_equal(mask[..., 0], label != -1)
+    assert (rgb[label <= 0] == -1).all() and (rgb[label == 1] > -1).any()
+
+
+def test_the_error_map_has_no_errors_on_void():
+    label = np.zeros((8, 8), np.int32)
+    label[1:4, 1:4], label[5:, 5:] = 1, -1
+    predicted = np.where(label == -1, 7, label)
+    decoded = SCENES.decode(SCENES.encode(label, 8).rgb)
+    prediction = dataclasses.replace(decoded, instances=predicted.astype(np.int32))
+    no_errors = SCENES.error_map(decoded, decoded.instances)
+    np.testing.assert_array_equal(SCENES.error_map(prediction, label), no_errors)
+
+    prediction.instances[0, 0] = 9
+    wrong = (SCENES.error_map(prediction, label) != no_errors).any(-1)
+    assert wrong[0, 0] and not wrong[label == -1].any()
 
 
 def test_render_gives_each_instance_a_colour():
@@ -163,8 +182,8 @@ def test_bad_fields(fields, message):
 
 
 def test_bad_labels():
-    with pytest.raises(ValueError, match="label value -1 is outside 0..inf"):
-        PAINTER.encode(np.full((2, 2), -1), 2)
+    with pytest.raises(ValueError, match="label value -2 is outside -1..inf"):
+        PAINTER.encode(np.full((2, 2), -2), 2)
     with pytest.raises(ValueError, match="integer map of instance ids.*got float64 of shape"):
         PAINTER.encode(np.zeros((2, 2)), 2)
     with pytest.raises(

@@ -191,9 +191,9 @@ class COCO(Dataset):
 
     coco_semantic: int32 (h, w), class 0..132 = position in the category list; -1 = void. Crowds
       are painted.
-    instance: int32 (h, w), 1..N the things of any class in the order of the JSON; 0 = the rest,
-      crowds too. Images of train without such a thing are left out: an all-black target teaches
-      nothing.
+    instance: int32 (h, w), 1..N the things of any class in the order of the JSON; 0 = stuff;
+      -1 = void and crowds. Images of train without such a thing are left out: an all-black target
+      teaches nothing.
     panoptic: (int32 (h, w) segment ids, 0 = void, [{"id", "category_id", "iscrowd", "area"}]).
     """
 
@@ -268,7 +268,8 @@ class COCO(Dataset):
         if self.task == "instance":
             countable = self.is_thing[segments.classes] & ~segments.crowd
             numbers = np.where(countable, np.cumsum(countable), 0)
-            return paint(id_map, segments, numbers, 0, location.label, whole)
+            numbers[segments.crowd] = -1
+            return paint(id_map, segments, numbers, -1, location.label, whole)
 
         id_map = paint(id_map, segments, segments.ids, 0, location.label, whole)
         return id_map, segments_info(segments, self.category_ids)
