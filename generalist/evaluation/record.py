@@ -35,7 +35,8 @@ PANELS = "panels"
 # What a suffix of a metric's name means: how else the task was predicted. Without one, it is the
 # task's own way.
 WAYS = {
-    "_painter": "the colors interpolated to the label's size, then the nearest class (Painter)",
+    "_painter": "the colors interpolated to the label's size, then the nearest class; of panoptic "
+    "also stuff from 8192 pixels on (Painter)",
     "_distance": "the distances to the class colors interpolated to the label's size, then the "
     "smallest",
     "_tiles": "at native resolution in overlapping tiles of the target size",

@@ -40,6 +40,7 @@ HEADING = {
     "ssim": Quantity("SSIM", "", 3),
 }
 QUANTITIES = HEADING | {
+    "pq_painter": Quantity("PQ, Painter's merge", "%", 1),
     "miou_painter": Quantity("mIoU, colors upsampled", "%", 1),
     "miou_distance": Quantity("mIoU, distances upsampled", "%", 1),
     "boundary_f": Quantity("boundary F", "%", 1),

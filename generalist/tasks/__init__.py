@@ -20,7 +20,7 @@ from generalist.tasks.depth import Depth, DepthPrediction
 from generalist.tasks.instance import Instance, InstancePrediction
 from generalist.tasks.own import own_task
 from generalist.tasks.palettes import ADE20K_CLASSES, COCO_CATEGORIES, SCENES_CATEGORIES
-from generalist.tasks.panoptic import Panoptic, PanopticPrediction
+from generalist.tasks.panoptic import PAINTER_AREA, Panoptic, PanopticPrediction
 from generalist.tasks.restoration import Restoration, RestorationPrediction
 from generalist.tasks.scalar import Scalar, ScalarPrediction
 from generalist.tasks.semantic import Semantic, SemanticPrediction
@@ -93,12 +93,13 @@ _COCO_SEMANTIC = _semantic(
     # The paper has no prompt for it: two palettes cannot share one.
     prompt="Performance panoptic semantic segmentation",
     levels=7,
+    upsample="distance",
 )
 _COCO_INSTANCE = Instance()
 
 TASKS: dict[str, Task] = _by_name(
     Depth(),
-    Semantic(classes=ADE20K_CLASSES),
+    Semantic(classes=ADE20K_CLASSES, upsample="distance"),
     _COCO_SEMANTIC,
     _COCO_INSTANCE,
     *_restoration(
@@ -110,7 +111,9 @@ TASKS: dict[str, Task] = _by_name(
         semantic=_COCO_SEMANTIC,
         instance=_COCO_INSTANCE,
         categories=COCO_CATEGORIES,
-        stuff_area=8192,
+        # Painter's 8192 pixels of COCO's usual image: a small photograph is not all void.
+        stuff_area=PAINTER_AREA / (640 * 480),
+        compare_with_painter=True,
     ),
 )
 

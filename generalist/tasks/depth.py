@@ -17,7 +17,7 @@ class DepthPrediction(Prediction):
     """Depth of an image, saved as 16-bit PNG in millimeters or as .npy in meters.
 
     Attributes:
-      depth: in meters.
+      depth: in meters along the camera's axis (z), not along each pixel's ray.
       confidence: 1 minus the range of the three channels.
     """
 
@@ -35,9 +35,9 @@ class DepthPrediction(Prediction):
 class Depth(Task):
     """Painter's linear gray code of metric depth: depth / max_depth in all three channels.
 
-    Labels are float (h, w) in meters with 0 = unknown. The round trip is exact to 1e-5 m for depths
-    in 0.001..max_depth meters; larger depths saturate. Painter itself rounds to 8 bits, which are
-    steps of 39 mm.
+    Labels are float (h, w) in meters along the camera's axis (z-depth), 0 = unknown. The round trip
+    is exact to 1e-5 m for depths in 0.001..max_depth meters; larger depths saturate. Painter itself
+    rounds to 8 bits, which are steps of 39 mm.
 
     Attributes:
       max_depth: depth that is painted white, in meters.

@@ -75,8 +75,9 @@ def test_component_labels():
         and classes[31, 31] == CLASS["floor"]
         and classes[0, 31] == -1
     )
-    assert classes[25, 4] == CLASS["crate"] and instances[25, 4] == 0  # a crowd keeps its class
+    assert classes[25, 4] == CLASS["crate"] and instances[25, 4] == -1  # a crowd keeps its class
     assert instances[5, 5] == 1 and instances[20, 20] == 2 and instances[0, 0] == 0
+    assert instances[0, 31] == -1
 
 
 class FixedInstances(type(TASKS["instance"])):
@@ -165,6 +166,22 @@ def test_an_image_without_instances_is_stuff(tasks, size):
     np.testing.assert_array_equal(prediction.id_map, np.ones(size))
 
 
+def test_a_small_photograph_is_not_all_void():
+    """Four quarters of stuff, each smaller than Painter's smallest segment."""
+    task = TASKS["panoptic"]
+    stuff = [c["id"] for c in task.categories if not c["isthing"]][:4]
+    id_map = np.kron(np.array([[1, 2], [3, 4]], np.int32), np.ones((75, 100), np.int32))
+    label = id_map, [segment(k + 1, category, 7500) for k, category in enumerate(stuff)]
+    targets = task.encode_components(label, id_map.shape)
+    rgbs = {name: target.rgb for name, target in targets.items()}
+    prediction = task.decode_components(rgbs, id_map.shape)
+    assert sorted(s["category_id"] for s in prediction.segments_info) == sorted(stuff)
+
+    painter = task.variants()["_painter"].decode_components(rgbs, id_map.shape)
+    assert painter.segments_info == []
+    assert SCENES_TASKS["panoptic"].variants() == {}
+
+
 def test_painters_parameters():
     task = TASKS["panoptic"]
     assert task.components == ("coco_semantic", "instance")
@@ -181,7 +198,8 @@ def test_painters_parameters():
 )
 def test_painters_smallest_stuff_is_8192_pixels_whatever_the_image(size, kept):
     """At 640 x 427 the share that 8192 pixels are of 640 x 480 would be 7,287."""
-    task = TASKS["panoptic"]
+    task = TASKS["panoptic"].variants()["_painter"]
+    assert task.semantic.upsample == "rgb" and task.stuff_area == 8192
     wall, sky = [c for c in task.categories if not c["isthing"]][:2]
     id_map = np.full(size, 1, np.int32)
     id_map.ravel()[-(8192 if kept else 8191) :] = 2
