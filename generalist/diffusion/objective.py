@@ -145,8 +145,8 @@ def _squared_distances(x: Array, palette: Array) -> Array:
     """Colors (b, h, w, 3), palette (k, 3) -> (b, h, w, k).
 
     |x|^2 - 2 x.p + |p|^2 is a matrix product, where the difference would be a tensor of k times the
-    image.
+    image. Distances are small differences of large terms, so the product is that of float32.
     """
     x_squared = jnp.square(x).sum(-1, keepdims=True)
     p_squared = jnp.square(palette).sum(-1)
-    return x_squared - 2.0 * x @ palette.T + p_squared
+    return x_squared - 2.0 * jnp.matmul(x, palette.T, precision="float32") + p_squared

@@ -178,14 +178,20 @@ def orthogonalize(x: jax.Array) -> jax.Array:
 
     The quintic Newton-Schulz iteration of Muon, x <- x (a + b x^T x + c (x^T x)^2), five times. It
     is carried out on the smaller Gram matrix, in which the factors commute: a convolution's
-    (h w in, out) is multiplied twice instead of ten times.
+    (h w in, out) is multiplied twice instead of ten times. A rounding error of the Gram matrix
+    never meets x again, and five steps multiply that of a small eigenvalue by up to 3.4445^10: the
+    products are those of float32, also where a platform's default is bfloat16 or TF32.
 
     Args:
       x: float32 (k, m, n), k matrices.
     """
     if x.shape[1] < x.shape[2]:
         return orthogonalize(x.mT).mT
+    with jax.default_matmul_precision("float32"):
+        return _newton_schulz(x)
 
+
+def _newton_schulz(x: jax.Array) -> jax.Array:
     x = x / (jnp.linalg.norm(x, axis=(1, 2), keepdims=True) + 1e-8)
     identity = jnp.eye(x.shape[2])
     gram = x.mT @ x

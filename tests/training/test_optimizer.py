@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 from optax.contrib._muon import orthogonalize_via_newton_schulz as newton_schulz
+from rounded_products import to_bfloat16, to_tf32, with_rounded_products
 
 from generalist.training.optimizer import (
     learning_rate,
@@ -161,6 +162,27 @@ def test_orthogonalize_in_float32_equals_optax(shape):
     x = jnp.float32(ill_conditioned(shape, smallest=1e-2))
     expected = [newton_schulz(one, jnp.array([3.4445, -4.7750, 2.0315])) for one in x]
     np.testing.assert_allclose(orthogonalize(x), expected, atol=2e-4)
+
+
+@pytest.mark.parametrize("round_to", [to_bfloat16, to_tf32])
+@pytest.mark.parametrize("shape", [(3, 72, 8), (2, 128, 128), (1, 32, 96)])
+def test_orthogonalize_does_not_depend_on_the_default_precision_of_products(shape, round_to):
+    """A kernel's momentum has singular values over many orders of magnitude."""
+    x = jnp.float32(ill_conditioned(shape, smallest=1e-6))
+    update = with_rounded_products(orthogonalize, round_to)(x)
+    np.testing.assert_array_equal(update, with_rounded_products(orthogonalize, lambda x: x)(x))
+    assert np.linalg.svd(update)[1].max() < 1.3
+
+
+def test_rounded_products_are_those_of_the_accelerator():
+    """The independent check: the same products of operands that NumPy rounds."""
+    x, y = np.float32(np.random.default_rng(0).standard_normal((2, 8, 8)))
+    rounded = with_rounded_products(jnp.matmul, to_tf32)(x, y)
+    # Ten bits of mantissa: a multiple of 2^-10 of the power of two below.
+    mantissa, exponent = np.frexp(np.stack([x, y]))
+    a, b = np.ldexp(np.round(mantissa * 2**11) / 2**11, exponent)
+    np.testing.assert_allclose(rounded, a @ b, rtol=1e-5, atol=1e-6)
+    assert np.abs(rounded - x @ y).max() > 1e-4
 
 
 @pytest.mark.parametrize("field", ["weight_decay_on", "lr_multipliers", "muon"])
