@@ -5,7 +5,14 @@ Schedules, parameterization, loss weights, timesteps and samplers.
 
 from generalist.diffusion.loss_weights import LOSS_WEIGHTS, loss_weight
 from generalist.diffusion.parameterization import PREDICTION_TYPES, expand, target, to_eps, to_x0
-from generalist.diffusion.samplers import SAMPLERS, X_INITS, initial_noise, sample, time_grid
+from generalist.diffusion.samplers import (
+    SAMPLERS,
+    X_INITS,
+    check_sampler,
+    initial_noise,
+    sample,
+    time_grid,
+)
 from generalist.diffusion.schedules import (
     SCHEDULES,
     CosineSchedule,
@@ -24,6 +31,7 @@ __all__ = [
     "CosineSchedule",
     "ScaledLinearSchedule",
     "Schedule",
+    "check_sampler",
     "check_timestep_distribution",
     "expand",
     "get_schedule",

@@ -4,9 +4,9 @@ With SNR = alpha^2 / sigma^2, the same error of a network measures, in the three
 eps-MSE = SNR x0-MSE and v-MSE = (1 + SNR) x0-MSE. A weighting is therefore written once, for the
 x0-MSE, and divided by SNR or 1 + SNR where the network predicts eps or v.
 
-The eps-MSE, "min_snr" and "sigmoid" do not count errors of x0 at t = 1, whatever the prediction
-type. A network that has to answer in one step from pure noise learns from "x0", from "v", or from
-"simple" with prediction type "x0" or "v".
+The eps-MSE, "min_snr" and "sigmoid" do not count errors of x0 where there is no signal, whatever
+the prediction type. A network that has to answer from pure noise learns from "x0", from "v", or
+from "simple" with prediction type "x0" or "v"; `combinations` refuses the others.
 """
 
 from typing import Any
@@ -38,7 +38,9 @@ def min_snr(logsnr: Float[Array, " b"], gamma: float = 5.0) -> Float[Array, " b"
 def sigmoid(logsnr: Float[Array, " b"], bias: float = -1.0) -> Float[Array, " b"]:
     """Weighs the eps-MSE by the logistic function of bias - logSNR.
 
-    Hoogeboom et al., "Simpler diffusion" (arXiv 2410.19324).
+    The weighting of Hoogeboom et al., "Simpler diffusion" (arXiv 2410.19324), alone. Their loss is
+    an integral over logSNR, so that it also has the factor -d logSNR / dt over the density of t.
+    Here the density is each task's choice, and the expectation over it is the loss.
     """
     # On the x0-MSE that is SNR sigmoid(bias - logSNR), written so that nothing overflows.
     return jnp.exp(bias) * jax.nn.sigmoid(logsnr - bias)

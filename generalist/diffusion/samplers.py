@@ -85,6 +85,27 @@ SAMPLERS = {"one_step": ddim, "ddim": ddim, "dpmpp_2m": dpmpp_2m}
 X_INITS = ("zeros", "gaussian")
 
 
+def check_sampler(sampler: str, steps: int, eta: float) -> None:
+    """Checks what `sample` is told, before anything is compiled.
+
+    Raises:
+        ValueError: unknown sampler, steps that are no whole number of at least 1, more of them than
+            1 with "one_step", or eta out of range or with another sampler than "ddim".
+    """
+    one_of(sampler, SAMPLERS, "sampler")
+    if not isinstance(steps, int | np.integer) or steps < 1:
+        raise ValueError(f"steps={steps!r} must be a whole number of at least 1.")
+    if sampler == "one_step" and steps != 1:
+        raise ValueError(
+            f"sampler 'one_step' takes steps=1, not {steps!r}; "
+            "for more steps use 'ddim' or 'dpmpp_2m'."
+        )
+    if not 0.0 <= eta <= 1.0 or (eta > 0.0 and sampler != "ddim"):
+        raise ValueError(
+            f"eta={eta!r} with sampler {sampler!r}: eta must be 0, or in [0, 1] with 'ddim'."
+        )
+
+
 def time_grid(steps: int) -> Float[np.ndarray, " steps"]:
     """Returns the times at which the network is asked, float32: 1, 1 - 1/steps, ..., 1/steps.
 
@@ -146,26 +167,15 @@ def sample(
         clip: x0 is clipped to [-clip, clip] in every step; None for no clipping.
 
     Raises:
-        ValueError: unknown sampler or prediction type, steps below 1, steps above 1 with
-            "one_step", eta out of range, with another sampler than "ddim", or without a key.
+        ValueError: unknown prediction type, what `check_sampler` refuses, or eta without a key.
     """
-    coefficients = SAMPLERS[one_of(sampler, SAMPLERS, "sampler")]
-    if sampler == "one_step" and steps != 1:
-        raise ValueError(
-            f"sampler 'one_step' takes steps=1, not {steps!r}; "
-            "for more steps use 'ddim' or 'dpmpp_2m'."
-        )
-    if not 0.0 <= eta <= 1.0 or (eta > 0.0 and sampler != "ddim"):
-        raise ValueError(
-            f"eta={eta!r} with sampler {sampler!r}: eta must be 0, or in [0, 1] with 'ddim'."
-        )
-
+    check_sampler(sampler, steps, eta)
     return solve(
         denoise,
         x_init,
         schedule,
         prediction_type,
-        coefficients,
+        SAMPLERS[sampler],
         time_grid(steps),
         eta=eta,
         key=key,

@@ -8,7 +8,7 @@ logSNR(t) = 2 log(alpha / sigma), a natural logarithm.
 import dataclasses
 import functools
 import math
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from jax import Array
@@ -28,6 +28,11 @@ class Schedule(Protocol):
     Implementations are frozen, so that they hash. t is float32 in [0, 1] of any shape, mostly (b,);
     the results have its shape.
     """
+
+    @property
+    def zero_terminal_snr(self) -> bool:
+        """Whether x_t at t = 1 is noise alone."""
+        ...
 
     def alpha_sigma(
         self, t: Float[ArrayLike, "*b"]
@@ -51,6 +56,8 @@ class CosineSchedule:
     """
 
     shift: float = 0.0
+
+    zero_terminal_snr: ClassVar[bool] = True
 
     @classmethod
     def for_resolution(cls, size: int, reference: int = 64) -> "CosineSchedule":
@@ -140,11 +147,25 @@ class ScaledLinearSchedule:
         return _logsnr(*self.alpha_sigma(t))
 
 
-SCHEDULES = {"cosine": CosineSchedule, "scaled_linear": ScaledLinearSchedule}
+@dataclasses.dataclass(frozen=True)
+class StableDiffusionSchedule(ScaledLinearSchedule):
+    """The scaled linear schedule as Stable Diffusion was trained with it.
+
+    Its last step keeps an SNR of 0.0047, so that a prediction of eps means an image there.
+    """
+
+    zero_terminal_snr: bool = False
+
+
+SCHEDULES = {
+    "cosine": CosineSchedule,
+    "scaled_linear": ScaledLinearSchedule,
+    "stable_diffusion": StableDiffusionSchedule,
+}
 
 
 def get_schedule(name: str, **kwargs: Any) -> Schedule:
-    """Returns the schedule of that name, "cosine" or "scaled_linear".
+    """Returns the schedule of that name, "cosine", "scaled_linear" or "stable_diffusion".
 
     Args:
         name: a key of SCHEDULES.

@@ -253,7 +253,7 @@ def test_low_precision_networks_are_sampled_in_float32():
     [
         ({"sampler": "ddmi"}, "unknown sampler 'ddmi'. Did you mean 'ddim'"),
         ({"prediction_type": "vv"}, "unknown prediction type 'vv'. Did you mean 'v'"),
-        ({"steps": 0}, "steps=0 must be at least 1"),
+        ({"steps": 0}, "steps=0 must be a whole number of at least 1"),
         ({"sampler": "one_step"}, "'one_step' takes steps=1, not 4"),
         ({"eta": 1.5}, "eta=1.5"),
         ({"eta": 0.5, "sampler": "dpmpp_2m"}, "eta=0.5 with sampler 'dpmpp_2m'"),

@@ -101,7 +101,8 @@ def test_get_schedule_builds_by_name_and_explains_mistakes():
     assert get_schedule("cosine", shift=-1.0) == CosineSchedule(-1.0)
     plain = get_schedule("scaled_linear", zero_terminal_snr=False)
     assert plain == ScaledLinearSchedule(zero_terminal_snr=False)
-    assert set(SCHEDULES) == {"cosine", "scaled_linear"}
+    assert set(SCHEDULES) == {"cosine", "scaled_linear", "stable_diffusion"}
+    assert get_schedule("stable_diffusion").zero_terminal_snr is False
     message = "unknown schedule 'cosin'. Did you mean 'cosine'.*scaled_linear"
     with pytest.raises(ValueError, match=message):
         get_schedule("cosin")
