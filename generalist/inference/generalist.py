@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from generalist import models
+from generalist import diffusion, models
 from generalist.devices.mesh import batch_sharding, place_on_devices, replicated
 from generalist.inference.images import read_image
 from generalist.inference.sampler import jit_sampler
@@ -21,6 +22,8 @@ from generalist.pretrained import weights
 from generalist.recipe import Recipe
 from generalist.tasks import Prediction, check_samples
 from generalist.tasks.arrays import resize_image
+
+logger = logging.getLogger("generalist")
 
 # Batches are padded to one of these sizes, so that few programs are compiled.
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
@@ -53,6 +56,7 @@ class Generalist:
 
         self._prompts: dict[str, np.ndarray] = {}
         self._mesh: Mesh | None = None
+        self._warned_of_steps = False
         self._sample = jit_sampler(self.recipe.config, self._graphdef)
 
     def predict(
@@ -63,43 +67,50 @@ class Generalist:
         samples: int = 1,
         seed: int = 0,
         tile: bool | int | None = None,
-    ) -> Prediction | dict[str, Prediction]:
-        """Predicts one task or several of one image; several share a batch.
+    ) -> Prediction | dict[str, Prediction] | list[Prediction] | list[dict[str, Prediction]]:
+        """Predicts one task or several, of one image or several; they share batches.
 
         Args:
-          image: a file, a PIL image, or uint8 (h, w, 3) of any size; gray and RGBA are converted
-            (see `read_image`).
+          image: a file, a PIL image, or an array (h, w, 3) of any size; gray, RGBA and floats are
+            converted (see `read_image`). Several: a list or tuple of those, or an array
+            (b, h, w, 3).
           task: a name, or several.
-          steps: denoising steps; None takes the config's.
+          steps: denoising steps; None takes the config's. A model that answers in one step is asked
+            by DDIM for more, and says so.
           samples: for depth and restoration, how many to draw and average; their standard deviation
             is the prediction's `uncertainty`. They differ only where the sampler is random (it
             starts from noise, or eta > 0); else one is drawn and the deviation is 0.
-          seed: of that randomness.
+          seed: of that randomness, 0 to 2^32 - 1.
           tile: for restoration, whether to work at native resolution in overlapping tiles of the
             model's target size; an integer is the overlap in pixels (True: a quarter of the side).
             None tiles images larger than the target. The other tasks always see the whole image.
 
         Returns:
           For a name its prediction, for several {name: prediction}; all at the image's own height
-          and width.
+          and width. For several images a list of those, in their order.
 
         Raises:
           ValueError: no readable image, an unknown task or one that the model was not trained on,
             or an argument out of range.
         """
-        image = read_image(image)
+        several = isinstance(image, list | tuple) or getattr(image, "ndim", 0) == 4
+        images = [read_image(one) for one in (image if several else [image])]
         names = [task] if isinstance(task, str) else list(task)
         tasks = self.recipe.select(names)
         check_samples(tasks.values(), samples)
 
         # Without randomness all samples are equal: one is enough.
         draws = samples if self.stochastic else 1
-        rgbs = self._sample_components(image, self.components(names), steps, draws, seed, tile)
-        predictions = {
-            name: task.decode_samples(rgbs, image.shape[:2], samples)
-            for name, task in tasks.items()
-        }
-        return predictions[task] if isinstance(task, str) else predictions
+        rgbs = self._sample_components(images, self.components(names), steps, draws, seed, tile)
+
+        results = []
+        for own_rgbs, own_image in zip(rgbs, images, strict=True):
+            predictions = {
+                name: one.decode_samples(own_rgbs, own_image.shape[:2], samples)
+                for name, one in tasks.items()
+            }
+            results.append(predictions[task] if isinstance(task, str) else predictions)
+        return results if several else results[0]
 
     def predict_rgb(
         self,
@@ -120,6 +131,9 @@ class Generalist:
         Returns:
           float32 (b, s, s, 3) in about [-1, 1], s being the model's target size.
         """
+        steps, sampler = self._steps_and_sampler(steps)
+        if not 0 <= seed < 2**32:
+            raise ValueError(f"seed={seed!r} must be a whole number of 0 to 2^32 - 1")
         resized = np.stack([self._resized(image) for image in images])
         names = [task] * len(images) if isinstance(task, str) else list(task)
 
@@ -133,7 +147,12 @@ class Generalist:
             batch_images = resized if len(resized) == 1 else resized[batch]
             rgb.append(
                 self._sample_batch(
-                    batch_images, names[batch], padded, steps, seed + start // padded
+                    batch_images,
+                    names[batch],
+                    padded,
+                    steps,
+                    sampler,
+                    (seed + start // padded) % 2**32,
                 )
             )
         return np.concatenate(rgb)
@@ -197,27 +216,59 @@ class Generalist:
 
     def _sample_components(
         self,
-        image: np.ndarray,
+        images: Sequence[np.ndarray],
         names: Sequence[str],
         steps: int | None,
         draws: int,
         seed: int,
         tile: bool | int | None,
-    ) -> dict[str, np.ndarray]:
-        """uint8 (h, w, 3) -> {name: float32 (draws, s, s, 3), or (draws, h, w, 3) in tiles}."""
-        in_tiles = max(image.shape[:2]) > self.target_size if tile is None else tile is not False
-        tiled = [name for name in names if in_tiles and self.tasks[name].prefers_tiles]
-        whole = [name for name in names if name not in tiled]
+    ) -> list[dict[str, np.ndarray]]:
+        """For each uint8 (h, w, 3), {name: float32 (draws, s, s, 3)}; (draws, h, w, 3) in tiles."""
+        rgbs: list[dict[str, np.ndarray]] = [{} for _ in images]
+        seen_whole: dict[tuple[str, ...], list[int]] = {}  # tasks -> images that they see whole
+        for index, image in enumerate(images):
+            whole = []
+            for name in names:
+                if self._tiles(name, image, tile):
+                    rgbs[index][name] = self._sample_tiled(image, name, steps, draws, seed, tile)
+                else:
+                    whole.append(name)
+            if whole:
+                seen_whole.setdefault(tuple(whole), []).append(index)
 
-        rgbs = {}
-        for name in tiled:
-            rgbs[name] = self._sample_tiled(image, name, steps, draws, seed, tile)
-        if whole:
-            # One batch: every task `draws` times, all of the same encoded image.
-            repeated = [name for name in whole for _ in range(draws)]
-            rgb = self.predict_rgb([self._resized(image)], repeated, steps, seed)
-            rgbs |= zip(whole, np.split(rgb, len(whole)), strict=True)
+        # One batch of all images, each with every task `draws` times. One image is encoded once.
+        for tasks, indices in seen_whole.items():
+            repeated = [name for name in tasks for _ in range(draws)]
+            resized = [self._resized(images[index]) for index in indices]
+            if len(indices) > 1:
+                resized = [image for image in resized for _ in repeated]
+            sampled = self.predict_rgb(resized, repeated * len(indices), steps, seed)
+            for index, own in zip(indices, np.split(sampled, len(indices)), strict=True):
+                rgbs[index] |= zip(tasks, np.split(own, len(tasks)), strict=True)
         return rgbs
+
+    def _tiles(self, name: str, image: np.ndarray, tile: bool | int | None) -> bool:
+        """Whether the task sees this image in tiles."""
+        if not self.tasks[name].prefers_tiles:
+            return False
+        return max(image.shape[:2]) > self.target_size if tile is None else tile is not False
+
+    def _steps_and_sampler(self, steps: int | None) -> tuple[int, str]:
+        """What the config says, or for more steps than its sampler takes, DDIM."""
+        sampling = self.recipe.sampling
+        steps = sampling.steps if steps is None else steps
+        sampler = sampling.sampler
+        if sampler == "one_step" and steps != 1:
+            sampler = "ddim"
+            if not self._warned_of_steps:
+                logger.warning(
+                    "this model was trained to answer in 1 step and is asked for %s, by DDIM: "
+                    "every figure of such models that was measured became worse",
+                    steps,
+                )
+                self._warned_of_steps = True
+        diffusion.check_sampler(sampler, steps, sampling.eta)
+        return steps, sampler
 
     def _sample_tiled(
         self,
@@ -245,14 +296,10 @@ class Generalist:
         images: np.ndarray,
         names: Sequence[str],
         padded: int,
-        steps: int | None,
+        steps: int,
+        sampler: str,
         seed: int,
     ) -> np.ndarray:
-        steps = self.recipe.sampling.steps if steps is None else steps
-        sampler = self.recipe.sampling.sampler
-        if sampler == "one_step" and steps > 1:
-            sampler = "ddim"
-
         # The last image and the last prompt fill the batch. One image for all prompts stays one,
         # unless devices have to share it.
         if len(images) > 1 or self._mesh is not None:

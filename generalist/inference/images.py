@@ -7,8 +7,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 ALLOWED = (
-    "an image file, a PIL image, "
-    "or a uint8 array of shape (h, w), (h, w, 1), (h, w, 3) or (h, w, 4)"
+    "an image file, a PIL image, or an array of shape (h, w), (h, w, 1), (h, w, 3) or (h, w, 4) of "
+    "uint8, or of floats in [0, 1]"
 )
 
 # Pillow's modes of 8 bits a channel and below; it would clip deeper ones without a word.
@@ -22,11 +22,12 @@ class ImageError(ValueError):
 def read_image(image: str | os.PathLike | Image.Image | np.ndarray) -> np.ndarray:
     """Returns an image of any size as uint8 (h, w, 3), RGB.
 
-    Gray becomes three equal channels, an alpha channel is dropped, and a photograph is turned
+    Gray becomes three equal channels, what is transparent lies on white, and a photograph is turned
     upright as its EXIF says.
 
     Args:
-      image: a path, a PIL image, or a uint8 array (h, w), (h, w, 1), (h, w, 3) or (h, w, 4).
+      image: a path, a PIL image, or an array (h, w), (h, w, 1), (h, w, 3) or (h, w, 4) of uint8, or
+        of floats in [0, 1], which are rounded to 8 bits.
 
     Raises:
       ImageError: a missing or damaged file, or an array of another dtype or shape; the message
@@ -62,7 +63,10 @@ def _from_pil(image: Image.Image, name: str) -> np.ndarray:
         raise ImageError(
             f"{name}: pixels of mode {image.mode!r}; convert it to 8 bits a channel first"
         )
-    return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    upright = ImageOps.exif_transpose(image)
+    if upright.has_transparency_data:
+        return _on_white(np.asarray(upright.convert("RGBA")))
+    return np.asarray(upright.convert("RGB"))
 
 
 def _from_array(array: np.ndarray) -> np.ndarray:
@@ -70,11 +74,33 @@ def _from_array(array: np.ndarray) -> np.ndarray:
         array = array[..., None]
 
     is_image = array.ndim == 3 and array.shape[-1] in (1, 3, 4) and array.size > 0
+    if is_image and array.dtype.kind == "f":
+        array = _from_floats(array)
     if array.dtype != np.uint8 or not is_image:
-        hint = "; multiply floats in [0, 1] by 255 and round" if array.dtype.kind == "f" else ""
         raise ImageError(
-            f"got an array of dtype {array.dtype} and shape {array.shape}, need {ALLOWED}{hint}"
+            f"got an array of dtype {array.dtype} and shape {array.shape}, need {ALLOWED}"
         )
 
-    rgb = np.repeat(array, 3, -1) if array.shape[-1] == 1 else array[..., :3]
+    if array.shape[-1] == 4:
+        return _on_white(array)
+    rgb = np.repeat(array, 3, -1) if array.shape[-1] == 1 else array
     return np.ascontiguousarray(rgb)
+
+
+def _from_floats(array: np.ndarray) -> np.ndarray:
+    """Floats in [0, 1] -> uint8. Of 0 and 1 alone nobody can say whether they are levels."""
+    low, high = float(array.min()), float(array.max())
+    if not 0.0 <= low <= high <= 1.0:
+        raise ImageError(f"got floats from {low:g} to {high:g}, need {ALLOWED}")
+    if not np.any(array % 1.0):
+        raise ImageError(
+            "got floats that are all 0 or 1, which may be of [0, 1] or levels of 0..255: convert "
+            "them to uint8"
+        )
+    return np.rint(array * 255.0).astype(np.uint8)
+
+
+def _on_white(rgba: np.ndarray) -> np.ndarray:
+    """uint8 (h, w, 4) -> uint8 (h, w, 3), composited."""
+    alpha = rgba[..., 3:] / 255.0
+    return np.rint(rgba[..., :3] * alpha + 255.0 * (1.0 - alpha)).astype(np.uint8)

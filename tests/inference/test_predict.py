@@ -125,6 +125,45 @@ def test_samples_from_noise_differ_and_follow_the_seed(tiny_workdir):
     assert first.uncertainty.shape == (20, 30) and first.uncertainty.mean() > 0
 
 
+def test_several_images_share_batches_and_equal_the_images_alone(tiny_model, monkeypatch):
+    images = [SMALL, LARGE, SMALL[:, ::-1]]
+    names = ["depth", "semantic"]
+    alone = [tiny_model.predict(image, names) for image in images]
+    sizes, sample = [], tiny_model._sample
+
+    def counted(values, images, *rest, **settings):
+        sizes.append(len(images))
+        return sample(values, images, *rest, **settings)
+
+    monkeypatch.setattr(tiny_model, "_sample", counted)
+    together = tiny_model.predict(images, names)
+    assert sizes == [8]  # six, filled up
+    for one, other in zip(together, alone, strict=True):
+        np.testing.assert_allclose(one["depth"].depth, other["depth"].depth, atol=1e-3)
+        assert np.mean(one["semantic"].classes == other["semantic"].classes) > 0.99
+
+    stacked = tiny_model.predict(np.stack([SMALL, SMALL[:, ::-1]]), "depth")
+    assert [prediction.depth.shape for prediction in stacked] == [(20, 30)] * 2
+    np.testing.assert_allclose(stacked[1].depth, alone[2]["depth"].depth, atol=1e-3)
+    assert tiny_model.predict([], "depth") == []
+
+
+def test_images_in_a_list_are_tiled_or_not_each_by_its_size(tiny_model):
+    together = tiny_model.predict([SMALL, LARGE], ["denoise", "depth"])
+    for prediction, image in zip(together, (SMALL, LARGE), strict=True):
+        alone = tiny_model.predict(image, "denoise")
+        assert np.abs(np.int32(prediction["denoise"].image) - alone.image).max() <= 1
+
+
+def test_a_model_of_one_step_says_so_once_when_it_is_asked_for_more(tiny_workdir, caplog):
+    model = load(tiny_workdir)
+    model.predict(SMALL, "depth", steps=1)
+    assert "1 step" not in caplog.text
+    for _ in range(2):
+        model.predict(SMALL, "depth", steps=3)
+    assert caplog.text.count("trained to answer in 1 step and is asked for 3, by DDIM") == 1
+
+
 def test_more_steps_change_the_prediction(tiny_model):
     assert (
         tiny_model.predict(SMALL, "depth", steps=3).depth
@@ -137,7 +176,10 @@ def test_more_steps_change_the_prediction(tiny_model):
     [
         ({"task": "dept"}, "Did you mean 'depth'.*Allowed: depth, semantic"),
         ({"task": []}, "no task given: choose from depth"),
-        ({"task": "depth", "steps": 0}, "steps=1, not 0"),
+        ({"task": "depth", "steps": 0}, "steps=0 must be a whole number of at least 1"),
+        ({"task": "depth", "steps": 2.5}, "steps=2.5 must be a whole number"),
+        ({"task": "depth", "seed": -1}, "seed=-1 must be a whole number of 0 to 2"),
+        ({"task": "depth", "seed": 2**40}, "seed=1099511627776 must be a whole number"),
         ({"task": "depth", "samples": 0}, "samples is 0"),
         ({"task": ["depth", "semantic"], "samples": 2}, "predict semantic with samples=1"),
         ({"task": "denoise", "tile": 32}, r"tile overlap 32 is outside 0\.\.31"),
