@@ -149,17 +149,23 @@ def training_batches(
 
     # Positions are global until here: a process reads only its rows of each batch.
     mixed = grain.MapDataset.mix(samples, weights=[weights[name] for name in names])
-    batches = grain.MapDataset.source(_Rows(mixed, rows, batch_size)).batch(len(rows))
-    read_options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
-    iterated = batches[first_step:].to_iter_dataset(read_options)
+    own = grain.MapDataset.source(_Rows(mixed, rows, batch_size))[first_step * len(rows) :]
 
-    if workers:
-        # grain passes its own flags on to the workers, so they must count as parsed.
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()
-        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=prefetch)
-        iterated = iterated.mp_prefetch(options)
-    return _explain_dead_workers(iter(iterated))
+    if not workers:
+        # Every thread reads examples, so that several make the parts of one batch. At least one
+        # lies ahead for each of them: grain lets no more threads work.
+        ahead = max(threads, prefetch * len(rows))
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
+        return iter(own.to_iter_dataset(options).batch(len(rows)))
+
+    # A worker makes whole batches: grain deals out what a data set of positions holds.
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, prefetch))
+    iterated = own.batch(len(rows)).to_iter_dataset(options)
+    # grain passes its own flags on to the workers, so they must count as parsed.
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+    processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=prefetch)
+    return _explain_dead_workers(iter(iterated.mp_prefetch(processes)))
 
 
 def _explain_dead_workers(batches: Iterator[Batch]) -> Iterator[Batch]:

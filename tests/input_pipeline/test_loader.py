@@ -1,6 +1,8 @@
 """Batches are a pure function of (seed, step), whoever reads them."""
 
 import itertools
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -84,6 +86,36 @@ def test_starting_later_equals_skipping(ten):
 
 def test_threads_and_prefetch_do_not_matter(ten):
     assert order(batches(10, threads=0, prefetch=1)) == order(ten)
+
+
+class Slow(Numbered):
+    """Counts how many threads read at once."""
+
+    def __init__(self, length):
+        super().__init__(length)
+        self.lock = threading.Lock()
+        self.now = self.most = 0
+
+    def read(self, i, window=None):
+        with self.lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+        time.sleep(0.02)
+        with self.lock:
+            self.now -= 1
+        return super().read(i, window)
+
+
+def test_all_threads_read_the_examples_of_one_batch():
+    source = Slow(64)
+    settings = {"batch_size": 16, "image_size": 4, "target_size": 2, "seed": 0}
+    tasks = {"light": TASKS["light"]}
+    next(
+        training_batches(
+            {"light": source}, tasks, {"light": 1.0}, **settings, threads=8, prefetch=1
+        )
+    )
+    assert source.most == 8
 
 
 def test_worker_processes_make_the_batches_of_threads_from_any_step_on():
