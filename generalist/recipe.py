@@ -5,6 +5,7 @@ Training, `--mode=compile`, evaluation and prediction begin with `Recipe.from_co
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -13,12 +14,15 @@ import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from generalist import diffusion
+from generalist.diffusion.combinations import check_combination
 from generalist.diffusion.objective import Objective
 from generalist.diffusion.schedules import Schedule
 from generalist.models.text_encoder import tokenize
 from generalist.names import one_of
 from generalist.pretrained import parts
 from generalist.tasks import Task, get_tasks
+
+IMAGE_ENCODER = "image_encoder."  # how the paths of its parameters begin
 
 # Fields of the `model` group that say where weights come from, not what the model is.
 NOT_OF_THE_MODEL = ("init_from", "adapt", "prompt_ids")
@@ -88,11 +92,11 @@ class Recipe:
         weights = settings["tasks"]["weights"]
         settings["tasks"]["weights"] = {name: weights[name] for name in tasks}
         settings["eval"]["tasks"] = tuple(evaluated)
+        settings["optimizer"]["lr_multipliers"] = _lr_multipliers(settings, published)
         if published:
             prompts = {name: task.prompt for name, task in tasks.items()}
             settings["model"] = parts.settle(settings["model"], published, prompts)
 
-        _check_diffusion(settings)
         get_tasks(settings["tasks"]["set"], settings["data"]["augment"]["tasks"])
         timesteps = {
             name: TimestepDistribution(**settings["tasks"]["timesteps"][name]) for name in tasks
@@ -100,7 +104,15 @@ class Recipe:
         for distribution in timesteps.values():
             diffusion.check_timestep_distribution(*distribution)
 
+        schedule = _schedule(settings)
         choices = settings["diffusion"]
+        p_pure_noise = [distribution.p_pure_noise for distribution in timesteps.values()]
+        check_combination(choices, schedule, p_pure_noise)
+        if choices["prototype_weight"] and settings["model"]["autoencoder"]:
+            raise ValueError(
+                f"diffusion.prototype_weight {choices['prototype_weight']} compares colors, which "
+                "latents do not have: set it to 0"
+            )
         return cls(
             config=FrozenConfigDict(settings),
             known_tasks=known_tasks,
@@ -108,7 +120,7 @@ class Recipe:
             evaluated=evaluated,
             model=model_arguments(settings["model"]),
             frozen=_frozen(settings),
-            schedule=_schedule(settings),
+            schedule=schedule,
             prediction_type=choices["prediction_type"],
             timesteps=timesteps,
             sampling=Sampling(**{field: choices[field] for field in Sampling._fields}),
@@ -215,26 +227,6 @@ def _evaluated_tasks(settings: Mapping, trained: Mapping[str, Task]) -> dict[str
     return evaluated
 
 
-def _check_diffusion(settings: Mapping) -> None:
-    choices = settings["diffusion"]
-    one_of(choices["schedule"], diffusion.SCHEDULES, "diffusion.schedule")
-    one_of(choices["prediction_type"], diffusion.PREDICTION_TYPES, "diffusion.prediction_type")
-    one_of(choices["loss_weight"], diffusion.LOSS_WEIGHTS, "diffusion.loss_weight")
-    one_of(choices["sampler"], diffusion.SAMPLERS, "diffusion.sampler")
-    one_of(choices["x_init"], diffusion.X_INITS, "diffusion.x_init")
-
-    if choices["prediction_type"] == "eps" and choices["x_init"] == "zeros":
-        raise ValueError(
-            "diffusion.prediction_type 'eps' says nothing about the image at t = 1, where "
-            "diffusion.x_init is 'zeros': choose prediction_type 'x0' or 'v', or x_init 'gaussian'"
-        )
-    if choices["prototype_weight"] and settings["model"]["autoencoder"]:
-        raise ValueError(
-            f"diffusion.prototype_weight {choices['prototype_weight']} compares colors, which "
-            "latents do not have: set it to 0"
-        )
-
-
 def model_arguments(model: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the arguments of `models.build` in the `model` group of a config."""
     arguments = {name: value for name, value in model.items() if name not in NOT_OF_THE_MODEL}
@@ -255,9 +247,23 @@ def _frozen(settings: Mapping) -> tuple[str, ...]:
     return (*settings["optimizer"]["frozen"], *always)
 
 
+def _lr_multipliers(settings: Mapping, published: Mapping | None) -> list:
+    """Those of the config, but not of an image encoder that starts from nothing.
+
+    A run that is continued or used has no published models any more, and has kept what was decided.
+    """
+    rows = settings["optimizer"]["lr_multipliers"]
+    starts_new = not settings["model"]["init_from"]
+    if published:
+        starts_new = "image_encoder" not in published
+    if not starts_new:
+        return rows
+    return [(regex, value) for regex, value in rows if not re.search(regex, IMAGE_ENCODER)]
+
+
 def _schedule(settings: Mapping) -> Schedule:
     """The cosine schedule is shifted to the target's resolution (arXiv 2301.11093)."""
-    name = settings["diffusion"]["schedule"]
+    name = one_of(settings["diffusion"]["schedule"], diffusion.SCHEDULES, "diffusion.schedule")
     if name == "cosine":
         return diffusion.CosineSchedule.for_resolution(settings["model"]["target_size"])
     return diffusion.get_schedule(name)

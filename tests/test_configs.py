@@ -2,10 +2,14 @@
 
 import importlib
 
+import numpy as np
 import pytest
 
+from generalist import models
 from generalist.configs import common
+from generalist.models import parameters
 from generalist.recipe import Recipe
+from generalist.training.optimizer import trainable
 from generalist.training.workdir import flatten
 
 STUDIES = {
@@ -185,3 +189,25 @@ def test_nothing_to_evaluate_is_an_error_before_anything_is_trained():
         ValueError, match="nothing to evaluate: eval.tasks are semantic, trained are depth"
     ):
         Recipe.from_config(c)
+
+
+def test_the_papers_model_is_stable_diffusions_unet_with_cross_attention_alone():
+    """859.52 million parameters of the UNet, 14.3 TFLOP an image and step: Stable Diffusion's."""
+    config = importlib.import_module("generalist.configs.paper").get_config()
+    recipe = Recipe.from_config(config)
+    _, shapes = parameters.abstract(lambda: models.build(recipe.model))
+    unet = sum(int(np.prod(x.shape)) for path, x in shapes.items() if path.startswith("unet."))
+    assert unet == 859_520_964 - (9 * 320 + 9 * 320 + 1)  # three channels in place of four latents
+    assert shapes["unet.conv_in.kernel"].shape == (3, 3, 3, 320)
+    assert config.model.target_size == 128 and config.data.source == "paper"
+    trained = {path.split(".")[0] for path in trainable(recipe.frozen, shapes)}
+    assert trained == {"unet", "image_encoder", "image_projection", "text_projection"}
+
+
+def test_the_papers_encoder_can_be_frozen_and_its_tasks_chosen():
+    get_config = importlib.import_module("generalist.configs.paper").get_config
+    tuned, frozen = get_config("depth"), get_config("frozen,depth")
+    assert list(tuned.tasks.weights) == list(frozen.tasks.weights) == ["depth"]
+    assert set(frozen.optimizer.frozen) - set(tuned.optimizer.frozen) == {r"^image_encoder\."}
+    with pytest.raises(ValueError, match="Did you mean 'depth'"):
+        get_config("frozen,dept")

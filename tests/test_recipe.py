@@ -9,6 +9,7 @@ import pytest
 from generalist import models
 from generalist.configs import common
 from generalist.models import parameters
+from generalist.pretrained import parts
 from generalist.recipe import Recipe, Sampling, TimestepDistribution
 from generalist.training.optimizer import trainable
 
@@ -123,7 +124,9 @@ def test_without_prototype_weight_there_are_no_palettes(config):
         ("diffusion.loss_weight", "min_snt", "Did you mean 'min_snr'"),
         ("diffusion.sampler", "ddmi", "Did you mean 'ddim'"),
         ("diffusion.x_init", "zero", "Did you mean 'zeros'"),
-        ("diffusion.prediction_type", "eps", "choose prediction_type 'x0' or 'v', or x_init"),
+        ("diffusion.prediction_type", "eps", "choose prediction_type 'x0' or 'v', or schedule"),
+        ("diffusion.eta", 0.5, "eta must be 0"),
+        ("diffusion.steps", 0, "a whole number of at least 1"),
         ("tasks.timesteps.depth.std", 0.0, "std"),
         ("tasks.timesteps.depth.p_pure_noise", 1.5, "p_pure_noise"),
         ("eval.tasks", ("dept",), "Did you mean 'depth'"),
@@ -139,6 +142,30 @@ def test_what_would_fail_late_fails_at_once(config, field, value, message):
     group[name] = value
     with pytest.raises(ValueError, match=message):
         Recipe.from_config(config)
+
+
+@pytest.mark.parametrize(
+    ("init_from", "published", "slow"),
+    [
+        ("", (), False),
+        ("unet=sd,text_encoder=sd", ("unet", "text_encoder"), False),
+        ("unet=sd,image_encoder=clip", ("unet", "image_encoder"), True),
+        ("runs/other", (), True),
+    ],
+)
+def test_an_image_encoder_that_starts_from_nothing_learns_at_full_rate(
+    init_from, published, slow, monkeypatch
+):
+    """Whatever else is published; and a recipe read from its own JSON keeps what was decided."""
+    monkeypatch.setattr(parts, "settle", lambda model, *_: model)
+    config = common.get_config("paper")
+    config.model.init_from = init_from
+    config.optimizer.lr_multipliers = ((r"^image_encoder\.", 0.1), (r"bias$", 2.0))
+    recipe = Recipe.from_config(config, dict.fromkeys(published))
+    again = Recipe.from_config(json.loads(recipe.to_json()))
+    for one in (recipe, again):
+        regexes = [regex for regex, _ in one.config.optimizer.lr_multipliers]
+        assert regexes == [r"^image_encoder\.", "bias$"][not slow :]
 
 
 def test_nothing_to_train(config):

@@ -62,6 +62,13 @@ def initial_weights(
     _, values = parameters_lib.split(models.build(recipe.model, recipe.config.seed))
     if not published:
         logger.info("weights: from scratch")
+        if recipe.config.data.source == "paper":
+            logger.warning(
+                "nothing is pre-trained, while the method finetunes a text-to-image model: start "
+                "from published weights by "
+                "--config.model.init_from=unet=SD,text_encoder=SD,image_encoder=ENCODER "
+                "(docs/weights.md)"
+            )
         return values
     logger.info("weights: from scratch, but for")
     return parts.fill(published, values, model)
