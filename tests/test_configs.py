@@ -201,7 +201,7 @@ def test_the_papers_model_is_stable_diffusions_unet_with_cross_attention_alone()
     assert shapes["unet.conv_in.kernel"].shape == (3, 3, 3, 320)
     assert config.model.target_size == 128 and config.data.source == "paper"
     trained = {path.split(".")[0] for path in trainable(recipe.frozen, shapes)}
-    assert trained == {"unet", "image_encoder", "image_projection", "text_projection"}
+    assert trained == {"unet", "image_encoder", "image_projection"}
 
 
 def test_the_papers_encoder_can_be_frozen_and_its_tasks_chosen():

@@ -89,7 +89,8 @@ def _from_array(array: np.ndarray) -> np.ndarray:
 
 def _from_floats(array: np.ndarray) -> np.ndarray:
     """Floats in [0, 1] -> uint8. Of 0 and 1 alone nobody can say whether they are levels."""
-    low, high = float(array.min()), float(array.max())
+    low = float(array.min())
+    high = float(array.max())
     if not 0.0 <= low <= high <= 1.0:
         raise ImageError(f"got floats from {low:g} to {high:g}, need {ALLOWED}")
     if not np.any(array % 1.0):

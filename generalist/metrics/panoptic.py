@@ -163,7 +163,9 @@ class PanopticQuality(Metric):
         return values
 
 
-INSTANCE, BACKGROUND = 1, 2  # category ids of `InstanceQuality`
+# Category ids of `InstanceQuality`.
+INSTANCE = 1
+BACKGROUND = 2
 
 
 @dataclasses.dataclass(eq=False)

@@ -85,9 +85,10 @@ def test_distances_do_not_invent_a_third_class_between_two():
     assert by_distance.decode(rgb, (1, 16)).classes[0].tolist() == [0] * 8 + [2] * 8
 
 
-def test_default_upsampling_is_painters():
-    assert TASKS["semantic"].upsample == TASKS["coco_semantic"].upsample == "rgb"
-    assert SCENES_TASKS["semantic"].upsample == "distance"
+def test_distances_are_enlarged_and_painters_colors_stand_beside_them():
+    for task in (TASKS["semantic"], TASKS["coco_semantic"], SCENES_TASKS["semantic"]):
+        assert task.upsample == "distance"
+        assert task.variants()["_painter"].upsample == "rgb"
 
 
 def test_metric_takes_label_of():

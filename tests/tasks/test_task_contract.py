@@ -145,9 +145,10 @@ def test_metrics_beside_the_official_ones():
 def test_a_semantic_task_has_the_other_way_to_decode():
     (painter,) = SCENES_TASKS["semantic"].variants().items()
     assert painter == ("_painter", dataclasses.replace(SCENES_TASKS["semantic"], upsample="rgb"))
-    (distance,) = TASKS["semantic"].variants().items()
-    assert distance == ("_distance", dataclasses.replace(TASKS["semantic"], upsample="distance"))
-    assert TASKS["depth"].variants() == TASKS["panoptic"].variants() == {}
+    by_rgb = Semantic(classes=("a", "b"))
+    (distance,) = by_rgb.variants().items()
+    assert distance == ("_distance", dataclasses.replace(by_rgb, upsample="distance"))
+    assert TASKS["depth"].variants() == SCENES_TASKS["panoptic"].variants() == {}
 
 
 def test_figures_of_classes_have_their_names():
