@@ -8,7 +8,7 @@ logSNR(t) = 2 log(alpha / sigma), a natural logarithm.
 import dataclasses
 import functools
 import math
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from jax import Array
@@ -57,7 +57,10 @@ class CosineSchedule:
 
     shift: float = 0.0
 
-    zero_terminal_snr: ClassVar[bool] = True
+    @property
+    def zero_terminal_snr(self) -> bool:
+        """True: x_t at t = 1 is noise alone."""
+        return True
 
     @classmethod
     def for_resolution(cls, size: int, reference: int = 64) -> "CosineSchedule":

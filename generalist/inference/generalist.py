@@ -61,7 +61,7 @@ class Generalist:
 
     def predict(
         self,
-        image: str | os.PathLike | Any,
+        image: Any,
         task: str | Iterable[str] = "depth",
         steps: int | None = None,
         samples: int = 1,
@@ -93,8 +93,8 @@ class Generalist:
           ValueError: no readable image, an unknown task or one that the model was not trained on,
             or an argument out of range.
         """
-        several = isinstance(image, list | tuple) or getattr(image, "ndim", 0) == 4
-        images = [read_image(one) for one in (image if several else [image])]
+        several = _is_several(image)
+        images = [read_image(one) for one in image] if several else [read_image(image)]
         names = [task] if isinstance(task, str) else list(task)
         tasks = self.recipe.select(names)
         check_samples(tasks.values(), samples)
@@ -319,6 +319,11 @@ class Generalist:
                 self.parameters, images, prompts, np.uint32(seed), steps=steps, sampler=sampler
             )
         return np.asarray(rgb)[: len(names)]
+
+
+def _is_several(image: Any) -> bool:
+    """Whether it is a list of images, or an array (b, h, w, 3) of them."""
+    return isinstance(image, list | tuple) or getattr(image, "ndim", 0) == 4
 
 
 def load(name_or_path: str | os.PathLike) -> Generalist:
