@@ -1,4 +1,4 @@
-"""Promise: two processes of two devices are one run, whose figures do not depend on them.
+"""Promise: two processes of four devices are one run, whose figures do not depend on them.
 
 After a death the same command continues.
 
@@ -82,10 +82,10 @@ def runs(tmp_path_factory):
     """
     folder = tmp_path_factory.mktemp("runs")
     finish(start(folder / "1", 1, 1))
-    workdir = folder / "2x2"
+    workdir = folder / "2x4"
 
-    # Two processes of two devices: one gets a signal, and both stop at the same step.
-    first, second = start(workdir, 2, 2, "--config.sharding.fsdp=2")
+    # Two processes of four devices: one gets a signal, and both stop at the same step.
+    first, second = start(workdir, 2, 4, "--config.sharding.fsdp=2")
     after_line(first, r"^step 3/")
     second.send_signal(signal.SIGTERM)
     output = first.communicate(timeout=600)[0]
@@ -93,23 +93,23 @@ def runs(tmp_path_factory):
     assert (first.returncode, second.returncode) == (143, 143), output
     assert re.search(r"SIGTERM: saved step \d+ in", output)
 
-    # One process of four devices continues, until it is killed.
-    (alone,) = start(workdir, 1, 4)
+    # One process of eight devices continues, until it is killed.
+    (alone,) = start(workdir, 1, 8)
     after_line(alone, r"^step 13/")
     alone.kill()
     alone.communicate()
-    return folder / "1", workdir, finish(start(workdir, 2, 2, "--config.sharding.fsdp=2"))
+    return folder / "1", workdir, finish(start(workdir, 2, 4, "--config.sharding.fsdp=2"))
 
 
 def test_losses_and_figures_do_not_depend_on_devices_processes_and_deaths(runs):
     """The same examples, noise and order; only float32 sums have another order."""
     undisturbed, moved, _ = runs
-    assert len(losses(undisturbed)) == len(losses(moved)) == 16
+    assert len(losses(undisturbed)) == len(losses(moved)) == 20
     # Other examples, or another order, would differ in the first digit.
     for one, other in zip(losses(undisturbed), losses(moved), strict=True):
         assert other == pytest.approx(one, rel=5e-4)
     figures = [
-        json.loads((workdir / "eval/16/metrics.json").read_text())["denoise/psnr"]
+        json.loads((workdir / "eval/20/metrics.json").read_text())["denoise/psnr"]
         for workdir in (undisturbed, moved)
     ]
     assert figures[1] == pytest.approx(figures[0], rel=1e-3)
@@ -124,7 +124,7 @@ def test_averaged_weights_agree(runs):
 def test_a_process_says_which_it_is_and_where_it_goes_on(runs):
     assert "processes: 2, this is 0 (coordinator localhost:" in runs[2]
     # The last start: where the kill of the one before left it.
-    (step,) = re.findall(r"resuming .* at step (\d+) of 16", runs[2])
+    (step,) = re.findall(r"resuming .* at step (\d+) of 20", runs[2])
     assert int(step) >= 8
 
 

@@ -5,10 +5,8 @@ from generalist.configs import common
 
 def get_config(arg: str = ""):
     c = common.get_config("scenes,tiny")
-    c.batch_size = 4  # an example a device
-    c.sharding.cpu_devices = 1  # unless the command says otherwise
+    c.batch_size = 8  # an example a device
     c.sharding.min_size = 500  # so that there is something to split
-    c.total_steps = 16
     c.checkpoint.every_steps = 4
 
     # One level, and none of what the cross-attention does without.
