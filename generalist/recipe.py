@@ -5,7 +5,6 @@ Training, `--mode=compile`, evaluation and prediction begin with `Recipe.from_co
 
 import dataclasses
 import json
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -22,7 +21,7 @@ from generalist.names import one_of
 from generalist.pretrained import parts
 from generalist.tasks import Task, get_tasks
 
-IMAGE_ENCODER = "image_encoder."  # how the paths of its parameters begin
+FULL_RATE = [r"^image_encoder\.", 1.0]  # row of `optimizer.lr_multipliers`
 
 # Fields of the `model` group that say where weights come from, not what the model is.
 NOT_OF_THE_MODEL = ("init_from", "adapt", "prompt_ids")
@@ -248,7 +247,7 @@ def _frozen(settings: Mapping) -> tuple[str, ...]:
 
 
 def _lr_multipliers(settings: Mapping, published: Mapping | None) -> list:
-    """Those of the config, but not of an image encoder that starts from nothing.
+    """Those of the config, behind the full rate of an image encoder that starts from nothing.
 
     A run that is continued or used has no published models any more, and has kept what was decided.
     """
@@ -256,9 +255,10 @@ def _lr_multipliers(settings: Mapping, published: Mapping | None) -> list:
     starts_new = not settings["model"]["init_from"]
     if published:
         starts_new = "image_encoder" not in published
-    if not starts_new:
+    # The first match wins, so that a row that also names other parts keeps its word on those.
+    if not starts_new or not rows or rows[0] == FULL_RATE:
         return rows
-    return [(regex, value) for regex, value in rows if not re.search(regex, IMAGE_ENCODER)]
+    return [FULL_RATE, *rows]
 
 
 def _schedule(settings: Mapping) -> Schedule:

@@ -11,7 +11,7 @@ from generalist.configs import common
 from generalist.models import parameters
 from generalist.pretrained import parts
 from generalist.recipe import Recipe, Sampling, TimestepDistribution
-from generalist.training.optimizer import trainable
+from generalist.training.optimizer import match, trainable
 
 
 @pytest.fixture
@@ -160,12 +160,13 @@ def test_an_image_encoder_that_starts_from_nothing_learns_at_full_rate(
     monkeypatch.setattr(parts, "settle", lambda model, *_: model)
     config = common.get_config("paper")
     config.model.init_from = init_from
-    config.optimizer.lr_multipliers = ((r"^image_encoder\.", 0.1), (r"bias$", 2.0))
+    config.optimizer.lr_multipliers = ((r"^(image_encoder|unet)\.", 0.1),)
     recipe = Recipe.from_config(config, dict.fromkeys(published))
     again = Recipe.from_config(json.loads(recipe.to_json()))
     for one in (recipe, again):
-        regexes = [regex for regex, _ in one.config.optimizer.lr_multipliers]
-        assert regexes == [r"^image_encoder\.", "bias$"][not slow :]
+        paths = ["image_encoder.kernel", "unet.kernel", "image_projection.kernel"]
+        multiplier = match(one.config.optimizer.lr_multipliers, paths, 1.0)
+        assert list(multiplier.values()) == [0.1 if slow else 1.0, 0.1, 1.0]
 
 
 def test_nothing_to_train(config):
