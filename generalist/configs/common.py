@@ -104,8 +104,8 @@ def full_size() -> ConfigDict:
             "light": 0.05,
         }
     )
-    # At equal weights the gradient of instances is nine times that of denoising (measured on the
-    # scenes): small residuals have small gradients.
+    # Those of the scenes: small residuals have small gradients, so restoration counts more. Not
+    # measured at full size.
     c.tasks.loss_weights = ConfigDict(
         {
             "depth": 5.0,

@@ -9,10 +9,10 @@ tasks, as behind multitask.py: `paper.py:depth`, `paper.py:frozen,depth`.
 
 Stable Diffusion's UNet in its own topology works on the pixels of 128x128 targets: no patches, no
 refinement, and the image reaches it by cross-attention on the image encoder's tokens alone. It has
-859.5 million parameters and takes 14.3 TFLOP an image and step. Parameters, their average and
-AdamW's state take 17.6 GiB, activations with `remat="blocks"` about 0.55 GiB an image (computed,
-not measured): 64 images fit a device of 80 GiB, and a batch of 256 four of them, or one with
-`--config.optimizer.accum_steps=4`.
+859.5 million parameters and takes 14.3 TFLOP an image and step. Its parameters and their average,
+AdamW's state, gradients and a copy in bfloat16 take 17.6 GiB, activations with `remat="blocks"`
+about 0.55 GiB an image (computed, not measured): 64 images fit a device of 80 GiB, and a batch of
+256 four of them, or one with `--config.optimizer.accum_steps=4`.
 
 What the paper states: the six prompts, the data sets, 128x128 pixels, RGB targets, diffusion in
 pixel space from a pre-trained text-to-image model, an image encoder that is tuned and a text

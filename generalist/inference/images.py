@@ -96,7 +96,7 @@ def _from_floats(array: np.ndarray) -> np.ndarray:
     if not np.any(array % 1.0):
         raise ImageError(
             "got floats that are all 0 or 1, which may be of [0, 1] or levels of 0..255: convert "
-            "them to uint8"
+            f"them to uint8; need {ALLOWED}"
         )
     return np.rint(array * 255.0).astype(np.uint8)
 

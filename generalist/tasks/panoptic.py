@@ -18,7 +18,6 @@ from generalist.tasks.semantic import Semantic, check_same_classes
 # A label in COCO's form: id map int (h, w), 0 = void, and a dict for each segment.
 IdMapAndSegments = tuple[np.ndarray, list[dict[str, Any]]]
 
-
 PAINTER_AREA = 8192  # pixels of Painter's smallest stuff segment, whatever the image
 
 

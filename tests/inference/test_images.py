@@ -77,7 +77,7 @@ def test_photographs_are_turned_upright(tmp_path):
 def test_wrong_arrays_are_named(array, message):
     with pytest.raises(ImageError, match=message) as error:
         read_image(array)
-    assert "uint8" in str(error.value)
+    assert "or an array of shape (h, w), (h, w, 1), (h, w, 3) or (h, w, 4)" in str(error.value)
 
 
 def test_wrong_files_are_named(tmp_path):
