@@ -24,7 +24,7 @@ from generalist.tasks import Task
 logger = logging.getLogger("generalist")
 
 BASELINES = "baselines.json"
-PARTIAL = "partial.pkl"
+PARTIAL = "partial.safetensors"
 SUBMISSION = "submission"
 
 
@@ -65,7 +65,8 @@ def evaluate(
 
     The same call resumes an evaluation that was interrupted, from the last state in `out_dir`
     (at most half a minute is lost), and ends in the same figures. Processes that predict together
-    must make the same calls: all need the same partial.pkl and baselines.json to begin with.
+    must make the same calls: all need the same partial.safetensors and baselines.json to begin
+    with.
 
     Args:
       predict_rgb: (images uint8 (b, h, w, 3), task name) -> float32 (b, target_size, target_size,

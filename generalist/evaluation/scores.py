@@ -97,7 +97,7 @@ class Scores:
         """What `update` has gathered, as plain values."""
         gathered = {}
         for suffix, metrics in self._metrics.items():
-            gathered[suffix] = [vars(metric) for metric in metrics.all()]
+            gathered[suffix] = [metric.state() for metric in metrics.all()]
         return {"rows": self.rows, "metrics": gathered}
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -105,7 +105,7 @@ class Scores:
         self.rows = state["rows"]
         for suffix, gathered in state["metrics"].items():
             for metric, values in zip(self._metrics_of(suffix).all(), gathered, strict=True):
-                vars(metric).update(values)
+                metric.restore(values)
 
     def _metrics_of(self, suffix: str) -> _Metrics:
         if suffix not in self._metrics:

@@ -8,7 +8,7 @@ import abc
 import copy
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -19,9 +19,11 @@ class Metric(abc.ABC):
     """A number over a data set, gathered image by image.
 
     `merge` is exact: however the images are split over hosts, the merged metrics compute to the
-    same bits as one metric that saw all images. Subclasses are dataclasses; their constructor
-    arguments are the settings that two metrics must share to be merged. A metric that has seen
-    nothing computes to nan.
+    same bits as one metric that saw all images. A metric that has seen nothing computes to nan.
+
+    Subclasses are dataclasses. Their constructor arguments are the settings that two metrics must
+    share to be merged; their other fields are what they gather, which `state` and `restore` carry
+    to another process.
     """
 
     protocol: str
@@ -52,10 +54,37 @@ class Metric(abc.ABC):
         merged._absorb(other)
         return merged
 
+    def state(self) -> dict[str, Any]:
+        """Returns what the metric has gathered: NumPy arrays, and values that JSON has."""
+        return self._fields(init=False)
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continues from the `state` of a metric of the same settings.
+
+        Raises:
+          ValueError: it is of another form.
+        """
+        own = self.state()
+        if state.keys() != own.keys() or any(_form(state[key]) != _form(own[key]) for key in own):
+            raise ValueError(f"{self!r} takes {sorted(own)}, not such a state: {sorted(state)}")
+        for name, value in state.items():
+            setattr(self, name, value)
+
     def _settings(self) -> dict[str, Any]:
+        return self._fields(init=True)
+
+    def _fields(self, init: bool) -> dict[str, Any]:
+        """Returns the fields that the constructor takes, or the others."""
         # Every subclass is a dataclass, which a type checker cannot know of this class.
         fields = dataclasses.fields(self)  # pyright: ignore[reportArgumentType]
-        return {field.name: getattr(self, field.name) for field in fields if field.init}
+        return {field.name: getattr(self, field.name) for field in fields if field.init is init}
+
+
+def _form(value: Any) -> Any:
+    """Returns what two values of one field of a metric have in common."""
+    if isinstance(value, np.ndarray):
+        return value.shape, value.dtype
+    return type(value)
 
 
 @dataclasses.dataclass(eq=False)

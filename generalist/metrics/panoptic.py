@@ -43,6 +43,27 @@ class _Tally:
     false_positives: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     false_negatives: collections.Counter = dataclasses.field(default_factory=collections.Counter)
 
+    def state(self) -> dict[str, dict[str, Any]]:
+        """Returns the counts by category, which JSON takes as text."""
+        counts = {
+            "ious": self.ious,
+            "false_positives": self.false_positives,
+            "false_negatives": self.false_negatives,
+        }
+        return {name: {str(key): count[key] for key in count} for name, count in counts.items()}
+
+    @classmethod
+    def of(cls, state: Mapping[str, Mapping[str, Any]]) -> "_Tally":
+        """Returns the tally of a `state`; KeyError, TypeError or ValueError for anything else."""
+        tally = cls()
+        for category, ious in state["ious"].items():
+            tally.ious[int(category)] = [float(iou) for iou in ious]
+        for category, count in state["false_positives"].items():
+            tally.false_positives[int(category)] = int(count)
+        for category, count in state["false_negatives"].items():
+            tally.false_negatives[int(category)] = int(count)
+        return tally
+
     def add(self, other: "_Tally") -> None:
         for category, ious in other.ious.items():
             self.ious[category].extend(ious)
@@ -145,6 +166,21 @@ class PanopticQuality(Metric):
         They are nan for a category that never occurred.
         """
         return {category: self._tally.quality(category) for category in self._is_thing}
+
+    def state(self) -> dict[str, Any]:
+        """Returns the segments counted so far, by category."""
+        return self._tally.state()
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continues from the `state` of a metric of the same settings.
+
+        Raises:
+          ValueError: it is of another form.
+        """
+        try:
+            self._tally = _Tally.of(state)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{self!r}: no such state: {error!r}") from error
 
     def _absorb(self, other: Self) -> None:
         self._tally.add(other._tally)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from generalist.evaluation import plain
 from generalist.metrics import (
     PROTOCOLS,
     BoundaryF,
@@ -100,6 +101,24 @@ def test_merge_of_parts_has_the_bits_of_the_whole_in_any_order(case):
     merged = parts[3].merge(parts[2]).merge(parts[0].merge(parts[1]))
     assert merged.compute() == whole.compute()
     assert not any(math.isnan(value) for value in whole.compute().values())
+
+
+def test_a_state_goes_on_elsewhere_with_the_same_bits(case):
+    make, draw = case
+    metric, copy = make(), make()
+    for seed in range(3):
+        metric.update(*draw(np.random.default_rng(seed)))
+    copy.restore(plain.unpack(plain.pack(metric.state())))
+    for one in (metric, copy):
+        one.update(*draw(np.random.default_rng(3)))
+    assert repr(copy.state()) == repr(metric.state()) and copy.compute() == metric.compute()
+
+
+def test_a_state_of_another_metric_is_refused(case):
+    make, _ = case
+    for state in ({}, {"images": 0}, {"confusion": np.zeros(3)}, {"ious": 1, "false_positives": 2}):
+        with pytest.raises(ValueError, match=r"Metric|Quality|BoundaryF|Error"):
+            make().restore(state)
 
 
 def test_merge_leaves_both_metrics_as_they_were(case):
