@@ -150,7 +150,7 @@ def test_evaluate_on_other_data_keeps_apart_what_is_chosen(
     choices = "--task derain --split test/Rain100H --steps 4 --native --submission"
     assert cli.main([*command, *choices.split()]) == 0
     (_, first), (config, second) = calls
-    assert (config.data.source, config.data_dir, config.eval.split) == (
+    assert (config.data.source, config.data_dir, config.eval.final_split) == (
         "paper",
         f"{tmp_path}/data",
         "test/Rain100H",

@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     from generalist.training.flags import read_config
 
     config = read_config(args.config)
-    config.eval.split = args.split or config.eval.split
+    config.eval.final_split = args.split or config.eval.final_split
     ceiling(
         config,
         args.out,

@@ -42,7 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--split",
         metavar="NAME",
-        help="val, test, train, or one of a data set's own, such as test/Rain100H (default: val)",
+        help="val, test, train, held_out, or one of a data set's own, such as test/Rain100H "
+        "(default: val)",
     )
     parser.add_argument(
         "--limit", type=int, default=0, metavar="N", help="examples a task (default: 0, all)"
@@ -98,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
     config.data_dir = args.data_dir or os.environ.get("GENERALIST_DATA_DIR", config.data_dir)
     if args.data_dir and config.data.source == "scenes":
         config.data.source = "paper"
-    config.eval.split = args.split or config.eval.split
+    config.eval.final_split = args.split or config.eval.final_split
 
     # Of other data than its own the model may have only some tasks.
     all_tasks = [] if args.data_dir else None

@@ -109,7 +109,7 @@ def ceiling(
     # The file says what it was measured with.
     settings = {
         "sizes": sizes,
-        "split": config.eval.split,
+        "split": config.eval.final_split,
         "generalist": __version__,
         **(facts or {}),
     }

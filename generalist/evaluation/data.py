@@ -29,9 +29,13 @@ class Data(NamedTuple):
 
 
 def open_data(
-    config: ConfigDict, names: Sequence[str] = (), limit: int = 0, trivial: bool = True
+    config: ConfigDict,
+    names: Sequence[str] = (),
+    limit: int = 0,
+    trivial: bool = True,
+    split: str | None = None,
 ) -> Data:
-    """Opens the evaluation split `config.eval.split` of the tasks.
+    """Opens the data of the tasks that a model is measured on.
 
     The log names each task that is left out, or has no trivial figures.
 
@@ -41,17 +45,19 @@ def open_data(
         measured.
       limit: scenes to render; 0 takes all.
       trivial: open the training split too, from which the trivial predictor learns.
+      split: what to measure on; None takes the official split, `config.eval.final_split`.
 
     Raises:
       ValueError: one of `names`, or every task, has no data or stands for other classes than the
         data have.
     """
+    split = split or config.eval.final_split
     data = Data({}, {}, {})
     for name in names or config.eval.tasks:
         # A task that was asked for must be there; one of the config's is left out.
         try:
             task = _open_task(config, name)
-            source = _open_source(config, name, config.eval.split, limit or None)
+            source = _open_source(config, name, split, limit or None)
         except ValueError as error:
             if names:
                 raise

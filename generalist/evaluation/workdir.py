@@ -25,6 +25,7 @@ def evaluate_workdir(
     workdir: pathlib.Path,
     limit: int,
     *,
+    split: str | None = None,
     names: Sequence[str] | None = None,
     out_dir: pathlib.Path | None = None,
     steps: int | None = None,
@@ -36,9 +37,10 @@ def evaluate_workdir(
     Every process samples its part of each batch and returns all figures; the first one writes.
 
     Args:
-      config: the model's, with the data and split to evaluate on.
+      config: the model's, with the data to evaluate on.
       workdir: a workdir or model folder.
       limit: examples a task; 0 takes all.
+      split: of the examples; None takes the official one, `config.eval.final_split`.
       names: tasks; None takes all of `config.eval.tasks`, empty those of them that the data have.
       out_dir: folder of the results; None takes `eval/<step>/` of the workdir.
       steps: denoising steps; None takes the config's.
@@ -59,7 +61,9 @@ def evaluate_workdir(
     if steps is None:
         steps = config.diffusion.steps
 
-    data = open_data(config, config.eval.tasks if names is None else names, limit)
+    split = split or config.eval.final_split
+    names = config.eval.tasks if names is None else names
+    data = open_data(config, names, limit, split=split)
     # Fails here for a task that the model was not trained on, before anything is measured.
     generalist.components(data.tasks)
 
@@ -74,7 +78,7 @@ def evaluate_workdir(
         facts={
             "step": int(step),
             "seed": config.seed,
-            "split": config.eval.split,
+            "split": split,
             "sampler": config.diffusion.sampler,
             "x_init": config.diffusion.x_init,
             "weights": str(workdir),

@@ -11,7 +11,7 @@ from generalist.names import one_of
 
 __all__ = ["Example", "ReadWindow", "Source", "open_sources"]
 
-HELD_OUT_SCENES = 200  # scenes of a split that is not "train", where no number is asked for
+OTHER_SCENES = 200  # scenes of a split that is not "train", where no number is asked for
 
 
 def open_sources(
@@ -23,8 +23,9 @@ def open_sources(
       config: the config of a run. "paper" reads the data sets below `config.data_dir`, "folder" the
         own data that `config.tasks.set` defines, "scenes" renders by `config.seed`.
       tasks: names of tasks.
-      split: "train", "val" or "test".
-      length: number of scenes; None takes the config's for "train", else HELD_OUT_SCENES.
+      split: "train", "held_out", "val", "test" or another of the source; own data have no
+        "held_out", as their "val" is it.
+      length: number of scenes; None takes the config's for "train", else OTHER_SCENES.
 
     Raises:
       ValueError: unknown `config.data.source`, task or split.
@@ -34,7 +35,7 @@ def open_sources(
     kind = one_of(data["source"], ("paper", "folder", "scenes"), "data.source")
 
     if kind == "scenes":
-        length = length or (data["scenes_train"] if split == "train" else HELD_OUT_SCENES)
+        length = length or (data["scenes_train"] if split == "train" else OTHER_SCENES)
         return {
             task: ScenesSource(task, split, length, data["scenes_size"], config["seed"])
             for task in tasks

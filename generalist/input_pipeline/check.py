@@ -117,6 +117,7 @@ def check(data_dir, names: Iterable[str] = (), limit: int = 0, threads: int = 8)
                 split,
                 data_dir,
                 on_error="skip",
+                hold_out=False,
                 quiet=True,
             )
             split_report = SplitReport(name, split, usual=reader.USUAL[split])

@@ -93,7 +93,7 @@ def open_original(name: str, split: str, data_dir) -> Dataset:
     whole = [split for split in reader.SPLITS if split.isalnum()]
     one_of(split, dict.fromkeys([*whole, *EVALUATION]), f"split of {name} to prepare")
     with prepare_hint():
-        return reader(data_dir, split, WHOLE_TASK.get(name))
+        return reader(data_dir, split, WHOLE_TASK.get(name), hold_out=False)
 
 
 @contextlib.contextmanager
@@ -407,9 +407,8 @@ def write_metadata(
         sum(path.stat().length for path in paths),
     )
     files = _tfds_files(folder, source, form, splits)
-    subsets = source.subsets()
-    if subsets:
-        files[subsets_file(source.split)] = json.dumps(subsets).encode()
+    if source.subsets:
+        files[subsets_file(source.split)] = json.dumps(source.subsets).encode()
 
     # The info comes last, since it makes the split readable.
     info = files.pop(INFO)

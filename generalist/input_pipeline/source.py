@@ -27,7 +27,7 @@ class Source(Protocol):
 
     Attributes:
       task: name of the task whose labels the examples have.
-      split: "train", "val", "test", or a further split of the data set.
+      split: "train", "held_out", "val", "test", or a further split of the data set.
       seed: seed of a source that makes its examples; None where they are read from files.
       groups: where a figure is a mean over groups of examples, their names; a group is the first
         part of an example's key, up to "/". () where it is a mean over all examples.

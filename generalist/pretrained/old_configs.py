@@ -40,6 +40,11 @@ def rename_fields(config: Mapping[str, Any]) -> dict[str, Any]:
     for task, numbers in timesteps.items():
         timesteps[task] = _named(TIMESTEPS, numbers)
 
+    # One split was measured, during training and at its end.
+    evaluation = config.get("eval", {})
+    if "split" in evaluation:
+        evaluation.setdefault("final_split", evaluation["split"])
+
     augment = config.get("data", {}).get("augment", {})
     if "jitter" in augment:
         augment["jitter"] = _named(JITTER, augment["jitter"])

@@ -143,7 +143,9 @@ def check_data(config: FrozenConfigDict) -> None:
 
     if config.data.source in ("paper", "folder"):
         open_sources(config, config.tasks.weights, "train")
-        open_sources(config, config.eval.tasks, config.eval.split)
+        open_sources(config, config.eval.tasks, config.eval.final_split)
+        if config.eval.every_steps:
+            open_sources(config, config.eval.tasks, config.eval.split)
 
 
 def explain(error: Exception) -> str:

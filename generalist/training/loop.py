@@ -178,8 +178,11 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[
                     with meters.overhead():
                         checkpointer.wait()
                         stop.release(f"step {step} is saved in {workdir}")
-                        results = evaluate_workdir(config, workdir, config.eval.examples)
-                        writer.write(step, _for_writer(results))
+                        # What steers is never the official split, which is read at the end.
+                        results = evaluate_workdir(
+                            config, workdir, config.eval.examples, split=config.eval.split
+                        )
+                        writer.write(step, _for_writer("eval", results))
                         stop.hold()
             log_damaged(sources)
         else:
@@ -189,8 +192,10 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[
         # Final evaluation and report ------------------------------------------------------------
         checkpointer.wait()
         stop.release(f"step {config.total_steps} is saved in {workdir}")
-        results = evaluate_workdir(config, workdir, config.eval.final_examples)
-        writer.write(config.total_steps, _for_writer(results))
+        results = evaluate_workdir(
+            config, workdir, config.eval.final_examples, split=config.eval.final_split
+        )
+        writer.write(config.total_steps, _for_writer("final", results))
         writer.close()
         if processes.is_first():
             logger.info(f"report: {write_report(workdir)}")
@@ -203,10 +208,10 @@ def _is_due(step: int, every_steps: int) -> bool:
     return bool(every_steps) and step % every_steps == 0
 
 
-def _for_writer(results: Mapping[str, float | None]) -> dict[str, float]:
+def _for_writer(group: str, results: Mapping[str, float | None]) -> dict[str, float]:
     """The model's own figures of an evaluation; trivial and ceiling do not change with training."""
     scalars = {}
     for name, value in results.items():
         if value is not None and not name.startswith(("trivial/", "ceiling/")):
-            scalars[f"eval/{name}"] = value
+            scalars[f"{group}/{name}"] = value
     return scalars

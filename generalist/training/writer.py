@@ -58,7 +58,7 @@ class Writer:
             except (ValueError, KeyError, TypeError):
                 # A kill cut the line in half, or storage damaged it.
                 continue
-            is_evaluation = any(name.startswith("eval/") for name in line)
+            is_evaluation = any(name.startswith(("eval/", "final/")) for name in line)
             is_final = step == total_steps and is_evaluation
             if step <= first_step and not is_final:
                 kept.append(text)

@@ -38,7 +38,8 @@ def rain_folder(tmp_path_factory):
 def config_of(workdir, folder):
     """The config of a model trained on scenes, to be measured on the rain images."""
     config = ConfigDict(load_weights(workdir)[0])
-    config.data.source, config.data_dir, config.eval.split = "paper", str(folder), "test/Rain100H"
+    config.data.source, config.data_dir = "paper", str(folder)
+    config.eval.final_split = "test/Rain100H"
     return config
 
 

@@ -924,7 +924,7 @@ def test_unusual_count_is_printed_and_a_usual_one_is_not(tmp_path, caplog):
             "light",
             "tests",
             "raise",
-            "split of lol 'tests'. Did you mean 'test'? Allowed: train, test, val.",
+            "split of lol 'tests'. Did you mean 'test'? Allowed: train, test, val, held_out.",
         ),
         (
             "lol",

@@ -5,6 +5,8 @@ import json
 import pytest
 
 import generalist
+from generalist.evaluation import data
+from generalist.input_pipeline import open_sources
 from generalist.input_pipeline.scenes import ScenesSource
 from generalist.training import launch
 
@@ -26,9 +28,24 @@ FIGURES = (
 )
 
 
+OPENED = []  # the splits that evaluations of the run opened, in order
+
+
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     path = tmp_path_factory.mktemp("end_to_end") / "run"
+
+    def open_and_note(config, tasks, split, length=None):
+        OPENED.append(split)
+        return open_sources(config, tasks, split, length)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "open_sources", open_and_note)
+        train(path)
+    return path
+
+
+def train(path):
     assert (
         launch.main(
             [
@@ -45,7 +62,6 @@ def workdir(tmp_path_factory):
         )
         == 0
     )
-    return path
 
 
 def test_every_figure_stands_beside_trivial_and_ceiling(workdir):
@@ -78,12 +94,18 @@ def test_the_run_leaves_what_the_readme_lists(workdir):
     }
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 1, 2, 2]  # two steps, each evaluated
-    assert lines[0]["loss"] > 0 and "eval/depth/rmse" in lines[1] and "eval/depth/rmse" in lines[3]
+    assert lines[0]["loss"] > 0 and "eval/depth/rmse" in lines[1] and "final/depth/rmse" in lines[3]
 
 
 def test_an_evaluation_between_two_checkpoints_measures_the_weights_of_its_own_step(workdir):
     cards = {step: json.loads((workdir / f"eval/{step}/card.json").read_text()) for step in (1, 2)}
     assert [card["step"] for card in cards.values()] == [1, 2]
+    # Only the last one has seen the official split, and each says what it has seen.
+    assert [card["split"] for card in cards.values()] == ["held_out", "val"]
+    assert [card["tasks"]["depth"]["split"] for card in cards.values()] == ["held_out", "val"]
+    between = OPENED.index("val")
+    assert set(OPENED[:between]) == {"held_out", "train"}
+    assert set(OPENED[between:]) == {"val", "train"}
     assert {path.name for path in (workdir / "checkpoints").iterdir()} >= {"1", "2"}
 
 

@@ -34,6 +34,7 @@ def test_numbers_get_their_names_and_values_their_new_words():
         "data": {"augment": {"jitter": [0.4, 0.3, 0.2, 0.1], "jitter_share": 0.8}},
         "diffusion": {"prediction": "v", "start": "noise"},
         "optimizer": {"accumulate": 4},
+        "eval": {"split": "val"},
     }
     new = {
         "seed": 3,
@@ -46,6 +47,7 @@ def test_numbers_get_their_names_and_values_their_new_words():
         },
         "diffusion": {"prediction_type": "v", "x_init": "gaussian"},
         "optimizer": {"accum_steps": 4},
+        "eval": {"split": "val", "final_split": "val"},
     }
     assert rename_fields(old) == new
     assert rename_fields(new) == new

@@ -69,12 +69,12 @@ def test_a_finished_run_started_again_writes_its_final_evaluation_once(tmp_path)
                 2, {"eval/psnr": 1.0}
             )  # of an evaluation on the way, which is not repeated
             writer.write(4, {"loss": 0.5})
-        writer.write(4, {"eval/psnr": 2.0})
+        writer.write(4, {"final/psnr": 2.0})
         writer.close()
     assert lines(tmp_path) == [
         {"step": 2, "eval/psnr": 1.0},
         {"step": 4, "loss": 0.5},
-        {"step": 4, "eval/psnr": 2.0},
+        {"step": 4, "final/psnr": 2.0},
     ]
 
 

@@ -23,7 +23,7 @@ from generalist.input_pipeline.scenes.materials import (
     sample_materials,
 )
 
-SPLITS = ("train", "val", "test")
+SPLITS = ("train", "val", "test", "held_out")
 MAX_DEPTH = 10.0  # meters; farther points have no valid depth
 
 # The base surfaces of a room (side walls, floor, ceiling, back wall), and of an open ground.
@@ -83,7 +83,7 @@ def render(seed: int, split: str, index: int, size: int | tuple[int, int]) -> Sc
 
     Args:
       seed: integer >= 0.
-      split: "train", "val" or "test".
+      split: one of SPLITS.
       index: of the scene, >= 0.
       size: side or (h, w) in pixels.
 

@@ -30,7 +30,7 @@ class ScenesSource:
 
     Args:
       task: one of SCENES_SOURCE_TASKS.
-      split: "train", "val" or "test": no scene and no degradation occurs in two of them.
+      split: one of SPLITS: no scene and no degradation occurs in two of them.
       length: number of examples.
       size: side or (h, w) in pixels.
       seed: integer >= 0; another seed is another data set.

@@ -9,6 +9,7 @@ from generalist.input_pipeline.sources.ade20k import ADE20K
 from generalist.input_pipeline.sources.base import Dataset, find_root
 from generalist.input_pipeline.sources.coco import COCO
 from generalist.input_pipeline.sources.files import DataError, LayoutError
+from generalist.input_pipeline.sources.held_out import HELD_OUT
 from generalist.input_pipeline.sources.lol import LOL
 from generalist.input_pipeline.sources.nyu import NYUV2
 from generalist.input_pipeline.sources.rain13k import Rain13K
@@ -18,6 +19,7 @@ from generalist.names import one_of
 
 __all__ = [
     "DATASET_OF",
+    "HELD_OUT",
     "SOURCES",
     "WHOLE_TASK",
     "DataError",
@@ -85,7 +87,7 @@ def open_source(dataset: str, task: str | None, split: str, data_dir, **kwargs) 
     Args:
       dataset: a name in SOURCES.
       task: one of the data set's tasks; None takes its first.
-      split: "train", "val" or "test".
+      split: "train", "held_out", "val" or "test".
       data_dir: local path or gs://.
       **kwargs: see `Dataset`.
 

@@ -43,7 +43,7 @@ class ADE20K(Dataset):
 
     def index(self) -> OriginalFiles:
         """Pairs the images and annotations of the split."""
-        folder = self.SPLITS[self.split]
+        folder = self.SPLITS[self.official_split]
         return self.pair_files(f"images/{folder}", f"annotations/{folder}")
 
     def decode_label(self, label: File) -> np.ndarray:

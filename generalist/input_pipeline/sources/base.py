@@ -30,6 +30,7 @@ from generalist.input_pipeline.sources.files import (
     read_window,
     require_same_size,
 )
+from generalist.input_pipeline.sources.held_out import HELD_OUT, ONE_OF, choose_held_out
 from generalist.input_pipeline.sources.left_out import LeftOut
 from generalist.input_pipeline.sources.tfds import Shards
 from generalist.names import one_of
@@ -62,18 +63,23 @@ class Dataset:
 
     Args:
       data_dir: local path or gs:// of the folder that holds the data set's folder.
-      split: one of SPLITS; "val" and "test" both open the evaluation split.
+      split: one of SPLITS; "val" and "test" both open the evaluation split; "held_out" is the part
+        of the official training split that "train" leaves out, see `choose_held_out`.
       task: one of TASKS (default: the first).
       on_error: "raise" the DataError of a damaged example, or "skip" it: the next readable example
         takes its place, always the same one; `damaged` has its file and the log names it once.
         Both include copies of the source in worker processes.
+      hold_out: False opens the official training split as "train", with what is held out.
       quiet: log nothing about counts and files left out; the caller looks into `counts` and
         `damaged`.
       shards: records of this split to read instead of the original files.
 
     Attributes:
-      counts: {split, or part of it: number of examples there}.
+      official_split: the split on disk, of which `split` may be a part.
+      counts: {official split, or part of it: number of examples there}.
       root: the folder that is read.
+      subsets: rows of the official split: {"held_out": those never trained on, task: those that a
+        task is trained on, where it leaves out some}.
       examples: where the examples lie.
 
     Raises:
@@ -94,6 +100,7 @@ class Dataset:
     SUFFIXES = IMAGE_SUFFIXES  # of the files it reads
     LABEL = "label"  # feature of the label in the prepared form, named as in the TFDS catalog
     CATALOG = ""  # the data set's folder in the TFDS catalog
+    HOLDS_OUT = True  # whether "train" leaves out the examples of "held_out"
 
     seed: int | None = None
     groups: tuple[str, ...] = ()
@@ -105,13 +112,16 @@ class Dataset:
         task: str | None = None,
         *,
         on_error: str = "raise",
+        hold_out: bool = True,
         quiet: bool = False,
         shards: Shards | None = None,
     ):
         # Names are checked before the disk is asked.
         self.task = one_of(task or self.TASKS[0], self.TASKS, f"task of {self.NAME}")
-        splits = dict.fromkeys([*self.SPLITS, *EVALUATION])
-        self.split = self.resolve_split(one_of(split, splits, f"split of {self.NAME}"))
+        part = [HELD_OUT] if self.HOLDS_OUT else []
+        splits = dict.fromkeys([*self.SPLITS, *EVALUATION, *part])
+        self.official_split = self.resolve_split(one_of(split, splits, f"split of {self.NAME}"))
+        self.split = HELD_OUT if split == HELD_OUT else self.official_split
         skip = one_of(on_error, ("raise", "skip"), "on_error") == "skip"
         self._left_out = LeftOut() if skip else None
         self._quiet = quiet
@@ -124,19 +134,52 @@ class Dataset:
         self.root = str(root)
 
         # From here on it does not matter which of the two the examples are.
-        self.examples: Examples
         if shards is None:
-            self.examples = self.index()
+            whole = self.index()
+            prepared = {}
         else:
-            rows = shards.rows(self.task)
-            self.examples = PreparedRecords(shards, rows, self.split, self.from_record)
-        self.report_count(self.split, self.examples.total if len(self) else 0)
+            whole = PreparedRecords(shards, self.official_split, self.from_record)
+            prepared = shards.subsets()
+        self.subsets = self.choose(whole) | prepared
+        self.examples = self._part(whole, hold_out)
+        self.report_count(self.official_split, len(whole) if len(self) else 0)
+
+    def _part(self, whole: Examples, hold_out: bool) -> Examples:
+        """Returns the examples of `split` for the task."""
+        held_out = self.subsets.get(HELD_OUT, [])
+        if self.split == HELD_OUT:
+            if not held_out:
+                raise LayoutError(
+                    self.root,
+                    f"none of the {len(whole)} examples of {self.official_split} are held out",
+                    f"One scene of {ONE_OF} is. Measure another split during training, "
+                    "--config.eval.split=val, or none, --config.eval.every_steps=0.",
+                )
+            return whole.part(held_out)
+
+        # Few of the data sets, and no evaluation split, are used in part.
+        rows = self.subsets.get(self.task)
+        if held_out and hold_out:
+            excluded = set(held_out)
+            rows = range(len(whole)) if rows is None else rows
+            rows = [row for row in rows if row not in excluded]
+        return whole if rows is None else whole.part(rows)
 
     # What a reader defines.
 
     def index(self) -> Examples:
-        """Finds the examples of `split` below `root`."""
+        """Finds the examples of `official_split` below `root`."""
         raise NotImplementedError
+
+    def scene_of(self, key: str) -> str:
+        """Returns the scene that an example shows; where none is known, the example's own key."""
+        return key
+
+    def choose(self, examples: Examples) -> dict[str, list[int]]:
+        """Returns `subsets` of the examples of `official_split`."""
+        if self.official_split != "train" or not self.HOLDS_OUT:
+            return {}
+        return {HELD_OUT: choose_held_out([self.scene_of(key) for key in examples.names()])}
 
     def decode_label(self, label: File | np.ndarray) -> np.ndarray:
         """Returns the label as it is stored, (h, w, ...); by default it is an image."""
@@ -242,10 +285,6 @@ class Dataset:
         """Reads the example in a record."""
         return self._decode(self.from_record(record, where))
 
-    def subsets(self) -> dict[str, list[int]]:
-        """Returns {task: its examples} for the tasks that leave out some of this split."""
-        return {}
-
     # What a source says of itself.
 
     @property
@@ -272,7 +311,9 @@ class Dataset:
 
     @classmethod
     def resolve_split(cls, split: str) -> str:
-        """Returns the evaluation split for "val" and "test", else `split`."""
+        """Returns the split on disk that has the examples of `split`."""
+        if split == HELD_OUT:
+            return "train"
         return cls.EVAL_SPLIT if split in EVALUATION else split
 
     # Help for `index`.

@@ -147,22 +147,28 @@ class PanopticFiles(Examples):
       root: the data set's folder.
       split: name of the split on disk, "val2017".
       annotations: its JSON.
-      rows: the images that the task uses.
+      rows: the images that are used.
     """
 
     def __init__(self, root: str, split: str, annotations: Annotations, rows: Sequence[int]):
         self.annotations = annotations
+        self._root = root
+        self._split = split
         self._images = f"{root}/{split}"
         self._labels = f"{root}/annotations/panoptic_{split}"
         self._rows = rows
 
-    @property
-    def total(self) -> int:
-        """Number of images in the JSON."""
-        return len(self.annotations.files)
-
     def __len__(self) -> int:
         return len(self._rows)
+
+    def names(self) -> list[str]:
+        """Returns the key of every image."""
+        return [self._paths(row)[0] for row in self._rows]
+
+    def part(self, rows: Sequence[int]) -> "PanopticFiles":
+        """Returns only the images at `rows`, so that `paths` has only their files."""
+        rows = [self._rows[row] for row in rows]
+        return PanopticFiles(self._root, self._split, self.annotations, rows)
 
     def locate(self, index: int) -> Location:
         """Returns the paths of example `index`, and its `Segments`."""
@@ -231,7 +237,7 @@ class COCO(Dataset):
 
     def index(self) -> PanopticFiles:
         """Reads the JSON of the split."""
-        folder = self.SPLITS[self.split]
+        folder = self.SPLITS[self.official_split]
         path = f"{self.root}/annotations/panoptic_{folder}.json"
         try:
             self.annotations = read_annotations(path)
@@ -241,14 +247,16 @@ class COCO(Dataset):
         self.category_ids = self.annotations.category_ids
         self.is_thing = self.annotations.is_thing
         every_row = range(len(self.annotations.files))
-        rows = self.subsets().get(self.task, every_row)
-        return PanopticFiles(self.root, folder, self.annotations, rows)
+        return PanopticFiles(self.root, folder, self.annotations, every_row)
 
-    def subsets(self) -> dict[str, list[int]]:
-        """Returns the images with a countable thing, on which instances are trained."""
-        if self.split != "train":
-            return {}
-        return {"instance": np.flatnonzero(self.annotations.with_things()).tolist()}
+    def choose(self, examples: Examples) -> dict[str, list[int]]:
+        """Adds the images with a countable thing, on which instances are trained."""
+        subsets = super().choose(examples)
+        # The records of a prepared form do not say it before they are read.
+        if self.official_split == "train" and isinstance(examples, PanopticFiles):
+            with_things = examples.annotations.with_things()
+            subsets["instance"] = np.flatnonzero(with_things).tolist()
+        return subsets
 
     def decode_label(self, label: File) -> np.ndarray:
         """Reads a panoptic PNG, uint8 (h, w, 3) in OpenCV's order."""

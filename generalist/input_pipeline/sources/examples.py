@@ -29,13 +29,16 @@ class Location(NamedTuple):
 class Examples:
     """The examples of a split that were located: picklable random access."""
 
-    @property
-    def total(self) -> int:
-        """Number of examples of the split, including those that the task leaves out."""
-        return len(self)
-
     def __len__(self) -> int:
         raise NotImplementedError
+
+    def names(self) -> list[str]:
+        """Returns a name of every example: its key, where that is known without reading it."""
+        return [str(index) for index in range(len(self))]
+
+    def part(self, rows: Sequence[int]) -> "Examples":
+        """Returns only the examples at `rows`."""
+        return Part(self, rows)
 
     def locate(self, index: int) -> Location:
         """Returns where example `index` lies."""
@@ -46,6 +49,35 @@ class Examples:
         raise NotImplementedError
 
 
+class Part(Examples):
+    """Some of the examples of a split.
+
+    Args:
+      whole: all of them.
+      rows: which ones.
+    """
+
+    def __init__(self, whole: Examples, rows: Sequence[int]):
+        self._whole = whole
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def names(self) -> list[str]:
+        """Returns the name that every example has in the whole split."""
+        names = self._whole.names()
+        return [names[row] for row in self._rows]
+
+    def locate(self, index: int) -> Location:
+        """Returns where example `index` of the part lies."""
+        return self._whole.locate(self._rows[index])
+
+    def paths(self) -> Iterable[str]:
+        """Returns the paths of the whole split, whose files hold more than one example each."""
+        return self._whole.paths()
+
+
 class OriginalFiles(Examples):
     """Examples of one image file and one label file each."""
 
@@ -54,6 +86,14 @@ class OriginalFiles(Examples):
 
     def __len__(self) -> int:
         return len(self._locations)
+
+    def names(self) -> list[str]:
+        """Returns the key of every example."""
+        return [location.key for location in self._locations]
+
+    def part(self, rows: Sequence[int]) -> "OriginalFiles":
+        """Returns only the examples at `rows`, so that `paths` has only their files."""
+        return OriginalFiles([self._locations[row] for row in rows])
 
     def locate(self, index: int) -> Location:
         """Returns the paths of example `index`."""
@@ -71,7 +111,6 @@ class PreparedRecords(Examples):
 
     Args:
       shards: where the records are.
-      rows: the records that the task uses.
       split: name of the split in the data set, for errors.
       from_record: (record, where it lies) -> location; KeyError for a record of another form.
     """
@@ -79,29 +118,21 @@ class PreparedRecords(Examples):
     def __init__(
         self,
         shards: Shards,
-        rows: Sequence[int],
         split: str,
         from_record: Callable[[Mapping[str, Any], str], Location],
     ):
         self.shards = shards
-        self._rows = rows
         self._split = split
         self._from_record = from_record
 
-    @property
-    def total(self) -> int:
-        """Number of records of the split."""
-        return len(self.shards)
-
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.shards)
 
     def locate(self, index: int) -> Location:
         """Returns the encoded image and label of example `index`."""
-        row = self._rows[index]
-        record = self.shards[row]
+        record = self.shards[index]
         try:
-            return self._from_record(record, f"{self.shards.folder} ({self._split}, row {row})")
+            return self._from_record(record, f"{self.shards.folder} ({self._split}, row {index})")
         except KeyError as error:
             allowed = f"They have {', '.join(sorted(record))}: is it another data set's folder?"
             raise LayoutError(

@@ -58,6 +58,7 @@ class Folder(Dataset):
     EVAL_SPLIT = "val"
     SUFFIXES = (*IMAGE_SUFFIXES, ".npy")
     USUAL: ClassVar = {}
+    HOLDS_OUT = False  # val is what the user held out
 
     def __init__(
         self,
@@ -87,7 +88,7 @@ class Folder(Dataset):
 
     def index(self) -> OriginalFiles:
         """Pairs the images and labels of the split."""
-        return self.pair_files(f"{self.split}/images", f"{self.split}/labels")
+        return self.pair_files(f"{self.official_split}/images", f"{self.official_split}/labels")
 
     def decode_label(self, label: File) -> np.ndarray:
         """Reads a label as it is stored: numbers (h, w), or colors uint8 (h, w, 3)."""

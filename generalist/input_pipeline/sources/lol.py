@@ -24,5 +24,5 @@ class LOL(Dataset):
 
     def index(self) -> OriginalFiles:
         """Pairs the dark and the bright photographs of the split."""
-        folder = self.SPLITS[self.split]
+        folder = self.SPLITS[self.official_split]
         return self.pair_files(f"{folder}/low", f"{folder}/high")

@@ -1,6 +1,7 @@
 """NYU Depth V2: indoor images with metric depth."""
 
 import logging
+import string
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -64,11 +65,15 @@ class NYUV2(Dataset):
 
     def index(self) -> Examples:
         """Finds the pairs of files of the split, or its images in the .mat."""
-        if self.split == "train":
+        if self.official_split == "train":
             return OriginalFiles(self._sync())
-        if self.split == "test" and (epath.Path(self.root) / EXTRACTED).exists():
+        if self.official_split == "test" and (epath.Path(self.root) / EXTRACTED).exists():
             return OriginalFiles(self.pair(*self._images_and_depths(EXTRACTED)))
         return self._labeled()
+
+    def scene_of(self, key: str) -> str:
+        """Returns the room of a key "<room><part>/<n>": a video of it has parts a, b, ..."""
+        return key.split("/")[0].rstrip(string.ascii_lowercase)
 
     def decode_label(self, label: File | np.ndarray) -> np.ndarray:
         """Reads depth as it is stored: uint16 millimeters, or the catalog's float16 meters."""
@@ -130,7 +135,7 @@ class NYUV2(Dataset):
 
         splits_path = f"{self.root}/{SPLITS_MAT}"
         try:
-            rows = read_indices(splits_path, INDICES[self.split], len(file["images"]))
+            rows = read_indices(splits_path, INDICES[self.official_split], len(file["images"]))
         except FileNotFoundError as error:
             raise LayoutError(splits_path, NO_FILE, self.expected_layout()) from error
 

@@ -61,8 +61,8 @@ class Rain13K(Dataset):
 
     def index(self) -> OriginalFiles:
         """Pairs the images of the split, or of all its test sets."""
-        if self.split != "test":
-            return OriginalFiles(self._pairs(self.split))
+        if self.official_split != "test":
+            return OriginalFiles(self._pairs(self.official_split))
 
         locations = []
         for name in self._test_sets():

@@ -72,7 +72,7 @@ class SIDD(Dataset):
 
     def index(self) -> Examples:
         """Finds the blocks of val; the patches of train, or else the frames to cut them from."""
-        if self.split == "val":
+        if self.official_split == "val":
             return self._blocks()
         if (epath.Path(self.root) / PRE_CUT).exists():
             return self.pair_files(PRE_CUT, "train/groundtruth")
@@ -80,6 +80,18 @@ class SIDD(Dataset):
         noisy = self.files(FRAMES, "*/*NOISY_SRGB_*", strip="NOISY_")
         clean = self.files(FRAMES, "*/*GT_SRGB_*", strip="GT_")
         return Crops(self.pair(noisy, clean), self._crops_per_frame)
+
+    def scene_of(self, key: str) -> str:
+        """Returns the scene instance, of which there are several photographs with their crops.
+
+        Keys are "<scene>/<photograph>_<crop>" of full frames, and "<photograph>_<patch>" of pre-cut
+        patches. There the photographs are numbered from 1 on, two of each scene instance.
+        """
+        scene, slash, _ = key.partition("/")
+        if slash:
+            return scene
+        photograph = key.partition("_")[0]
+        return str((int(photograph) - 1) // 2) if photograph.isdecimal() else photograph
 
     def _blocks(self) -> "Blocks":
         noisy = BlocksFile(self._mat_path(NOISY_BLOCKS), NOISY_BLOCKS)
@@ -146,6 +158,11 @@ class Crops(Examples):
 
     def __len__(self) -> int:
         return len(self._frames) * self._per_frame
+
+    def names(self) -> list[str]:
+        """Returns the key of every crop."""
+        crops = range(self._per_frame)
+        return [f"{frame}_{crop}" for frame in self._frames.names() for crop in crops]
 
     def locate(self, index: int) -> Location:
         """Cuts one crop out of both frames; copies, so that the full frames can be freed."""

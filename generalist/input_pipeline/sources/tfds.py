@@ -31,7 +31,7 @@ EVALUATION_NAMES = ("validation", "val", "test")  # of the evaluation split, in 
 
 
 def subsets_file(split: str) -> str:
-    """Returns the name of the file that has, by task, the rows of a split it is trained on."""
+    """Returns the name of the file that has the rows held out, and by task those trained on."""
     return f"subsets-{split}.json"
 
 
@@ -64,11 +64,10 @@ class Shards:
             allowed = "A shard is damaged: delete it and prepare again."
             raise DataError(where, f"cannot be read ({error})", allowed) from error
 
-    def rows(self, task: str) -> list[int]:
-        """Returns the rows that `task` uses: all, unless a choice was prepared."""
+    def subsets(self) -> dict[str, list[int]]:
+        """Returns the rows held out, and by task those it is trained on, as far as prepared."""
         path = epath.Path(self.folder) / subsets_file(self.split)
-        chosen = json.loads(path.read_text()) if path.exists() else {}
-        return chosen.get(task, list(range(len(self))))
+        return json.loads(path.read_text()) if path.exists() else {}
 
 
 @functools.lru_cache(maxsize=32)
@@ -120,7 +119,7 @@ def find_prepared(reader: type[Dataset], data_dir, split: str) -> Shards | None:
     Args:
       reader: one of SOURCES.
       data_dir: local path or gs://; None or "" has nothing.
-      split: "val" and "test" both mean the one evaluation split.
+      split: "val" and "test" both mean the one evaluation split, "held_out" a part of train.
 
     Returns:
       None where there is none.
