@@ -54,6 +54,7 @@ LISTED = 1000
 AUGMENT = {
     "scale": (0.3, 1.0),
     "ratio": (3 / 4, 4 / 3),
+    "native": 0.5,
     "flip": 0.5,
     "jitter": {"brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1},
     "jitter_probability": 0.8,

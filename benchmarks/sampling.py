@@ -152,23 +152,26 @@ def measure_tasks(args) -> dict[str, dict]:
     width = settings["text_encoder"]["dim"]
     rng = np.random.default_rng(0)
     image = jnp.asarray(rng.uniform(-1, 1, (1, side, side, 3)), jnp.float32)
+    target = settings["target_size"]
+    picture = jnp.asarray(rng.uniform(-1, 1, (1, target, target, 3)), jnp.float32)
     text = jnp.asarray(rng.standard_normal((args.tasks, 8, width)), jnp.float32)
 
     @jax.jit
-    def sample(values, image, text):
+    def sample(values, image, picture, text):
         model = parameters.merge(graphdef, values)
-        condition = model.encode(image, text)
+        condition = model.encode(image, text, picture=picture)
         x = jnp.zeros((len(text), *model.diffused_shape))
         return model.denoise(x, jnp.ones(len(text)), condition)
 
     def one_by_one():
-        return np.concatenate([sample(values, image, prompt[None]) for prompt in text])
+        return np.concatenate([sample(values, image, picture, prompt[None]) for prompt in text])
 
     def batch():
-        return np.asarray(sample(values, jnp.repeat(image, args.tasks, 0), text))
+        images = jnp.repeat(image, args.tasks, 0)
+        return np.asarray(sample(values, images, jnp.repeat(picture, args.tasks, 0), text))
 
     def shared():
-        return np.asarray(sample(values, image, text))
+        return np.asarray(sample(values, image, picture, text))
 
     arms = {
         "one after the other": one_by_one,

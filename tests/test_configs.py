@@ -112,6 +112,7 @@ def test_the_paper_is_trained_on_painters_mixture_and_augmented_as_painter_does(
         "tasks": ("depth", "semantic", "coco_semantic", "instance", "denoise", "derain", "light"),
         "scale": (0.3, 1.0),
         "ratio": (3 / 4, 4 / 3),
+        "native": 0.5,
         "flip": 0.5,
         "jitter": {"brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1},
         "jitter_probability": 0.8,

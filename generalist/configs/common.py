@@ -149,6 +149,9 @@ def full_size() -> ConfigDict:
     c.data.augment.tasks = PAPER  # the other tasks are not augmented
     c.data.augment.scale = (0.3, 1.0)  # area of the random window, as a fraction of the image
     c.data.augment.ratio = (3 / 4, 4 / 3)  # width / height of the window
+    # Probability of a window of the target's size in stored pixels, for restoration that is
+    # predicted in tiles of that size.
+    c.data.augment.native = 0.5
     c.data.augment.flip = 0.5  # probability of a mirrored image
     # Largest change of the image's colors, and its probability. Never of a restoration task, whose
     # colors are its target.

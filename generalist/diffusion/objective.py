@@ -8,7 +8,7 @@ import jax
 import optax
 from jax import Array
 from jax import numpy as jnp
-from jaxtyping import Float, Key
+from jaxtyping import Float, Key, UInt8
 
 from generalist.diffusion.loss_weights import loss_weight
 from generalist.diffusion.parameterization import expand, target, to_x0
@@ -26,6 +26,7 @@ class Objective:
 
     A batch holds
       image: uint8 (b, S, S, 3), what the image encoder sees.
+      picture: uint8 (b, s, s, 3), the same at the target's size, which may be appended to x_t.
       target: float32 (b, h, w, c), x0: RGB in [-1, 1], or latents.
       mask: float32 (b, h, w, 1) in {0, 1}; the loss counts only where it is 1.
       task: int32 (b,).
@@ -95,10 +96,10 @@ class Objective:
         task = batch["task"]
 
         # What the network sees, and what it predicts.
-        image = batch["image"].astype(jnp.float32) / 127.5 - 1.0
         condition = model.encode(
-            image,
+            from_levels(batch["image"]),
             self.prompts[task],
+            picture=from_levels(batch["picture"]),
             keep_image=batch["keep_image"],
             keep_text=batch["keep_text"],
         )
@@ -129,6 +130,11 @@ class Objective:
             is_this_task = batch["task"] == index
             total += is_this_task * masked_mean(entropy, batch["mask"][..., 0])
         return total
+
+
+def from_levels(image: UInt8[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
+    """Returns an 8-bit image as the model takes it, in [-1, 1]."""
+    return image.astype(jnp.float32) / 127.5 - 1.0
 
 
 def masked_mean(x: Float[Array, "b h w"], mask: Float[Array, "b h w"]) -> Float[Array, " b"]:

@@ -134,7 +134,9 @@ class Generalist:
         steps, sampler = self._steps_and_sampler(steps)
         if not 0 <= seed < 2**32:
             raise ValueError(f"seed={seed!r} must be a whole number of 0 to 2^32 - 1")
-        resized = np.stack([self._resized(image) for image in images])
+        # The encoder's image and the picture at the target's size, each from the stored pixels.
+        resized = self._resized(images, self.image_size)
+        pictures = self._resized(images, self.target_size)
         names = [task] * len(images) if isinstance(task, str) else list(task)
 
         # One padded size for all batches: the next of BATCH_SIZES that the devices divide.
@@ -144,10 +146,11 @@ class Generalist:
         rgb = []
         for start in range(0, len(names), padded):
             batch = slice(start, start + padded)
-            batch_images = resized if len(resized) == 1 else resized[batch]
+            rows = slice(None) if len(resized) == 1 else batch
             rgb.append(
                 self._sample_batch(
-                    batch_images,
+                    resized[rows],
+                    pictures[rows],
                     names[batch],
                     padded,
                     steps,
@@ -210,9 +213,15 @@ class Generalist:
             self._prompts[task] = np.asarray(model.encode_text(ids))
         return self._prompts[task]
 
-    def _resized(self, image: np.ndarray) -> np.ndarray:
-        """The image as training showed it to the encoder; one of that size stays as it is."""
-        return resize_image(image, (self.image_size, self.image_size))
+    @staticmethod
+    def _resized(images: Iterable[np.ndarray], side: int) -> np.ndarray:
+        """The images as training showed them, uint8 (b, side, side, 3)."""
+        images = list(images)
+        # An image that several tasks are asked of is resized once.
+        resized = {id(image): image for image in images}
+        for key, image in resized.items():
+            resized[key] = resize_image(image, (side, side))
+        return np.stack([resized[id(image)] for image in images])
 
     def _sample_components(
         self,
@@ -239,10 +248,10 @@ class Generalist:
         # One batch of all images, each with every task `draws` times. One image is encoded once.
         for tasks, indices in seen_whole.items():
             repeated = [name for name in tasks for _ in range(draws)]
-            resized = [self._resized(images[index]) for index in indices]
+            shown = [images[index] for index in indices]
             if len(indices) > 1:
-                resized = [image for image in resized for _ in repeated]
-            sampled = self.predict_rgb(resized, repeated * len(indices), steps, seed)
+                shown = [image for image in shown for _ in repeated]
+            sampled = self.predict_rgb(shown, repeated * len(indices), steps, seed)
             for index, own in zip(indices, np.split(sampled, len(indices)), strict=True):
                 rgbs[index] |= zip(tasks, np.split(own, len(tasks)), strict=True)
         return rgbs
@@ -294,6 +303,7 @@ class Generalist:
     def _sample_batch(
         self,
         images: np.ndarray,
+        pictures: np.ndarray,
         names: Sequence[str],
         padded: int,
         steps: int,
@@ -303,8 +313,8 @@ class Generalist:
         # The last image and the last prompt fill the batch. One image for all prompts stays one,
         # unless devices have to share it.
         if len(images) > 1 or self._mesh is not None:
-            filler = np.repeat(images[-1:], padded - len(images), 0)
-            images = np.concatenate([images, filler])
+            images = _padded(images, padded)
+            pictures = _padded(pictures, padded)
         padded_names = [*names, *[names[-1]] * (padded - len(names))]
         prompts = np.concatenate([self.prompt(name) for name in padded_names])
 
@@ -313,12 +323,24 @@ class Generalist:
             on_mesh = jax.set_mesh(self._mesh)
             split = batch_sharding(self._mesh)
             images = place_on_devices(images, split)
+            pictures = place_on_devices(pictures, split)
             prompts = place_on_devices(prompts, split)
         with on_mesh:
             rgb = self._sample(
-                self.parameters, images, prompts, np.uint32(seed), steps=steps, sampler=sampler
+                self.parameters,
+                images,
+                pictures,
+                prompts,
+                np.uint32(seed),
+                steps=steps,
+                sampler=sampler,
             )
         return np.asarray(rgb)[: len(names)]
+
+
+def _padded(array: np.ndarray, length: int) -> np.ndarray:
+    """The array (b, ...) with its last entry repeated up to `length` of them."""
+    return np.concatenate([array, np.repeat(array[-1:], length - len(array), 0)])
 
 
 def _is_several(image: Any) -> bool:

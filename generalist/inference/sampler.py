@@ -10,6 +10,7 @@ from jax.sharding import NamedSharding
 from ml_collections import FrozenConfigDict
 
 from generalist import diffusion
+from generalist.diffusion.objective import from_levels
 from generalist.models import parameters as parameters_lib
 from generalist.recipe import Recipe
 
@@ -17,7 +18,7 @@ STATIC_ARGUMENTS = ("steps", "sampler")  # compiled into the program
 
 
 def make_sampler(recipe: Recipe, graphdef: nnx.GraphDef) -> Callable[..., jax.Array]:
-    """Builds `sample(weights, images, prompts, seed, *, steps, sampler)`, to be jitted.
+    """Builds `sample(weights, images, pictures, prompts, seed, *, steps, sampler)`, to be jitted.
 
     Args:
       recipe: schedule, prediction type, guidance and start of the sampler.
@@ -26,21 +27,24 @@ def make_sampler(recipe: Recipe, graphdef: nnx.GraphDef) -> Callable[..., jax.Ar
     Returns:
       A function of
         weights: {path: array}, all parameters.
-        images: uint8 (b, S, S, 3), or (1, S, S, 3) for all prompts.
+        images: uint8 (b, S, S, 3), what the encoder sees, or (1, S, S, 3) for all prompts.
+        pictures: uint8 (b or 1, s, s, 3), the same at the target's size.
         prompts: float32 (b, n, d), prompt tokens.
         seed: () uint32.
       that returns RGB, float32 (b, s, s, 3) in about [-1, 1], s being the model's target size.
     """
     guidance = recipe.sampling.guidance
 
-    def sample(weights, images, prompts, seed, *, steps, sampler):
+    def sample(weights, images, pictures, prompts, seed, *, steps, sampler):
         model = parameters_lib.merge(graphdef, weights)
 
         # Keys and values of the condition are computed once, for all steps.
-        image = images.astype(jnp.float32) / 127.5 - 1.0
-        condition = model.encode(image, prompts)
+        encode = functools.partial(
+            model.encode, from_levels(images), prompts, picture=from_levels(pictures)
+        )
+        condition = encode()
         if guidance != 1.0:
-            without = model.encode(image, prompts, keep_image=jnp.zeros(len(image)))
+            without = encode(keep_image=jnp.zeros(len(images)))
 
         def denoise(x_t, t):
             prediction = model.denoise(x_t, t, condition)

@@ -28,8 +28,9 @@ FINER = 1.5
 class Encode:
     """Encodes an example as the training step takes it.
 
-    The result has `image` uint8 (S, S, 3), antialiased, `target` float32 (s, s, 3), `mask` float32
-    (s, s, 1), and `task`, the index as int32.
+    The result has `image` uint8 (S, S, 3) for the encoder and `picture` uint8 (s, s, 3) at the
+    target's size, each antialiased from the stored pixels, `target` float32 (s, s, 3), `mask`
+    float32 (s, s, 1), and `task`, the index as int32.
     """
 
     task: Task
@@ -40,8 +41,13 @@ class Encode:
     def __call__(self, example: Example) -> Batch:
         """Returns the encoded example."""
         target = self.task.encode(example["label"], self.target_size)
+        image = resize_image(example["image"], (self.image_size, self.image_size))
+        picture = image
+        if self.target_size != self.image_size:
+            picture = resize_image(example["image"], (self.target_size, self.target_size))
         return {
-            "image": resize_image(example["image"], (self.image_size, self.image_size)),
+            "image": image,
+            "picture": picture,
             "target": target.rgb,
             "mask": target.mask,
             "task": np.int32(self.index),
@@ -70,7 +76,11 @@ class _Augment:
 
     def __init__(self, encode: Encode, settings: Mapping[str, Any]):
         self._encode = encode
-        self._crop = CropAndFlip(settings, math.ceil(FINER * encode.image_size))
+        self._crop = CropAndFlip(
+            settings,
+            enough=math.ceil(FINER * encode.image_size),
+            native_side=encode.target_size if encode.task.prefers_tiles else None,
+        )
         self._jitter = Jitter(settings) if encode.task.jitters_color else None
 
     def __call__(self, read: Callable[[ReadWindow], Example], rng: np.random.Generator) -> Batch:

@@ -26,12 +26,17 @@ class CropAndFlip:
 
     Args:
       settings: `scale` (least, most) area of the window as a fraction of the image's; `ratio`
-        (least, most) width / height of the window; `flip` probability of mirroring.
+        (least, most) width / height of the window; `native` probability of a native window;
+        `flip` probability of mirroring.
       enough: rows and columns that the window needs, see `ReadWindow`.
+      native_side: of a native window, in stored pixels: what a tile has in prediction, at the scale
+        of the photograph. None for a task that is predicted from the whole image.
     """
 
-    def __init__(self, settings: Mapping[str, Any], enough: int):
+    def __init__(self, settings: Mapping[str, Any], *, enough: int, native_side: int | None):
         self._enough = enough
+        self._native_side = native_side
+        self._native = _probability(settings, "native")
         self._scale = _range(settings, "scale", 1.0)
         self._ratio = _range(settings, "ratio", math.inf)
         self._flip = settings["flip"]
@@ -40,6 +45,9 @@ class CropAndFlip:
         """Returns what `read` reads of the window."""
 
         def crop(size: tuple[int, int]) -> Crop:
+            # Tasks without native windows draw nothing here.
+            if self._native_side and self._native and rng.random() < self._native:
+                return native_window(size, self._native_side, rng)
             return random_window(size, self._scale, self._ratio, rng)
 
         example = read(ReadWindow(crop, self._enough))
@@ -56,6 +64,13 @@ def _range(settings: Mapping[str, Any], name: str, limit: float) -> Range:
             f"give (least, most) with 0 < least <= most <= {limit}"
         )
     return least, most
+
+
+def _probability(settings: Mapping[str, Any], name: str) -> float:
+    value = settings[name]
+    if not 0 <= value <= 1:
+        raise ValueError(f"data.augment.{name} is {value}: give a probability in 0..1")
+    return value
 
 
 def random_window(
@@ -80,13 +95,28 @@ def random_window(
         w = max(min(width, round(height * ratio[1])), 1)
 
     # The size is drawn first, so that every place is equally probable.
-    top = int(rng.integers(height - h + 1))
-    left = int(rng.integers(width - w + 1))
-    return slice(top, top + h), slice(left, left + w)
+    return _random_place(size, (h, w), rng)
+
+
+def native_window(size: tuple[int, int], side: int, rng: np.random.Generator) -> Crop:
+    """Returns the rows and columns of a square of `side` pixels in an image of `size` (h, w).
+
+    Where the image is smaller, it is as large as fits. The place is uniform.
+    """
+    height, width = size
+    return _random_place(size, (min(side, height), min(side, width)), rng)
+
+
+def _random_place(size: tuple[int, int], window: tuple[int, int], rng: np.random.Generator) -> Crop:
+    top = int(rng.integers(size[0] - window[0] + 1))
+    left = int(rng.integers(size[1] - window[1] + 1))
+    return slice(top, top + window[0]), slice(left, left + window[1])
 
 
 class Jitter:
-    """Changes brightness, contrast, saturation and hue of a sample's `image`, in random order.
+    """Changes brightness, contrast, saturation and hue of a sample, in random order.
+
+    Its `image` and `picture`, the same at two sizes, change alike.
 
     Args:
       settings: `jitter` {"brightness", "contrast", "saturation", "hue"}: the first three factors
@@ -111,7 +141,7 @@ class Jitter:
         self._probability = settings["jitter_probability"]
 
     def __call__(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        """Returns a sample with a new image, or the same sample."""
+        """Returns a sample with a new image and picture, or the same sample."""
         if rng.random() >= self._probability:
             return sample
 
@@ -119,11 +149,15 @@ class Jitter:
         neutral = (1.0, 1.0, 1.0, 0.0)
         amounts = rng.uniform(-1.0, 1.0, 4) * self._strengths + neutral
 
-        image = sample["image"]
         adjustments = list(ADJUSTMENTS.values())
-        for index in rng.permutation(4):
-            image = adjustments[index](image, float(amounts[index]))
-        return sample | {"image": image}
+        order = rng.permutation(4)
+        changed = {}
+        for name in ("image", "picture"):
+            image = sample[name]
+            for index in order:
+                image = adjustments[index](image, float(amounts[index]))
+            changed[name] = image
+        return sample | changed
 
 
 # All of them: uint8 (h, w, 3) -> the same, rounded and clipped to 0..255. They use OpenCV's SIMD,

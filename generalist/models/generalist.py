@@ -114,6 +114,7 @@ class GeneralistModel(nnx.Module):
         image: Float[layers.AnyArray, "images height width 3"],
         text: Float[layers.AnyArray, "b n text_dim"],
         *,
+        picture: Float[layers.AnyArray, "images s s 3"] | None = None,
         keep_image: Float[layers.AnyArray, " b"] | None = None,
         keep_text: Float[layers.AnyArray, " b"] | None = None,
     ) -> Condition:
@@ -123,15 +124,29 @@ class GeneralistModel(nnx.Module):
             image: float32 in [-1, 1], of any size, one for each prompt; resized to what the parts
                 need. Or a single one, encoded once for all prompts.
             text: prompt tokens of `encode_text`.
+            picture: the same images at the target's size, for a model that appends them to x_t.
+                From the stored pixels: an image that was enlarged for the encoder and reduced again
+                is blurred.
             keep_image: 0 or 1 for each sample; 0 hides the image (classifier-free guidance).
             keep_text: 0 hides the prompt.
         """
         image = _keep(image, keep_image)
         text = _keep(text, keep_text)
+        concatenated = None
+        if self.concatenate_image:
+            if picture is None:
+                raise ValueError(
+                    "picture is missing: this model appends the image at the target's size, "
+                    f"{self.target_size} x {self.target_size} pixels, to x_t"
+                )
+            concatenated = self.to_diffused(_keep(picture, keep_image))
+
         with jax.named_scope("image_encoder"):
             tokens = self.image_encoder(self._normalize(resize(image, self.image_size)))
         if len(image) < len(text):
-            tokens, image = (jnp.repeat(x, len(text), axis=0) for x in (tokens, image))
+            tokens = jnp.repeat(tokens, len(text), axis=0)
+            if concatenated is not None:
+                concatenated = jnp.repeat(concatenated, len(text), axis=0)
 
         # A projection has a bias: what is hidden must be zero behind it, too.
         image_context = _keep(self.image_projection(tokens), keep_image)
@@ -141,9 +156,6 @@ class GeneralistModel(nnx.Module):
 
         features = self._aligned_features(tokens, keep_image) if self.aligned_features else None
         context = self.unet.context(jnp.concatenate([image_context, text_context], axis=1))
-        concatenated = None
-        if self.concatenate_image:
-            concatenated = self.to_diffused(resize(image, self.target_size))
         pooled = text.mean(1) if self.pooled_text else None
         return Condition(context, concatenated, features, pooled)
 

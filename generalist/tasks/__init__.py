@@ -70,6 +70,7 @@ def _restoration(denoise: str, derain: str, light: str) -> tuple[Restoration, ..
             name="light",
             prompt="Performance image restoration light enhancement",
             protocol=light,
+            tiles=False,
         ),
     )
 

@@ -132,7 +132,6 @@ class Task(abc.ABC):
       version: of the codec; a checkpoint is decoded by the version it was trained with.
       averages_samples: whether colors are quantities, so that the mean of several samples is a
         prediction too.
-      prefers_tiles: whether large images are better predicted in tiles at their own resolution.
       jitters_color: whether training may change the colors of the image but not the label.
       trivial_learns: whether `trivial_rgb` needs labels of the training split.
     """
@@ -143,7 +142,6 @@ class Task(abc.ABC):
     version: int = 1
 
     averages_samples: ClassVar[bool] = False
-    prefers_tiles: ClassVar[bool] = False
     jitters_color: ClassVar[bool] = True
     trivial_learns: ClassVar[bool] = True
 
@@ -179,6 +177,14 @@ class Task(abc.ABC):
     def variants(self) -> Mapping[str, "Task"]:
         """Returns other ways to decode the same colors, by the suffix of their figures."""
         return {}
+
+    @property
+    def prefers_tiles(self) -> bool:
+        """Whether large images are better predicted in tiles at their own resolution.
+
+        Training then shows windows of that scale, too.
+        """
+        return False
 
     # Components: what the model paints for a task that merges others ------------------------------
 

@@ -89,7 +89,8 @@ def _instances(name: str, prompt: str, definition: Mapping[str, Any]) -> Task:
 
 
 def _image(name: str, prompt: str, definition: Mapping[str, Any]) -> Task:
-    return Restoration(name=name, prompt=prompt, protocol="rgb-skimage")
+    tiles = definition.get("tiles", True)
+    return Restoration(name=name, prompt=prompt, protocol="rgb-skimage", tiles=tiles)
 
 
 # Checks -------------------------------------------------------------------------------------------
@@ -101,6 +102,10 @@ def _is_list(value: Any) -> bool:
 
 def _is_text(value: Any) -> bool:
     return isinstance(value, str)
+
+
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, bool)
 
 
 def _is_number(value: Any) -> bool:
@@ -132,7 +137,7 @@ _KINDS = {
     "classes": _Kind(_classes, required=("classes",), optional=("void",)),
     "scalar": _Kind(_scalar, required=("range",), optional=("unit", "scale", "void")),
     "instances": _Kind(_instances),
-    "image": _Kind(_image),
+    "image": _Kind(_image, optional=("tiles",)),
 }
 
 # Fields of every kind; only `kind` is required.
@@ -145,6 +150,7 @@ _FIELDS = {
     "unit": _Field(_is_text, "a text"),
     "range": _Field(_is_range, "two numbers (low, high) with low < high"),
     "scale": _Field(_is_scale, "a number other than 0"),
+    "tiles": _Field(_is_bool, "True or False"),
 }
 
 # What an element of `void` may be.

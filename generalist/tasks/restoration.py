@@ -42,13 +42,23 @@ class Restoration(Task):
     At the label's own size the round trip is exact. Resizing takes the area mean where the image
     shrinks and bicubic where it grows. (Painter resizes its targets by nearest neighbor, which
     aliases; that is not copied.)
+
+    Attributes:
+      tiles: whether a large image is restored in tiles at its own resolution, which keeps its
+        finest detail. Not where the answer depends on the whole image, as its exposure does.
     """
 
+    tiles: bool = True
+
     averages_samples: ClassVar[bool] = True
-    prefers_tiles: ClassVar[bool] = True
     # The colors of the image are its target.
     jitters_color: ClassVar[bool] = False
     trivial_learns: ClassVar[bool] = False
+
+    @property
+    def prefers_tiles(self) -> bool:
+        """Whether large images are better restored in tiles, and trained so, too."""
+        return self.tiles
 
     def encode(self, label: np.ndarray, size: arrays.Size) -> Target:
         """Encodes an image, uint8 (h, w, 3); every pixel counts."""

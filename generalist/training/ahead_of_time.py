@@ -43,6 +43,7 @@ def batch_shapes(
     shaped = functools.partial(jax.ShapeDtypeStruct, sharding=sharding)
     return {
         "image": shaped((b, image, image, 3), jnp.uint8),
+        "picture": shaped((b, target, target, 3), jnp.uint8),
         "target": shaped((b, target, target, 3), jnp.float32),
         "mask": shaped((b, target, target, 1), jnp.float32),
         "task": shaped((b,), jnp.int32),

@@ -223,12 +223,14 @@ def _trace_sampling(
     b = config.eval.batch_size
     b += -b % mesh.size
     side = config.data.image_size
+    target = config.model.target_size
 
     weights = {
         path: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole)
         for path, x in sorted(state.averaged_weights.items())
     }
     images = jax.ShapeDtypeStruct((b, side, side, 3), jnp.uint8, sharding=split)
+    pictures = jax.ShapeDtypeStruct((b, target, target, 3), jnp.uint8, sharding=split)
     prompts = jax.ShapeDtypeStruct((b, *prompt_shape), jnp.float32, sharding=split)
     seed = jax.ShapeDtypeStruct((), jnp.uint32, sharding=whole)
 
@@ -239,6 +241,7 @@ def _trace_sampling(
         return sample.trace(
             weights,
             images,
+            pictures,
             prompts,
             seed,
             steps=recipe.sampling.steps,

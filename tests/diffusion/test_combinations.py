@@ -60,6 +60,7 @@ def make_batch(key) -> dict:
     image = jax.random.randint(key, (64, 4, 4, 3), 0, 256).astype(jnp.uint8)
     return {
         "image": image,
+        "picture": image,
         "target": (image / 127.5 - 1.0) @ MIXTURE,
         "mask": jnp.ones((64, 4, 4, 1)),
         "task": jnp.zeros(64, jnp.int32),

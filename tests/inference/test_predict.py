@@ -8,6 +8,7 @@ from PIL import Image
 
 from generalist.inference import Generalist, ImageError, load
 from generalist.pretrained.weights import load_weights
+from generalist.tasks.arrays import resize_image
 
 RNG = np.random.default_rng(0)
 SMALL = RNG.integers(0, 256, (20, 30, 3), np.uint8)  # smaller than the model's 32 pixels
@@ -55,14 +56,14 @@ def test_several_tasks_of_one_image_encode_it_once(tiny_model, monkeypatch):
     monkeypatch.setattr(
         tiny_model,
         "_sample",
-        lambda values, images, text, *rest, **kw: (
-            seen.append((len(images), len(text))),
-            sample(values, images, text, *rest, **kw),
+        lambda values, images, pictures, text, *rest, **kw: (
+            seen.append((len(images), len(pictures), len(text))),
+            sample(values, images, pictures, text, *rest, **kw),
         )[1],
     )
     np.testing.assert_allclose(tiny_model.predict_rgb(SMALL[None], names), expected, atol=1e-3)
     tiny_model.predict(SMALL, names)
-    assert seen == [(1, 4), (1, 4)]  # prompts are padded, so that few programs are compiled
+    assert seen == [(1, 1, 4), (1, 1, 4)]  # prompts are padded, so that few programs are compiled
 
 
 def test_file_pil_and_array_give_the_same(tiny_model, tmp_path):
@@ -73,8 +74,6 @@ def test_file_pil_and_array_give_the_same(tiny_model, tmp_path):
 
 
 def test_the_model_sees_images_shrunk_as_those_of_training(tiny_model, monkeypatch):
-    from generalist.tasks.arrays import resize_image
-
     seen = []
     monkeypatch.setattr(
         tiny_model,
@@ -87,10 +86,41 @@ def test_the_model_sees_images_shrunk_as_those_of_training(tiny_model, monkeypat
     np.testing.assert_array_equal(seen[0][0], resize_image(LARGE, (32, 32)))
 
 
-def test_restoration_tiles_what_is_larger_than_the_model(tiny_model, monkeypatch):
+def test_a_tile_reaches_the_network_as_it_is_stored(tiny_workdir, monkeypatch):
+    """Beside it the encoder, which is larger than the target here, sees it enlarged."""
+    config, parameters = load_weights(tiny_workdir)
+    model = Generalist(config, parameters)
+    model.image_size = 64
+    seen = []
+
+    def sample(weights, images, pictures, *_, **__):
+        seen.append((images.shape, pictures))
+        return np.zeros((len(images), 32, 32, 3), np.float32)
+
+    monkeypatch.setattr(model, "_sample", sample)
+    model.predict(LARGE, "denoise")
+    (shape, pictures), *_ = seen
+    assert shape[1:] == (64, 64, 3)
+    np.testing.assert_array_equal(pictures[0], LARGE[:32, :32])
+    np.testing.assert_array_equal(pictures[3], LARGE[-32:, -32:])
+
+
+def test_low_light_is_seen_whole(tiny_model, monkeypatch):
+    sizes = []
     monkeypatch.setattr(
-        tiny_model, "predict_rgb", lambda images, task, *_: np.stack(images) / np.float32(127.5) - 1
+        tiny_model,
+        "predict_rgb",
+        lambda images, *_: sizes.append(images[0].shape) or np.zeros((len(images), 32, 32, 3)),
     )
+    tiny_model.predict(LARGE, ["denoise", "light"])
+    assert sizes == [(32, 32, 3), LARGE.shape]
+
+
+def test_restoration_tiles_what_is_larger_than_the_model(tiny_model, monkeypatch):
+    def predict_rgb(images, task, *_):
+        return np.stack([resize_image(image, (32, 32)) for image in images]) / np.float32(127.5) - 1
+
+    monkeypatch.setattr(tiny_model, "predict_rgb", predict_rgb)
     assert (
         tiny_model.predict(LARGE, "denoise").image == LARGE
     ).all()  # a painter that changes nothing

@@ -10,7 +10,7 @@ import pytest
 from generalist.input_pipeline.loader import Encode, training_batches
 from generalist.input_pipeline.scenes import ScenesSource
 from generalist.input_pipeline.source import cut
-from generalist.tasks import get_tasks
+from generalist.tasks import SCENES_TASKS, get_tasks
 from generalist.tasks.arrays import resize_image
 
 TASKS = get_tasks("scenes", ["denoise", "derain", "light"])
@@ -72,6 +72,7 @@ def test_batches_have_the_contracts_shapes_and_types(ten):
     shapes = {name: (value.shape, value.dtype) for name, value in ten[0].items()}
     assert shapes == {
         "image": ((6, 4, 4, 3), np.uint8),
+        "picture": ((6, 2, 2, 3), np.uint8),
         "target": ((6, 2, 2, 3), np.float32),
         "mask": ((6, 2, 2, 1), np.float32),
         "task": ((6,), np.int32),
@@ -125,6 +126,7 @@ def test_worker_processes_make_the_batches_of_threads_from_any_step_on():
         "tasks": tuple(tasks),
         "scale": (0.5, 1),
         "ratio": (1, 1),
+        "native": 0.5,
         "flip": 0.5,
         "jitter": {"brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1},
         "jitter_probability": 0.8,
@@ -188,7 +190,17 @@ def test_targets_are_the_tasks_encoding():
     np.testing.assert_array_equal(sample["target"], target.rgb)
     np.testing.assert_array_equal(sample["mask"], target.mask)
     assert sample["image"] is image
+    np.testing.assert_array_equal(sample["picture"], resize_image(image, (4, 4)))
     assert sample["task"] == 4 and sample["task"].dtype == np.int32
+
+
+def test_a_picture_of_the_targets_size_reaches_the_network_as_it_is_stored():
+    """Enlarged for the encoder and reduced again, it would lose its finest octave."""
+    stored = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    encode = Encode(SCENES_TASKS["denoise"], 0, image_size=16, target_size=8)
+    sample = encode({"image": stored, "label": stored, "key": "0"})
+    assert sample["image"].shape == (16, 16, 3)
+    np.testing.assert_array_equal(sample["picture"], stored)
 
 
 def test_shrinking_averages_areas_and_rounds():

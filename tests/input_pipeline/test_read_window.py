@@ -169,7 +169,9 @@ def rooms(tmp_path):
 
 def windowed(source, seed, enough):
     augment = transforms.CropAndFlip(
-        {"scale": (0.3, 0.9), "ratio": (0.8, 1.25), "flip": 0.5}, enough
+        {"scale": (0.3, 0.9), "ratio": (0.8, 1.25), "native": 0.0, "flip": 0.5},
+        enough=enough,
+        native_side=None,
     )
     return augment(functools.partial(source.read, 0), np.random.default_rng(seed))
 

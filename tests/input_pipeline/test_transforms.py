@@ -16,10 +16,14 @@ SETTINGS = {
     "tasks": ("depth", "denoise"),
     "scale": (0.3, 1.0),
     "ratio": (3 / 4, 4 / 3),
+    "native": 0.0,
     "flip": 0.5,
     "jitter": {"brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1},
     "jitter_probability": 0.8,
 }
+
+
+WINDOWS = functools.partial(transforms.CropAndFlip, enough=16, native_side=None)
 
 
 def coordinates(height, width):
@@ -44,7 +48,7 @@ def windows():
 
 
 def test_image_and_label_move_together_and_nothing_is_interpolated():
-    augment, mirrored = transforms.CropAndFlip(SETTINGS, 16), 0
+    augment, mirrored = WINDOWS(SETTINGS), 0
     for seed in range(50):
         moved = changed(augment, coordinates(60, 80), seed)
         rows = moved["image"][..., 0].astype(int)
@@ -60,9 +64,7 @@ def test_image_and_label_move_together_and_nothing_is_interpolated():
 
 def test_flip_0_and_1_are_never_and_always():
     for flip, first in ((0.0, 0), (1.0, 79)):
-        augment = transforms.CropAndFlip(
-            SETTINGS | {"flip": flip, "scale": (1.0, 1.0), "ratio": (4 / 3, 4 / 3)}, 16
-        )
+        augment = WINDOWS(SETTINGS | {"flip": flip, "scale": (1.0, 1.0), "ratio": (4 / 3, 4 / 3)})
         moved = changed(augment, coordinates(60, 80), 0)
         assert moved["label"].shape == (60, 80) and moved["label"][0, 0] == first
 
@@ -106,9 +108,7 @@ def test_an_image_too_narrow_for_any_window_gives_the_largest_with_an_allowed_ra
 def test_an_instance_outside_of_the_window_is_gone_and_colors_are_those_of_the_new_place():
     ids = np.zeros((64, 64), np.int32)
     ids[:8, :8], ids[40:60, 40:60] = 1, 2
-    augment = transforms.CropAndFlip(
-        SETTINGS | {"scale": (0.3, 0.3), "ratio": (1.0, 1.0), "flip": 0.0}, 16
-    )
+    augment = WINDOWS(SETTINGS | {"scale": (0.3, 0.3), "ratio": (1.0, 1.0), "flip": 0.0})
     task = get_tasks("scenes", ["instance"])["instance"]
     example = {"image": np.repeat(ids[..., None], 3, -1).astype(np.uint8), "label": ids}
     crops = [changed(augment, example, seed)["label"] for seed in range(40)]
@@ -175,7 +175,8 @@ def test_brightness_factors_are_uniform_and_a_fifth_of_the_images_stay():
     jitter = transforms.Jitter(
         SETTINGS | {"jitter": dict.fromkeys(SETTINGS["jitter"], 0.0) | {"brightness": 0.4}}
     )
-    gray = {"image": np.full((2, 2, 3), 100, np.uint8), "task": 3}
+    pixels = np.full((2, 2, 3), 100, np.uint8)
+    gray = {"image": pixels, "picture": pixels, "task": 3}
     seen = np.array(
         [jitter(gray, np.random.default_rng(seed))["image"][0, 0, 0] for seed in range(1500)]
     )
@@ -187,14 +188,35 @@ def test_brightness_factors_are_uniform_and_a_fifth_of_the_images_stay():
     assert jitter(gray, np.random.default_rng(0))["task"] == 3 and gray["image"].max() == 100
 
 
-CROP = functools.partial(transforms.CropAndFlip, enough=16)
+def test_image_and_picture_get_the_same_colors():
+    jitter = transforms.Jitter(SETTINGS | {"jitter_probability": 1.0})
+    stripes = np.random.default_rng(0).integers(0, 256, (1, 8, 3), np.uint8)
+    sample = {"image": np.repeat(stripes, 8, 0), "picture": np.repeat(stripes, 4, 0)}
+    moved = jitter(sample, np.random.default_rng(1))
+    np.testing.assert_array_equal(moved["picture"], moved["image"][:4])
+    assert (moved["picture"] != sample["picture"]).any()
+
+
+def test_native_windows_are_stored_pixels_of_the_targets_size():
+    augment = WINDOWS(SETTINGS | {"native": 0.5}, native_side=24)
+    crops = [changed(augment, coordinates(60, 80), seed) for seed in range(400)]
+    native = [crop["label"] for crop in crops if crop["label"].shape == (24, 24)]
+    assert 160 < len(native) < 240
+
+    # Everywhere, each with equal probability: the top row is uniform in 0..36.
+    top = np.array([label[0].min() // 1000 for label in native])
+    assert top.min() < 3 and top.max() > 33 and 15 < top.mean() < 21
+    # An image that is smaller is seen whole.
+    whole = changed(WINDOWS(SETTINGS | {"native": 1.0}, native_side=24), coordinates(10, 80), 0)
+    assert whole["label"].shape == (10, 24)
 
 
 @pytest.mark.parametrize(
     ("kind", "change", "said"),
     [
-        (CROP, {"scale": (0.3, 1.2)}, "data.augment.scale is .0.3, 1.2."),
-        (CROP, {"ratio": (0, 1)}, "ratio"),
+        (WINDOWS, {"scale": (0.3, 1.2)}, "data.augment.scale is .0.3, 1.2."),
+        (WINDOWS, {"ratio": (0, 1)}, "ratio"),
+        (WINDOWS, {"native": 1.5}, "data.augment.native is 1.5: give a probability in 0..1"),
         (
             transforms.Jitter,
             {"jitter": {"brightness": 0.4, "contrast": 0.4, "saturation": 0.2}},

@@ -156,7 +156,7 @@ def trace_step(settings, trained=ALL, batch=2):
     def loss(learned, frozen, image, text, target, mask, t):
         model = parameters.merge(graphdef, {**frozen, **learned})
         x, _ = model.encode_target(target, mask)
-        return jnp.square(model.denoise(x, t, model.encode(image, text)) - x).mean()
+        return jnp.square(model.denoise(x, t, model.encode(image, text, picture=image)) - x).mean()
 
     side = settings["target_size"]
     picture = shaped(batch, side, side, 3)

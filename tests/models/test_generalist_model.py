@@ -39,8 +39,10 @@ def model(random_weights):
     def merged(p):
         return parameters.merge(graphdef, p)
 
-    def encode_with(p, image, text, keep_image=None, keep_text=None):
-        return merged(p).encode(image, text, keep_image=keep_image, keep_text=keep_text)
+    def encode_with(p, image, picture, text, keep_image=None, keep_text=None):
+        return merged(p).encode(
+            image, text, picture=picture, keep_image=keep_image, keep_text=keep_text
+        )
 
     encode = jax.jit(encode_with)
     denoise = jax.jit(lambda p, x_t, t, condition: merged(p).denoise(x_t, t, condition))
@@ -56,6 +58,7 @@ def inputs():
 
     return {
         "image": normal(2, 16, 16, 3),
+        "picture": normal(2, 16, 16, 3),
         "text": normal(2, 4, 6),
         "x_t": normal(2, 16, 16, 3),
         "t": np.array([0.3, 1.0], np.float32),
@@ -72,7 +75,7 @@ def run(model, inputs, keep_image=ON, keep_text=ON, **changes):
         denoise(
             inputs["x_t"],
             inputs["t"],
-            encode(inputs["image"], inputs["text"], keep_image, keep_text),
+            encode(inputs["image"], inputs["picture"], inputs["text"], keep_image, keep_text),
         )
     )
 
@@ -82,7 +85,7 @@ def test_output_is_a_float32_picture(model, inputs):
     assert out.shape == (2, 16, 16, 3) and out.dtype == np.float32
 
 
-@pytest.mark.parametrize("name", ["image", "text", "x_t", "t"])
+@pytest.mark.parametrize("name", ["image", "picture", "text", "x_t", "t"])
 def test_every_input_matters(model, inputs, name):
     assert (
         np.abs(run(model, inputs, **{name: 0.5 * inputs[name]}) - run(model, inputs)).max() > 1e-3
@@ -90,7 +93,7 @@ def test_every_input_matters(model, inputs, name):
 
 
 def test_a_hidden_image_has_no_influence_at_all(model, inputs):
-    other = {"image": -3 * inputs["image"][::-1]}
+    other = {name: -3 * inputs[name][::-1] for name in ("image", "picture")}
     np.testing.assert_array_equal(
         run(model, inputs, keep_image=OFF), run(model, inputs, keep_image=OFF, **other)
     )
@@ -113,24 +116,31 @@ def test_conditions_are_hidden_sample_by_sample(model, inputs):
 def test_keeping_everything_is_the_default(model, inputs):
     encode, _ = model
     ours, default = (
-        jax.tree.leaves(encode(inputs["image"], inputs["text"], *keep)) for keep in ((ON, ON), ())
+        jax.tree.leaves(encode(inputs["image"], inputs["picture"], inputs["text"], *keep))
+        for keep in ((ON, ON), ())
     )
     assert all(np.array_equal(a, b) for a, b in zip(ours, default, strict=True))
 
 
 def test_condition_holds_what_the_parts_need(model, inputs):
     encode, _ = model
-    condition = encode(inputs["image"], inputs["text"], ON, ON)
+    condition = encode(inputs["image"], inputs["picture"], inputs["text"], ON, ON)
     assert len(condition.context) == 4  # level 2 down, the middle, level 2 up twice
     assert {x.shape for pair in condition.context for x in pair} == {
         (2, 4 + 4, 2, 8)
     }  # 2x2 patches and 4 words
-    np.testing.assert_array_equal(condition.image, inputs["image"])
+    np.testing.assert_array_equal(condition.image, inputs["picture"])
     np.testing.assert_allclose(condition.pooled, inputs["text"].mean(1), atol=1e-6)
     assert condition.features.shape == (2, 2, 2, 12)
     np.testing.assert_allclose(
         np.square(condition.features).mean(-1), 1.0, atol=1e-4
     )  # unit variance a channel
+
+
+def test_a_model_that_concatenates_wants_the_picture(model, inputs):
+    encode, _ = model
+    with pytest.raises(ValueError, match="at the target's size, 16 x 16 pixels"):
+        encode(inputs["image"], None, inputs["text"])
 
 
 def test_one_condition_serves_every_denoising_step(model, inputs):
@@ -139,7 +149,7 @@ def test_one_condition_serves_every_denoising_step(model, inputs):
     Sample 0 of a batch with another x_t and t beside it is the same.
     """
     encode, denoise = model
-    condition = encode(inputs["image"], inputs["text"], ON, ON)
+    condition = encode(inputs["image"], inputs["picture"], inputs["text"], ON, ON)
     twice = jax.tree.map(lambda x: jnp.stack([x[0], x[0]]), condition)
     out = np.asarray(denoise(inputs["x_t"], inputs["t"], twice))
     alone = [

@@ -28,7 +28,7 @@ class Pointwise(nnx.Module):
         self.head = nnx.Linear(9, 3, rngs=rngs)
         self.text_encoder = nnx.Linear(3, 3, rngs=rngs)
 
-    def encode(self, image, text, *, keep_image, keep_text):
+    def encode(self, image, text, *, picture, keep_image, keep_text):
         def hide(x, keep):
             return x * keep.reshape(-1, 1, 1, 1)
 
@@ -66,6 +66,7 @@ def batch():
     rng = np.random.default_rng(0)
     return {
         "image": rng.integers(0, 256, (8, 4, 4, 3), np.uint8),
+        "picture": np.zeros((8, 4, 4, 3), np.uint8),
         "task": TASKS,
         "target": rng.uniform(-1, 1, (8, 4, 4, 3)).astype(np.float32),
         "mask": (rng.random((8, 4, 4, 1)) < 0.7).astype(np.float32),
@@ -138,6 +139,7 @@ def one_pixel(*targets, task=(0, 1)):
     n = len(targets)
     return {
         "image": np.zeros((n, 1, 1, 3), np.uint8),
+        "picture": np.zeros((n, 1, 1, 3), np.uint8),
         "mask": np.ones((n, 1, 1, 1), np.float32),
         "target": np.asarray(targets, np.float32).reshape(n, 1, 1, 3),
         "task": np.asarray(task, np.int32),
@@ -230,6 +232,7 @@ def shaped(dtype, *shape):
 
 batch = {{
     "image": shaped(jnp.uint8, 64, 32, 32, 3),
+    "picture": shaped(jnp.uint8, 64, 32, 32, 3),
     "target": shaped(jnp.float32, 64, 32, 32, 3),
     "mask": shaped(jnp.float32, 64, 32, 32, 1),
     "task": shaped(jnp.int32, 64),

@@ -65,6 +65,7 @@ def one_step():
     state = State(np.int32(0), parameters, parameters, values, optimizer.init(parameters))
     batch = {
         "image": rng.integers(0, 256, (4, 8, 8, 3), np.uint8),
+        "picture": rng.integers(0, 256, (4, 8, 8, 3), np.uint8),
         "target": rng.uniform(-1, 1, (4, 8, 8, 3)).astype(np.float32),
         "mask": np.ones((4, 8, 8, 1), np.float32),
         "task": np.zeros(4, np.int32),
