@@ -20,6 +20,9 @@ def show_log(level: int = logging.INFO) -> None:
     `main.py` and the command line call it at their start. A program that uses the package as a
     library calls it too, or configures the logger "generalist" as it likes.
     """
+    # A line as soon as it is whole; of a path that is no Unicode, its bytes as escapes.
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     logger.setLevel(level)
     # Libraries add handlers to the root logger (absl does), which would print every line again.
     logger.propagate = False

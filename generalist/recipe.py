@@ -13,6 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from generalist import diffusion
+from generalist.config_checks import check_fields, check_model
 from generalist.diffusion.combinations import check_combination
 from generalist.diffusion.objective import Objective
 from generalist.diffusion.schedules import Schedule
@@ -79,10 +80,11 @@ class Recipe:
             its prompts' ids and its image normalization then follow from them.
 
         Raises:
-          ValueError: an unknown name, a combination that cannot work, or nothing to train or to
-            evaluate; the message says what to choose.
+          ValueError: a field that is missing or of another kind, an unknown name, a combination
+            that cannot work, or nothing to train or to evaluate; the message says what to choose.
         """
         settings = _plain(config)
+        check_fields(settings)
         known_tasks = get_tasks(settings["tasks"]["set"])
         tasks = _trained_tasks(settings)
         evaluated = _evaluated_tasks(settings, tasks)
@@ -95,11 +97,14 @@ class Recipe:
         if published:
             prompts = {name: task.prompt for name, task in tasks.items()}
             settings["model"] = parts.settle(settings["model"], published, prompts)
+        check_model(settings["model"])
 
         get_tasks(settings["tasks"]["set"], settings["data"]["augment"]["tasks"])
-        timesteps = {
-            name: TimestepDistribution(**settings["tasks"]["timesteps"][name]) for name in tasks
-        }
+        timesteps = {}
+        for name in tasks:
+            numbers = settings["tasks"]["timesteps"][name]
+            floats = {field: float(numbers[field]) for field in TimestepDistribution._fields}
+            timesteps[name] = TimestepDistribution(**floats)
         for distribution in timesteps.values():
             diffusion.check_timestep_distribution(*distribution)
 
@@ -199,7 +204,10 @@ def _plain(config: Any) -> dict[str, Any]:
     """Nested plain dicts of JSON's types, a copy; references are resolved."""
     if isinstance(config, ConfigDict):
         config = config.copy_and_resolve_references().to_dict()
-    return json.loads(json.dumps(config, sort_keys=True))
+    try:
+        return json.loads(json.dumps(config, sort_keys=True))
+    except (TypeError, RecursionError) as error:
+        raise ValueError(f"the config holds what JSON cannot: {error}") from error
 
 
 def _trained_tasks(settings: Mapping) -> dict[str, Task]:
@@ -230,7 +238,7 @@ def model_arguments(model: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the arguments of `models.build` in the `model` group of a config."""
     arguments = {name: value for name, value in model.items() if name not in NOT_OF_THE_MODEL}
     # A config cannot hold "a number or None" in one field: 0 stands for no window.
-    arguments["unet"] = {**model["unet"], "window": model["unet"]["window"] or None}
+    arguments["unet"] = {**model["unet"], "window": model["unet"].get("window") or None}
     return arguments
 
 

@@ -32,17 +32,23 @@ def run(args: argparse.Namespace) -> int:
     """Prints what the report of a problem needs; the exit code is 1 if something is wrong."""
     import jax
 
+    from generalist.training.host import missing_device
+
     print(
         f"generalist {generalist.__version__}, Python {platform.python_version()}, "
         f"{platform.platform()}"
     )
     for package in PACKAGES:
         print(f"  {package} {_version(package)}")
-    for device in jax.devices():
-        print(f"  device {device.id}: {device.device_kind} ({device.platform})")
 
-    # Each check also prints what it looked at.
-    problems = [*device_problems(jax.default_backend()), *_data_problems(), *_weights_problems()]
+    # Each check also prints what it looked at. Weights are loaded onto a device.
+    missing = missing_device()
+    problems = _data_problems() if missing is None else [missing, *_data_problems()]
+    if missing is None:
+        for device in jax.devices():
+            print(f"  device {device.id}: {device.device_kind} ({device.platform})")
+        problems += [*device_problems(jax.default_backend()), *_weights_problems()]
+
     for problem in problems:
         print(f"warning: {problem}")
     print("all is well" if not problems else f"{len(problems)} warning(s)")

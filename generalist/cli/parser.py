@@ -46,7 +46,6 @@ def main(argv: Sequence[str] | None = None) -> int:
       Ctrl-C, or what the command returns.
     """
     argv = sys.argv[1:] if argv is None else argv
-    sys.stdout.reconfigure(line_buffering=True)
     show_log()
 
     try:
@@ -57,12 +56,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of a pipe, such as head, has seen enough. Python flushes once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, OSError, ImportError) as error:
-        print(f"generalist: error: {one_line(error)}", file=sys.stderr)
-        return 2
+    except (ValueError, OSError, ImportError, MemoryError) as error:
+        return _refuse(one_line(error) or "this host's memory is too small")
+    except (RuntimeError, AssertionError):
+        # What JAX raises where it has no device; all else is a fault of the program.
+        from generalist.training.host import missing_device
+
+        reason = missing_device()
+        if reason is None:
+            raise
+        return _refuse(reason)
     except KeyboardInterrupt:
         print("generalist: interrupted", file=sys.stderr)
         return 130
+
+
+def _refuse(message: str) -> int:
+    print(f"generalist: error: {message}", file=sys.stderr)
+    return 2
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 
 from generalist.devices.memory import GPU_SHARE
+from generalist.names import first_line
 
 MOST_CPU_DEVICES = 8  # of one process
 
@@ -70,11 +71,31 @@ def take_gpu_memory() -> None:
         os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", str(GPU_SHARE))
 
 
-def keep_compiled_programs(workdir: str) -> None:
-    """Keeps compiled programs in the workdir for the next start.
+def missing_device() -> str | None:
+    """Says why JAX has no device to compute on, or returns None where it has one.
 
-    JAX_COMPILATION_CACHE_DIR names another folder. Not on CPUs: the next start may be on one that
-    cannot run them.
+    JAX_PLATFORMS may name one that this host lacks, as where a job has moved.
     """
-    if jax.default_backend() != "cpu" and not jax.config.jax_compilation_cache_dir:
-        jax.config.update("jax_compilation_cache_dir", os.path.abspath(f"{workdir}/compiled"))
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # for "cuda" an AssertionError without a word
+        reason = first_line(error).partition(" (set JAX_PLATFORMS")[0]
+        return (
+            f"JAX has no device to compute on, JAX_PLATFORMS={jax.config.jax_platforms} "
+            f"({reason}): unset JAX_PLATFORMS to take what this host has, or name it in lower "
+            "case: cpu, cuda, tpu"
+        )
+    return None
+
+
+def keep_compiled_programs() -> None:
+    """Keeps compiled programs in the user's cache folder for the next start.
+
+    Not in the workdir: what is kept is run, and a workdir may come from somebody else.
+    JAX_COMPILATION_CACHE_DIR names another folder, such as one that all hosts of a run share. Not
+    on CPUs: the next start may be on one that cannot run them.
+    """
+    if jax.default_backend() == "cpu" or jax.config.jax_compilation_cache_dir:
+        return
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "generalist", "compiled"))

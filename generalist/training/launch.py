@@ -9,7 +9,6 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from absl import flags
 from absl import logging as absl_logging
 from jax.errors import JaxRuntimeError
 from ml_collections import FrozenConfigDict
@@ -23,8 +22,13 @@ from generalist.input_pipeline.sources import DATASET_OF, describe_missing, miss
 from generalist.names import first_line
 from generalist.recipe import Recipe
 from generalist.training.checkpoint import CheckpointError
-from generalist.training.flags import UsageError, default_workdir, parse
-from generalist.training.host import keep_compiled_programs, take_gpu_memory, use_all_cores
+from generalist.training.flags import CommandLine, UsageError, parse
+from generalist.training.host import (
+    keep_compiled_programs,
+    missing_device,
+    take_gpu_memory,
+    use_all_cores,
+)
 from generalist.training.loop import train_and_evaluate
 from generalist.training.topology import compile_for
 
@@ -37,6 +41,7 @@ EXPECTED_ERRORS = (
     CheckpointError,
     OSError,
     ImportError,
+    MemoryError,
     JaxRuntimeError,
 )
 DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -57,13 +62,12 @@ def main(argv: Sequence[str]) -> int:
     Returns:
       The exit code: 0; 2 where the command has to change; 1 for any other error.
     """
-    sys.stdout.reconfigure(line_buffering=True)
     show_log()
     absl_logging.set_verbosity(absl_logging.WARNING)
 
     try:
         values = parse(argv)
-        workdir = pathlib.Path(values.workdir or default_workdir(argv))
+        workdir = pathlib.Path(values.workdir)
         config = Recipe.from_config(values.config).config
         launch = prepare_host(values, config)
         if values.mode == "compile":
@@ -73,32 +77,33 @@ def main(argv: Sequence[str]) -> int:
         check_data(config)
         with Interruption() as stop:
             connect(launch, stop)
-            keep_compiled_programs(workdir)
+            keep_compiled_programs()
             if values.mode == "eval":
                 stop.release("an evaluation goes on where it was")
                 results = evaluate_workdir(config, workdir, config.eval.final_examples)
                 logger.info(f"{len(results)} figures in {workdir}/eval")
             else:
                 train_and_evaluate(values.config, workdir)
-    except EXPECTED_ERRORS as error:
+    except Exception as error:
+        message = explain(error) if isinstance(error, EXPECTED_ERRORS) else missing_device()
+        if message is None:
+            processes.leave(1, traceback.format_exc())
+            raise
         if os.environ.get("GENERALIST_TRACEBACK"):
             raise
         print(
-            f"error: {explain(error)}\n(GENERALIST_TRACEBACK=1 shows where it happened)",
+            f"error: {message}\n(GENERALIST_TRACEBACK=1 shows where it happened)",
             file=sys.stderr,
         )
-        usage = isinstance(error, (ValueError, ImportError)) and not _is_jax_error(error)
-        code = 2 if usage else 1
+
         # The other processes of the run must notice at once, not at this one's orderly end.
+        code = exit_code(error)
         processes.leave(code)
         return code
-    except Exception:
-        processes.leave(1, traceback.format_exc())
-        raise
     return 0
 
 
-def prepare_host(values: flags.FlagValues, config: FrozenConfigDict) -> processes.Launch:
+def prepare_host(values: CommandLine, config: FrozenConfigDict) -> processes.Launch:
     """Sets up this host before JAX starts, and returns how this process is one of several."""
     launch = processes.find_launch(
         os.environ, values.coordinator, values.process_id, values.process_count
@@ -148,8 +153,16 @@ def check_data(config: FrozenConfigDict) -> None:
             open_sources(config, config.eval.tasks, config.eval.split)
 
 
+def exit_code(error: Exception) -> int:
+    """Returns 1 for what the same command may survive: a full disk, memory, a dead neighbor."""
+    survivable = (FloatingPointError, CheckpointError, OSError, MemoryError)
+    return 1 if isinstance(error, survivable) or _is_jax_error(error) else 2
+
+
 def explain(error: Exception) -> str:
     """Returns an error's message with what to do; of JAX's long ones, the line that matters."""
+    if isinstance(error, MemoryError):
+        return f"this host's memory is too small: {error or 'no more was given'}"
     if isinstance(error, OSError) and error.errno in DISK_IS_FULL:
         return f"{error}. Make room: the same command continues from the last checkpoint"
     if not _is_jax_error(error):

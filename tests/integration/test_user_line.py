@@ -116,6 +116,88 @@ def test_a_mistake_gets_a_message_and_exit_code_2(arguments, said, tmp_path, mon
     assert "Traceback" not in error
 
 
+SCENES = "--config=configs/multitask.py:scenes,scratch"
+
+
+@pytest.mark.parametrize(
+    ("words", "field", "value"),
+    [
+        (["--config.data_dir", "/some data"], "data_dir", "/some data"),
+        (["--config.optimizer.lr", "-1"], "optimizer.lr", -1.0),
+        (["-config.seed", "3", "--config.seed=4"], "seed", 4),
+        (["--config.model.pooled_text"], "model.pooled_text", True),
+        (["--config.model.pooled_text", "False"], "model.pooled_text", False),
+        (["--config.eval.tasks=depth"], "eval.tasks", ("depth",)),
+        (["--config.eval.tasks='a','b'"], "eval.tasks", ("a", "b")),
+        (["--config.eval.tasks=a", "--config.eval.tasks=b"], "eval.tasks", ("b",)),
+        (["--config.eval.tasks=()"], "eval.tasks", ()),
+        (["--config.model.init_from", "a=b,c d"], "model.init_from", "a=b,c d"),
+    ],
+)
+def test_every_word_is_used(words, field, value):
+    """`--flag value` is `--flag=value`, and of a flag given twice the last one counts."""
+    config = flags.parse(["main.py", *words, SCENES]).config
+    for name in field.split("."):
+        config = config[name]
+    assert config == value and type(config) is type(value)
+
+
+def test_a_data_directory_after_a_space_decides_the_data_too():
+    words = ["--config", "configs/multitask.py:paper", "--config=configs/multitask.py"]
+    values = flags.parse(["main.py", *words, "--config.data_dir", "/some/data"])
+    assert (values.config.data.source, values.config.data_dir) == ("paper", "/some/data")
+    assert values.workdir == "runs/multitask"
+    assert flags.parse(["main.py", *words]).config.data.source == "paper"  # as the environment says
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["stray"], "the word 'stray' belongs to no flag"),
+        (["--config.seed=1", "2"], "the word '2' belongs to no flag"),
+        (["--", "--config.seed=1"], "the word '--' belongs to no flag"),
+        (["--flagfile=flags.txt"], "unknown flag --flagfile"),
+        (["--undefok=wrkdir", "--wrkdir=a"], "unknown flag --undefok"),
+        (["--noconfig.model.pooled_text"], "unknown flag --noconfig.model.pooled_text"),
+        (["--workdir="], "--workdir needs a value"),
+        (["--workdir", "--mode=eval"], "--workdir needs a value"),
+        (["--mode=evl"], "unknown --mode 'evl'. Did you mean 'eval'?"),
+        (["--process_id=one"], "--process_id=one: allowed is a whole number"),
+        (["--config.seed"], "--config.seed needs a value: a whole number, such as 0"),
+        (["--config.seed=1e3"], "--config.seed=1e3: allowed is a whole number"),
+        (["--config.model.pooled_text=maybe"], "allowed is true or false"),
+        (["--config.model.unet.channels=(1,2"], "(1,2: allowed is values in brackets with commas"),
+        (["--config.eval.tasks=depth,light"], "allowed is values in brackets with commas"),
+        (["--config.model.unet.channels[0]=5"], "Did you mean 'model.unet.channels'?"),
+        (["--config.optimizer=5"], "unknown field --config.optimizer"),
+    ],
+)
+def test_every_other_word_is_refused(words, said, capsys):
+    assert launch.main(["main.py", SCENES, *words]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and said in error and "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("def get_config(:", "SyntaxError"),
+        ("x = 1", "has no attribute 'get_config'"),
+        ("def get_config(arg=''): return 3", "returned int, not a ConfigDict"),
+        ("def get_config(): return unknown", "NameError"),
+        ("import nowhere", "No module named 'nowhere'"),
+    ],
+)
+def test_a_config_file_with_a_fault_is_named(text, said, tmp_path, capsys):
+    """In a folder whose name could be taken for a config and its words."""
+    file = tmp_path / "a.py:b [1]" / "mine.py"
+    file.parent.mkdir()
+    file.write_text(text, encoding="utf-8")
+    assert launch.main(["main.py", f"--config={file}"]) == 2
+    error = capsys.readouterr().err
+    assert said in error and str(file) in error and "Traceback" not in error
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

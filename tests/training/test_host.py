@@ -42,17 +42,39 @@ def test_freed_memory_is_reused_without_page_faults_also_in_processes_that_read_
 
 @pytest.mark.parametrize(
     ("backend", "given", "expected"),
-    [("gpu", None, "run/compiled"), ("tpu", "/cache", "/cache"), ("cpu", None, None)],
+    [("gpu", None, "cache/generalist/compiled"), ("tpu", "/own", "/own"), ("cpu", None, None)],
 )
-def test_compiled_programs_are_kept_in_the_workdir_of_an_accelerator(
+def test_compiled_programs_are_kept_in_the_users_cache_never_in_a_workdir(
     backend, given, expected, monkeypatch, tmp_path
 ):
+    """What is kept is run: a workdir from somebody else must not bring any."""
     before = jax.config.jax_compilation_cache_dir
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     jax.config.update("jax_compilation_cache_dir", given)
     try:
-        host.keep_compiled_programs("run")
+        host.keep_compiled_programs()
         assert jax.config.jax_compilation_cache_dir == (expected and str(tmp_path / expected))
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (AssertionError(), "(AssertionError)"),
+        (
+            RuntimeError("Unable to initialize backend 'tpu': no libtpu (set JAX_PLATFORMS='')"),
+            "no libtpu)",
+        ),
+    ],
+)
+def test_a_device_that_is_not_there_is_a_message(error, said, monkeypatch):
+    def devices():
+        raise error
+
+    assert host.missing_device() is None
+    monkeypatch.setattr(jax, "devices", devices)
+    message = host.missing_device()
+    assert said in message and "unset JAX_PLATFORMS" in message

@@ -55,8 +55,10 @@ def test_another_config_is_an_error_that_lists_every_difference(tiny_config, tmp
 
 def test_a_field_that_was_not_there_is_a_difference(tiny_config, tmp_path):
     write_facts(tmp_path, Recipe.from_config(tiny_config))
-    tiny_config.model.unet.width = 3
-    with pytest.raises(WorkdirError, match="model.unet.width: None in the workdir, 3 now"):
+    tiny_config.model.image_encoder.inner = 64
+    with pytest.raises(
+        WorkdirError, match="model.image_encoder.inner: None in the workdir, 64 now"
+    ):
         check_workdir(tmp_path, Recipe.from_config(tiny_config))
 
 
