@@ -166,6 +166,7 @@ RULES: Mapping[str, Rule] = {
     "data.augment.scale": _several(_above(0, 1), 2, 2, "(0.3, 1.0)"),
     "data.augment.ratio": _several(_above(0, 1e3), 2, 2, "(0.75, 1.33)"),
     "data.augment.flip": _PROBABILITY,
+    "data.augment.native": _PROBABILITY,
     "data.augment.jitter.*": _number(0, 1),
     "data.augment.jitter_probability": _PROBABILITY,
     "model.init_from": _TEXT,
@@ -220,6 +221,7 @@ RULES: Mapping[str, Rule] = {
     "eval.final_examples": _whole(0, MOST_STEPS),
     "eval.panels": _whole(0, MOST_EXAMPLES),
     "eval.split": _TEXT,
+    "eval.final_split": _TEXT,
     "eval.tasks": _NAMES,
     "log.every_steps": _EVERY_STEPS,
 }

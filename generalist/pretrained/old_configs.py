@@ -13,42 +13,51 @@ RENAMED = {
     ("optimizer",): {"accumulate": "accum_steps"},
     ("data", "augment"): {"jitter_share": "jitter_probability"},
 }
-# Values that were called otherwise.
-X_INIT = {"noise": "gaussian"}
 # What the numbers of a list meant, before they had names.
 TIMESTEPS = ("mean", "std", "p_pure_noise")
 JITTER = ("brightness", "contrast", "saturation", "hue")
 
 
-def rename_fields(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a copy of a config, as nested plain dicts, with today's names of all fields."""
+def rename_fields(config: Any) -> Any:
+    """Returns a copy of a config, as nested plain dicts, with today's names of all fields.
+
+    What is no config stays what it is, for `Recipe.from_config` to refuse.
+    """
     config = _copy(config)
 
     for path, names in RENAMED.items():
-        group = config
-        for name in path:
-            group = group.get(name, {})
+        group = _group(config, *path)
         for old, new in names.items():
             if old in group:
                 group[new] = group.pop(old)
 
-    diffusion = config.get("diffusion", {})
-    if "x_init" in diffusion:
-        diffusion["x_init"] = X_INIT.get(diffusion["x_init"], diffusion["x_init"])
+    diffusion = _group(config, "diffusion")
+    if diffusion.get("x_init") == "noise":
+        diffusion["x_init"] = "gaussian"
 
-    timesteps = config.get("tasks", {}).get("timesteps", {})
+    timesteps = _group(config, "tasks", "timesteps")
     for task, numbers in timesteps.items():
         timesteps[task] = _named(TIMESTEPS, numbers)
 
     # One split was measured, during training and at its end.
-    evaluation = config.get("eval", {})
+    evaluation = _group(config, "eval")
     if "split" in evaluation:
         evaluation.setdefault("final_split", evaluation["split"])
 
-    augment = config.get("data", {}).get("augment", {})
+    # Restoration saw no windows in stored pixels.
+    augment = _group(config, "data", "augment")
     if "jitter" in augment:
         augment["jitter"] = _named(JITTER, augment["jitter"])
+        augment.setdefault("native", 0.0)
     return config
+
+
+def _group(config: Any, *path: str) -> dict[str, Any]:
+    """Returns a group of fields; an empty one where the config, which is not checked, has none."""
+    group = config
+    for name in path:
+        group = group.get(name) if isinstance(group, dict) else None
+    return group if isinstance(group, dict) else {}
 
 
 def _copy(value: Any) -> Any:
@@ -58,7 +67,7 @@ def _copy(value: Any) -> Any:
 
 
 def _named(names: tuple[str, ...], numbers: Any) -> Any:
-    """Gives the numbers of a list their names; what has names already stays."""
-    if isinstance(numbers, Mapping):
+    """Gives the numbers of a list their names; anything else stays."""
+    if not isinstance(numbers, list | tuple) or len(numbers) != len(names):
         return numbers
     return dict(zip(names, numbers, strict=True))

@@ -43,6 +43,7 @@ def test_numbers_get_their_names_and_values_their_new_words():
             "augment": {
                 "jitter": {"brightness": 0.4, "contrast": 0.3, "saturation": 0.2, "hue": 0.1},
                 "jitter_probability": 0.8,
+                "native": 0.0,
             }
         },
         "diffusion": {"prediction_type": "v", "x_init": "gaussian"},
@@ -57,3 +58,10 @@ def test_numbers_get_their_names_and_values_their_new_words():
 @pytest.mark.parametrize("x_init", ["zeros", "gaussian"])
 def test_todays_values_stay(x_init):
     assert rename_fields({"diffusion": {"x_init": x_init}}) == {"diffusion": {"x_init": x_init}}
+
+
+@pytest.mark.parametrize(
+    "content", [[], None, 3, {"data": []}, {"data": {"augment": {"jitter": [1]}}, "eval": None}]
+)
+def test_what_is_no_config_is_left_for_the_check_of_configs(content):
+    assert type(rename_fields(content)) is type(content)
