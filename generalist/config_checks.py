@@ -213,6 +213,7 @@ RULES: Mapping[str, Rule] = {
     "sharding.min_size": _whole(0, 2**60),
     "sharding.rules": _rows(_AXIS, "(('^parameters/unet', 0),)"),
     "sharding.cpu_devices": _whole(0, MOST_THREADS),
+    "checkpoint.every_minutes": _number(0, 1e6),  # 0 is never
     "checkpoint.every_steps": _EVERY_STEPS,
     "checkpoint.keep": _whole(1, MOST_STEPS),
     "eval.every_steps": _EVERY_STEPS,

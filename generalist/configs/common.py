@@ -206,7 +206,9 @@ def full_size() -> ConfigDict:
     c.sharding.cpu_devices = 0
 
     c.checkpoint = ConfigDict()
-    c.checkpoint.every_steps = 1_000
+    # By either, and at evaluations, at the end and on SIGTERM; 0: not by this.
+    c.checkpoint.every_minutes = 20.0
+    c.checkpoint.every_steps = 0
     c.checkpoint.keep = 2
 
     c.eval = ConfigDict()
@@ -338,6 +340,7 @@ def small(c: ConfigDict, scratch: bool = False) -> ConfigDict:
     c.optimizer.lr_multipliers = ()
     c.optimizer.ema = 0.99
 
+    c.checkpoint.every_minutes = 0.0
     c.checkpoint.every_steps = 200
     c.eval.every_steps = 0  # only at the end
     c.eval.batch_size = 8

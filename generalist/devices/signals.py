@@ -5,13 +5,6 @@ import signal
 import sys
 import threading
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.sharding import Mesh
-
-from generalist.devices.mesh import batch_sharding, replicated
-
 EXIT_PREEMPTED = 143  # 128 + SIGTERM: what schedulers restart on
 
 
@@ -20,15 +13,13 @@ class Interruption:
 
     At first, and after `release`, everything is saved: a signal ends the process at once with code
     143, also in the middle of a compilation or a data set's scan, where Python itself would not
-    look at signals. After `hold` it only raises a flag for `poll`.
+    look at signals. After `hold` it only raises a flag, `received`.
     """
 
     def __init__(self):
         self._received = threading.Event()
         self._held = False
         self._message = ""
-        self._any = None
-        self._asked = None
 
     def __enter__(self) -> "Interruption":
         reader, self._writer = os.pipe()
@@ -53,14 +44,19 @@ class Interruption:
         os.close(reader)
 
     def _exit_if_free(self) -> None:
-        if self._received.is_set() and not self._held:
+        if self.received and not self._held:
             message = self._message or "nothing to save yet"
             print(f"SIGTERM: {message}; the same command resumes", flush=True)
             sys.stderr.flush()
             os._exit(EXIT_PREEMPTED)
 
+    @property
+    def received(self) -> bool:
+        """Whether a signal came to this process."""
+        return self._received.is_set()
+
     def hold(self) -> None:
-        """From here on a signal waits until `poll`."""
+        """From here on a signal only shows in `received`."""
         self._held = True
 
     def release(self, message: str) -> None:
@@ -71,23 +67,3 @@ class Interruption:
         self._held = False
         self._message = message
         self._exit_if_free()
-
-    def poll(self, mesh: Mesh) -> bool:
-        """Returns whether to stop at this step: the same answer in all processes.
-
-        Several processes ask each other behind the step that is under way and get the answer at the
-        next one, so that none waits.
-        """
-        if jax.process_count() == 1:
-            return self._received.is_set()
-
-        if self._any is None:
-            self._any = jax.jit(jnp.any, out_shardings=replicated(mesh))
-        flags = jax.make_array_from_callback(
-            (mesh.size,),
-            batch_sharding(mesh),
-            lambda index: np.full(1, self._received.is_set()),
-        )
-        answer = self._asked
-        self._asked = self._any(flags)
-        return answer is not None and bool(answer)

@@ -40,13 +40,21 @@ def folder_of(name_or_path: str | os.PathLike) -> pathlib.Path:
     """
     path = SHIPPED.get(str(name_or_path)) or pathlib.Path(name_or_path)
     folder = path.parent if path.name in (WEIGHTS, CONFIG) else path
-    for name in (CONFIG, WEIGHTS):
-        if not (folder / name).is_file():
-            raise WeightsError(
-                f"{name_or_path}: no {name} in {folder.absolute()}. Give a training workdir (such "
-                f"as runs/multitask), a folder with {CONFIG} and {WEIGHTS}, or the name of shipped "
-                f"weights: {', '.join(SHIPPED)}."
-            )
+    missing = [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]
+
+    # A run that was killed early has not come to the file.
+    if missing == [WEIGHTS] and (folder / "checkpoints").is_dir():
+        raise WeightsError(
+            f"{name_or_path}: this run has checkpoints, but no {WEIGHTS} yet: a run writes it at "
+            "its evaluations (eval.every_steps), at its end, and when SIGTERM stops it. The same "
+            "command continues the run."
+        )
+    if missing:
+        raise WeightsError(
+            f"{name_or_path}: no {missing[0]} in {folder.absolute()}. Give a training workdir "
+            f"(such as runs/multitask), a folder with {CONFIG} and {WEIGHTS}, or the name of "
+            f"shipped weights: {', '.join(SHIPPED)}."
+        )
     return folder
 
 

@@ -13,6 +13,7 @@ from generalist import models
 from generalist.devices import mesh as mesh_lib
 from generalist.devices import processes
 from generalist.devices.signals import EXIT_PREEMPTED, Interruption
+from generalist.devices.votes import Votes
 from generalist.evaluation import write_report
 from generalist.evaluation.workdir import evaluate_workdir
 from generalist.input_pipeline import open_sources
@@ -23,6 +24,7 @@ from generalist.pretrained.parts import read_parts
 from generalist.recipe import Recipe
 from generalist.training.ahead_of_time import batch_shapes, compile_step
 from generalist.training.checkpoint import Checkpointer
+from generalist.training.due import Clock, is_due
 from generalist.training.initialization import encode_prompts, initial_state
 from generalist.training.meters import Meters
 from generalist.training.optimizer import make_optimizer, trainable
@@ -141,6 +143,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[
                 flops_per_image=train_step.flops_per_image,
                 started=started,
             )
+            votes = Votes(mesh)
+            clock = Clock(config.checkpoint.every_minutes)
             stop.hold()
             for step in range(first_step + 1, config.total_steps + 1):
                 batch = mesh_lib.to_global(next(batches), batch_sharding, rows, config.batch_size)
@@ -149,24 +153,27 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[
                 checkpointer.check()
 
                 # Asked once a step: a signal in the middle of it must not skip the save below.
-                stopping = stop.poll(mesh)
+                stopping, rings = votes.any(stop.received, clock.rings())
                 last = step == config.total_steps or stopping
-                evaluating = not last and _is_due(step, config.eval.every_steps)
+                evaluating = not last and is_due(step, config.eval.every_steps)
 
-                if last or _is_due(step, config.log.every_steps):
+                if last or is_due(step, config.log.every_steps):
                     scalars, line = meters.report(step, float(learning_rate(step - 1)))
                     writer.write(step, scalars)
                     logger.info(line)
 
                 # What is evaluated is what is saved.
-                if last or evaluating or _is_due(step, config.checkpoint.every_steps):
+                exporting = last or evaluating
+                if exporting or rings or is_due(step, config.checkpoint.every_steps):
                     meters.read()
                     with meters.overhead():
                         checkpointer.save(state, config.seed)
+                        clock.restart()
                         if stopping:
                             # There may be little time, and the run resumes from this checkpoint.
                             checkpointer.wait()
-                        save_model(workdir, recipe, state)
+                        if exporting:
+                            save_model(workdir, recipe, state)
 
                 if stopping:
                     logger.info(
@@ -201,11 +208,6 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[
             logger.info(f"report: {write_report(workdir)}")
         logger.info(f"sha256 of parameters, EMA and step: {digest(state)}")
         return results
-
-
-def _is_due(step: int, every_steps: int) -> bool:
-    """Whether something that happens every so many steps happens after this one; 0 is never."""
-    return bool(every_steps) and step % every_steps == 0
 
 
 def _for_writer(group: str, results: Mapping[str, float | None]) -> dict[str, float]:

@@ -130,14 +130,14 @@ def test_a_process_says_which_it_is_and_where_it_goes_on(runs):
 
 WAITING = """
 import sys, jax
-from generalist.devices import mesh as mesh_lib, processes, signals
+from generalist.devices import mesh as mesh_lib, processes, votes
 from generalist.training import launch
 def prepare_host(values, config):
     processes.connect(processes.find_launch({}, values.coordinator, values.process_id,
     values.process_count))
-    mesh, stop = mesh_lib.make_mesh(), signals.Interruption()
+    steps = votes.Votes(mesh_lib.make_mesh())
     while True:
-        stop.poll(mesh)
+        steps.any(False)
         print("step", flush=True)
 launch.prepare_host = prepare_host
 sys.exit(launch.main(sys.argv))

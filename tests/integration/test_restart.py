@@ -35,12 +35,31 @@ def held(monkeypatch):
     return found
 
 
+@pytest.fixture
+def exported(monkeypatch):
+    """The steps whose weights were written for use."""
+    found = []
+    save_model = loop.save_model
+
+    def counted(workdir, recipe, state):
+        found.append(int(state.step))
+        save_model(workdir, recipe, state)
+
+    monkeypatch.setattr(loop, "save_model", counted)
+    return found
+
+
 def test_a_resumed_run_holds_one_state_and_a_finished_one_exports_what_it_ended_with(
-    tiny_config, tmp_path, held
+    tiny_config, tmp_path, held, exported
 ):
     tiny_config.eval.tasks = ("depth",)
+    # Never by steps; these minutes are over after each. A log at its last step alone.
+    tiny_config.checkpoint.every_steps = tiny_config.log.every_steps = 0
+    tiny_config.checkpoint.every_minutes = 1e-9
     before = bytes_held()
     results = loop.train_and_evaluate(tiny_config, tmp_path)
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"1", "2"}
+    assert exported == [2]
     shutil.rmtree(tmp_path / "checkpoints/2")
     loop.train_and_evaluate(tiny_config, tmp_path)
     fresh, resumed = (size - before for size in held)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from generalist.pretrained.weights import load_weights
+from generalist.pretrained.weights import WeightsError, load_weights
 from generalist.recipe import Recipe
 from generalist.training.checkpoint import CheckpointError
 from generalist.training.state import State
@@ -114,6 +114,15 @@ def test_a_saved_model_is_a_model_folder_of_the_averaged_weights(tiny_config, tm
     config, weights = load_weights(tmp_path)
     assert config["total_steps"] == tiny_config.total_steps
     np.testing.assert_array_equal(weights["unet.a"], [0, 1, 2])
+
+
+def test_a_run_without_weights_for_use_says_when_it_writes_them(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(
+        WeightsError, match="has checkpoints, but no model.safetensors yet.*SIGTERM"
+    ):
+        load_weights(tmp_path)
 
 
 def test_flatten():
