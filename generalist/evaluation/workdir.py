@@ -1,5 +1,6 @@
 """Evaluates a training workdir, or any other model folder, on all devices of all processes."""
 
+import contextlib
 import functools
 import hashlib
 import logging
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 import jax
 from ml_collections import ConfigDict
 
-from generalist.devices import mesh, processes
+from generalist.devices import lock, mesh, processes
 from generalist.evaluation.data import open_data
 from generalist.evaluation.evaluate import BASELINES, PARTIAL, EvaluationSettings, evaluate
 from generalist.inference import load
@@ -52,6 +53,7 @@ def evaluate_workdir(
 
     Raises:
       WeightsError: the folder holds no weights, or they do not fit their config.
+      InUseError: another evaluation writes into the folder of the results.
       ValueError: as of `open_data`, or a task that the model was not trained on.
     """
     generalist = load(workdir)
@@ -87,9 +89,11 @@ def evaluate_workdir(
     )
 
     began = time.monotonic()
-    with tempfile.TemporaryDirectory() as unused:
+    with contextlib.ExitStack() as stack:
+        unused = stack.enter_context(tempfile.TemporaryDirectory())
         # Only process 0 writes the results. The others write into a folder that nobody reads.
         shown = out_dir or workdir / "eval" / step
+        stack.enter_context(lock.hold(shown))
         out_dir = shown if processes.is_first() else pathlib.Path(unused) / "eval" / step
 
         # All processes resume where the first one does, with the same figures already known.

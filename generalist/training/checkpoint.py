@@ -21,11 +21,13 @@ import orbax.checkpoint as ocp
 from generalist.devices import processes
 from generalist.files import write_atomically
 from generalist.names import first_line
+from generalist.training.literal_path import LiteralPath, check_name
 from generalist.training.state import State
 
 logger = logging.getLogger("generalist")
 
 SEAL = "files.json"  # in a checkpoint: size and CRC-32 of all its other files
+FOREIGN = ("Thumbs.db", "desktop.ini", "Icon\r")  # what Windows and macOS leave in folders
 
 
 class CheckpointError(RuntimeError):
@@ -41,10 +43,14 @@ class Checkpointer:
     Args:
       folder: `<workdir>/checkpoints`.
       keep: how many are kept.
+
+    Raises:
+      ValueError: the folder cannot hold checkpoints, see `check_name`.
     """
 
     def __init__(self, folder: pathlib.Path, keep: int):
         self.folder = pathlib.Path(folder).absolute()
+        check_name(self.folder)
         self._keep = keep
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._saving: tuple[int, Future] | None = None
@@ -54,7 +60,7 @@ class Checkpointer:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=self._keep, enable_async_checkpointing=True
         )
-        return ocp.CheckpointManager(self.folder, options=options)
+        return ocp.CheckpointManager(LiteralPath(self.folder), options=options)
 
     def __enter__(self) -> "Checkpointer":
         return self
@@ -199,7 +205,8 @@ def seal(folder: pathlib.Path) -> None:
 def damaged_files(folder: pathlib.Path) -> list[str]:
     """Returns the files of a checkpoint that are not as they were sealed.
 
-    Where a kill came before the seal, there is nothing to compare with, and the list is empty.
+    Files that others put there (`.DS_Store`, an editor's, a conflicting copy) do not count. Where a
+    kill came before the seal, there is nothing to compare with, and the list is empty.
     """
     if not (folder / SEAL).exists():
         return []
@@ -208,17 +215,22 @@ def damaged_files(folder: pathlib.Path) -> list[str]:
     except ValueError:
         return [SEAL]
     found = _sums_of_files(folder)
-    names = sealed.keys() | found.keys()
-    return sorted(name for name in names if sealed.get(name) != found.get(name))
+    damaged = [name for name, sums in sealed.items() if sums != found.get(name)]
+    return sorted(name for name in damaged if not _is_foreign(name.rpartition("/")[2]))
 
 
 def _sums_of_files(folder: pathlib.Path) -> dict[str, list[int]]:
-    """{relative path: [size in bytes, CRC-32]}."""
+    """{relative path: [size in bytes, CRC-32]} of the files that are a checkpoint's own."""
     sums = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name != SEAL:
+        if path.is_file() and path.name != SEAL and not _is_foreign(path.name):
             sums[path.relative_to(folder).as_posix()] = [path.stat().st_size, _crc(path)]
     return sums
+
+
+def _is_foreign(name: str) -> bool:
+    """Whether a file manager, an editor or a file system leaves files of that name."""
+    return name.startswith(".") or name.endswith("~") or name in FOREIGN
 
 
 def _crc(path: pathlib.Path) -> int:

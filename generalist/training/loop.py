@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from ml_collections import ConfigDict
 
 from generalist import models
+from generalist.devices import lock, processes
 from generalist.devices import mesh as mesh_lib
-from generalist.devices import processes
 from generalist.devices.signals import EXIT_PREEMPTED, Interruption
 from generalist.devices.votes import Votes
 from generalist.evaluation import write_report
@@ -44,7 +44,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[
     processes of a run call it.
 
     Raises:
-      ValueError: the config cannot work, or the workdir belongs to another run.
+      ValueError: the config cannot work, or the workdir belongs to another run, or is in use.
       FloatingPointError: the loss is not finite; names the step and the tasks in the batch.
       CheckpointError: a checkpoint could not be written; names why.
       SystemExit: 143 after SIGTERM, with everything saved.
@@ -73,6 +73,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[
         )
 
         # State: from the newest checkpoint, else from the first weights -------------------------
+        stack.enter_context(lock.hold(workdir))
         checkpointer = stack.enter_context(
             Checkpointer(workdir / "checkpoints", config.checkpoint.keep)
         )

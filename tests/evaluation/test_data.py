@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 import generalist
+from generalist.devices.lock import InUseError, hold
 from generalist.evaluation.data import open_data
 from generalist.evaluation.workdir import evaluate_workdir
 from generalist.pretrained.weights import load_weights
@@ -112,6 +113,12 @@ def test_a_model_of_the_scenes_on_rain_images(measured):
     assert sorted(
         path.relative_to(out / "submission").as_posix() for path in out.rglob("submission/*/*")
     ) == [f"{name}/{key}.png" for name in ("derain", "derain_tiles") for key in "12"]
+
+
+def test_a_folder_that_another_evaluation_writes_into_is_refused(rain, tiny_workdir, tmp_path):
+    with hold(tmp_path / "1"), pytest.raises(InUseError, match="/1 is in use by process .* since "):
+        evaluate_workdir(rain, tiny_workdir, 0, names=["derain"], out_dir=tmp_path / "1")
+    assert list(tmp_path.iterdir()) == []
 
 
 SEVERAL_DEVICES = """

@@ -6,6 +6,7 @@ import shutil
 import jax
 import pytest
 
+from generalist.devices.lock import InUseError, hold
 from generalist.pretrained import weights
 from generalist.training import loop
 
@@ -72,3 +73,18 @@ def test_a_resumed_run_holds_one_state_and_a_finished_one_exports_what_it_ended_
     again = loop.train_and_evaluate(tiny_config, tmp_path)
     assert weights.read_metadata(tmp_path)["step"] == "2"
     assert again["depth/rmse"] == results["depth/rmse"] and len(held) == 2
+
+
+def test_a_second_run_is_refused_before_it_touches_the_workdir_of_the_first(tiny_config, tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 0.5}\n')
+    with hold(tmp_path), pytest.raises(InUseError, match="is in use by process .* since "):
+        loop.train_and_evaluate(tiny_config, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"metrics.jsonl"}
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "loss": 0.5}\n'
+
+
+def test_a_config_that_cannot_start_leaves_no_folder_and_no_lock(tiny_config, tmp_path):
+    tiny_config.model.init_from = "scenes"  # a larger model
+    with pytest.raises(weights.WeightsError, match="does not fit"):
+        loop.train_and_evaluate(tiny_config, tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []

@@ -169,6 +169,58 @@ def test_a_flipped_bit_in_any_file_is_named_and_the_one_before_used(folder):
     assert damaged_files(folder / "2") == [str(file.relative_to(folder / "2"))]
 
 
+FOREIGN = (".DS_Store", "._x", "Thumbs.db", ".manifest.swp", "manifest~", "_METADATA (conflict)")
+
+
+def test_what_others_leave_in_and_between_checkpoints_changes_nothing(folder):
+    for place in (folder, folder / "2", folder / "2" / "state", folder / "2" / "meta"):
+        for name in FOREIGN:
+            (place / name).write_bytes(b"\0")
+    for name in ("2 (copy)", "2.sync-conflict-20261128-101500", "copy of 2", "２"):
+        shutil.copytree(folder / "2", folder / name)
+    state, log = restore(folder)
+    assert_is_step(state, 2)
+    assert log == []
+
+    # Nor when it was there before the seal, and changes after it.
+    checkpoint.seal(folder / "2")
+    for name in FOREIGN[:-1]:
+        (folder / "2" / name).write_bytes(b"other")
+    assert damaged_files(folder / "2") == []
+
+    checkpointer = Checkpointer(folder, keep=2)
+    checkpointer.forget_after(2)
+    checkpointer.save(make_state(3), SEED)
+    checkpointer.close()
+    left = {path.name for path in folder.iterdir()}
+    assert left >= {"2", "3", "2 (copy)", ".DS_Store"} and "1" not in left
+
+
+@pytest.mark.parametrize("name", ["run [1]", "[a-z]*", "**", "wörk #2?", "%20 {b}\n", "[", "]"])
+def test_a_path_is_never_a_pattern(tmp_path, name):
+    with Checkpointer(tmp_path / name / "checkpoints", keep=2) as checkpointer:
+        checkpointer.save(make_state(1), SEED)
+    state, log = restore(tmp_path / name / "checkpoints")
+    assert_is_step(state, 1)
+    assert log == []
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("back\\slash", "a backslash, which would be taken for a slash"),
+        ("gs:/bucket", "a name that ends with ':', as a web address; mount the bucket"),
+        (os.fsdecode(b"\xff"), "bytes that are no UTF-8"),
+    ],
+)
+def test_a_path_where_nothing_could_be_restored_is_refused_before_anything_is_there(
+    tmp_path, name, problem
+):
+    with pytest.raises(ValueError, match=f"the path has {problem}.*another --workdir"):
+        Checkpointer(tmp_path / name / "checkpoints", keep=2)
+    assert list(tmp_path.iterdir()) == []
+
+
 SAVING = f"""
 import sys
 import jax, jax.numpy as jnp, numpy as np, optax
