@@ -17,6 +17,7 @@ from generalist.config_checks import check_fields, check_model
 from generalist.diffusion.combinations import check_combination
 from generalist.diffusion.objective import Objective
 from generalist.diffusion.schedules import Schedule
+from generalist.diffusion.unet_time import UNET_TIMES
 from generalist.models.text_encoder import tokenize
 from generalist.names import one_of
 from generalist.pretrained import parts
@@ -63,6 +64,7 @@ class Recipe:
     frozen: tuple[str, ...]  # path regexes of the parameters that do not learn
     schedule: Schedule
     prediction_type: str  # "x0", "v" or "eps"
+    unet_time: str  # "linear" or "equal_logsnr"
     timesteps: Mapping[str, TimestepDistribution]  # by trained task
     sampling: Sampling
 
@@ -110,6 +112,7 @@ class Recipe:
 
         schedule = _schedule(settings)
         choices = settings["diffusion"]
+        choices["unet_time"] = _unet_time(choices["unet_time"], published)
         p_pure_noise = [distribution.p_pure_noise for distribution in timesteps.values()]
         check_combination(choices, schedule, p_pure_noise)
         if choices["prototype_weight"] and settings["model"]["autoencoder"]:
@@ -126,6 +129,7 @@ class Recipe:
             frozen=_frozen(settings),
             schedule=schedule,
             prediction_type=choices["prediction_type"],
+            unet_time=choices["unet_time"],
             timesteps=timesteps,
             sampling=Sampling(**{field: choices[field] for field in Sampling._fields}),
         )
@@ -197,6 +201,7 @@ class Recipe:
             prototype_weight=choices.prototype_weight,
             prototype_temperature=choices.prototype_temperature,
             latent=bool(self.config.model.autoencoder),
+            unet_time=self.unet_time,
         )
 
 
@@ -267,6 +272,16 @@ def _lr_multipliers(settings: Mapping, published: Mapping | None) -> list:
     if not starts_new or not rows or rows[0] == FULL_RATE:
         return rows
     return [FULL_RATE, *rows]
+
+
+def _unet_time(name: str, published: Mapping | None) -> str:
+    """The config's choice; "auto" is that of equal logSNR for a published UNet.
+
+    A run that is continued or used has no "auto" any more.
+    """
+    if name == "auto":
+        return "equal_logsnr" if published and "unet" in published else "linear"
+    return one_of(name, UNET_TIMES, "diffusion.unet_time")
 
 
 def _schedule(settings: Mapping) -> Schedule:

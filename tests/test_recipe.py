@@ -169,6 +169,21 @@ def test_an_image_encoder_that_starts_from_nothing_learns_at_full_rate(
         assert list(multiplier.values()) == [0.1 if slow else 1.0, 0.1, 1.0]
 
 
+@pytest.mark.parametrize(("published", "told"), [((), "linear"), (("unet",), "equal_logsnr")])
+def test_a_published_unet_is_told_the_time_of_equal_logsnr(published, told, monkeypatch):
+    monkeypatch.setattr(parts, "settle", lambda model, *_: model)
+    config = common.get_config("paper")
+    recipe = Recipe.from_config(config, dict.fromkeys(published))
+    again = Recipe.from_config(json.loads(recipe.to_json()))
+    assert recipe.unet_time == again.unet_time == told
+
+    config.diffusion.unet_time = "linear"
+    assert Recipe.from_config(config, dict.fromkeys(published)).unet_time == "linear"
+    config.diffusion.unet_time = "logsnr"
+    with pytest.raises(ValueError, match=r"diffusion.unet_time.*'logsnr'.*equal_logsnr"):
+        Recipe.from_config(config)
+
+
 def test_nothing_to_train(config):
     for name in config.tasks.weights:
         config.tasks.weights[name] = 0.0

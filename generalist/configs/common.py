@@ -165,6 +165,9 @@ def full_size() -> ConfigDict:
     c.diffusion = ConfigDict()
     # Shifted to the target's resolution; or "scaled_linear", "stable_diffusion".
     c.diffusion.schedule = "cosine"
+    # The time that the UNet is told: "linear" (t), "equal_logsnr" (where Stable Diffusion has as
+    # much noise), or "auto": the second for a published UNet, else the first.
+    c.diffusion.unet_time = "auto"
     c.diffusion.prediction_type = "x0"  # or "v", "eps"
     c.diffusion.loss_weight = "x0"  # or "v", "simple", "min_snr", "sigmoid"
     c.diffusion.x_init = "zeros"  # x_t at t = 1: "zeros" (the mean of the noise) or "gaussian"

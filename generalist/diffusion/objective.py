@@ -14,6 +14,7 @@ from generalist.diffusion.loss_weights import loss_weight
 from generalist.diffusion.parameterization import expand, target, to_x0
 from generalist.diffusion.schedules import Schedule
 from generalist.diffusion.timesteps import sample_timesteps
+from generalist.diffusion.unet_time import unet_time
 
 Batch = Mapping[str, Array]
 
@@ -57,6 +58,8 @@ class Objective:
 
     # Whether the model diffuses latents, so that targets go through its autoencoder first.
     latent: bool = False
+
+    unet_time: str = "linear"  # how the UNet is told t, see `diffusion.unet_time`
 
     def encode_target(self, model: Any, batch: Batch) -> Batch:
         """Returns the batch with target and mask as latents of the model's autoencoder."""
@@ -103,7 +106,7 @@ class Objective:
             keep_image=batch["keep_image"],
             keep_text=batch["keep_text"],
         )
-        prediction = model.denoise(x_t, t, condition)
+        prediction = model.denoise(x_t, unet_time(self.unet_time, self.schedule, t), condition)
 
         # The weighted squared error, over the pixels that count.
         alpha, sigma = self._alpha_sigma(t, x0)

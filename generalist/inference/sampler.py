@@ -11,6 +11,7 @@ from ml_collections import FrozenConfigDict
 
 from generalist import diffusion
 from generalist.diffusion.objective import from_levels
+from generalist.diffusion.unet_time import unet_time
 from generalist.models import parameters as parameters_lib
 from generalist.recipe import Recipe
 
@@ -47,11 +48,12 @@ def make_sampler(recipe: Recipe, graphdef: nnx.GraphDef) -> Callable[..., jax.Ar
             without = encode(keep_image=jnp.zeros(len(images)))
 
         def denoise(x_t, t):
-            prediction = model.denoise(x_t, t, condition)
+            time = unet_time(recipe.unet_time, recipe.schedule, t)
+            prediction = model.denoise(x_t, time, condition)
             if guidance == 1.0:
                 return prediction
             # Classifier-free guidance (Ho and Salimans, arXiv 2207.12598).
-            unguided = model.denoise(x_t, t, without)
+            unguided = model.denoise(x_t, time, without)
             return unguided + guidance * (prediction - unguided)
 
         init_key, noise_key = jax.random.split(jax.random.key(seed))

@@ -170,7 +170,8 @@ class GeneralistModel(nnx.Module):
 
         Args:
             x_t: noisy target of `diffused_shape`.
-            t: in [0, 1]; 0 is clean, 1 is pure noise.
+            t: what the UNet is told of the noise, in [0, 1]; 0 is clean, 1 is pure noise. See
+                `diffusion.unet_time`.
             condition: of `encode`.
         """
         x = x_t

@@ -34,6 +34,8 @@ def rename_fields(config: Any) -> Any:
     diffusion = _group(config, "diffusion")
     if diffusion.get("x_init") == "noise":
         diffusion["x_init"] = "gaussian"
+    if diffusion:
+        diffusion.setdefault("unet_time", "linear")
 
     timesteps = _group(config, "tasks", "timesteps")
     for task, numbers in timesteps.items():
@@ -43,6 +45,11 @@ def rename_fields(config: Any) -> Any:
     evaluation = _group(config, "eval")
     if "split" in evaluation:
         evaluation.setdefault("final_split", evaluation["split"])
+
+    # Checkpoints came by steps alone.
+    checkpoint = _group(config, "checkpoint")
+    if checkpoint:
+        checkpoint.setdefault("every_minutes", 0.0)
 
     # Restoration saw no windows in stored pixels.
     augment = _group(config, "data", "augment")

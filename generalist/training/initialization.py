@@ -54,8 +54,9 @@ def initial_weights(
     """
     model = recipe.config.model
     if model.init_from and not published:
-        _, values = weights.load_weights(model.init_from)
+        config, values = weights.load_weights(model.init_from)
         weights.check_fit(values, shapes, f"model.init_from={model.init_from}")
+        _check_unet_time(Recipe.from_config(config).unet_time, recipe)
         logger.info(f"weights: from {weights.folder_of(model.init_from)}")
         return values
 
@@ -72,6 +73,16 @@ def initial_weights(
         return values
     logger.info("weights: from scratch, but for")
     return parts.fill(published, values, model)
+
+
+def _check_unet_time(theirs: str, recipe: Recipe) -> None:
+    """Raises ValueError if the weights' UNet was told another time than this run tells it."""
+    if theirs != recipe.unet_time:
+        raise ValueError(
+            f"model.init_from={recipe.config.model.init_from} was trained with "
+            f"diffusion.unet_time {theirs!r}, this run has {recipe.unet_time!r}: give "
+            f"--config.diffusion.unet_time={theirs}"
+        )
 
 
 def encode_prompts(

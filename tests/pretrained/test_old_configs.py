@@ -46,7 +46,7 @@ def test_numbers_get_their_names_and_values_their_new_words():
                 "native": 0.0,
             }
         },
-        "diffusion": {"prediction_type": "v", "x_init": "gaussian"},
+        "diffusion": {"prediction_type": "v", "x_init": "gaussian", "unet_time": "linear"},
         "optimizer": {"accum_steps": 4},
         "eval": {"split": "val", "final_split": "val"},
     }
@@ -57,7 +57,8 @@ def test_numbers_get_their_names_and_values_their_new_words():
 
 @pytest.mark.parametrize("x_init", ["zeros", "gaussian"])
 def test_todays_values_stay(x_init):
-    assert rename_fields({"diffusion": {"x_init": x_init}}) == {"diffusion": {"x_init": x_init}}
+    today = {"diffusion": {"x_init": x_init, "unet_time": "equal_logsnr"}}
+    assert rename_fields(today) == today
 
 
 @pytest.mark.parametrize(
