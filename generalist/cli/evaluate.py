@@ -77,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluates a model by its own config, on its own data or on those of --data-dir."""
-    from generalist.pretrained.weights import SHIPPED, folder_of, load_weights, read_metadata
+    from generalist.pretrained.weights import SHIPPED, folder_of, load_weights, read_step
 
     source = args.source or DEFAULT_WORKDIR
     if source in SHIPPED and not args.out:
@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
     if args.out:
         out = pathlib.Path(args.out)
     else:
-        out = folder / "eval" / _folder_name(args, read_metadata(source).get("step", "0"))
+        out = folder / "eval" / _folder_name(args, read_step(source))
 
     evaluate_workdir(
         config,

@@ -3,6 +3,7 @@
 import argparse
 import pathlib
 
+import generalist
 from generalist.cli.common import DEFAULT_WORKDIR, add_source
 
 HELP = "Copy what is needed to use a model into a folder of its own, at half the size."
@@ -22,14 +23,14 @@ def run(args: argparse.Namespace) -> int:
     from generalist.pretrained.weights import (
         CONFIG,
         folder_of,
-        load_weights,
         read_metadata,
         save_weights,
     )
 
     source = folder_of(args.source or DEFAULT_WORKDIR)
     out = pathlib.Path(args.out)
-    _, values = load_weights(source)
+    # Loading says so where the folder is none of this program's.
+    values = generalist.load(source).parameters
     save_weights(out, values, read_metadata(source), np.float16)
     write_atomically(out / CONFIG, (source / CONFIG).read_bytes())
 

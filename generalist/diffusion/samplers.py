@@ -83,6 +83,7 @@ def dpmpp_2m(
 SAMPLERS = {"one_step": ddim, "ddim": ddim, "dpmpp_2m": dpmpp_2m}
 
 X_INITS = ("zeros", "gaussian")
+MOST_STEPS = 10_000  # far beyond where more of them change anything
 
 
 def check_sampler(sampler: str, steps: int, eta: float) -> None:
@@ -93,8 +94,10 @@ def check_sampler(sampler: str, steps: int, eta: float) -> None:
             1 with "one_step", or eta out of range or with another sampler than "ddim".
     """
     one_of(sampler, SAMPLERS, "sampler")
-    if not isinstance(steps, int | np.integer) or steps < 1:
-        raise ValueError(f"steps={steps!r} must be a whole number of at least 1.")
+    if not isinstance(steps, int | np.integer) or not 1 <= steps <= MOST_STEPS:
+        raise ValueError(
+            f"steps={steps!r} must be a whole number of at least 1 and at most {MOST_STEPS}."
+        )
     if sampler == "one_step" and steps != 1:
         raise ValueError(
             f"sampler 'one_step' takes steps=1, not {steps!r}; "

@@ -59,7 +59,7 @@ def evaluate_workdir(
     generalist = load(workdir)
     if jax.device_count() > 1:
         generalist.shard(mesh.make_mesh())
-    step = weights.read_metadata(workdir).get("step", "0")
+    step = weights.read_step(workdir)
     if steps is None:
         steps = config.diffusion.steps
 

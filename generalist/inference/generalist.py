@@ -1,7 +1,6 @@
 """A trained model for use: images in, what each task predicts out."""
 
 import contextlib
-import json
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -130,6 +129,9 @@ class Generalist:
 
         Returns:
           float32 (b, s, s, 3) in about [-1, 1], s being the model's target size.
+
+        Raises:
+          ValueError: an argument out of range, or weights that give nan.
         """
         steps, sampler = self._steps_and_sampler(steps)
         if not 0 <= seed < 2**32:
@@ -158,7 +160,14 @@ class Generalist:
                     (seed + start // padded) % 2**32,
                 )
             )
-        return np.concatenate(rgb)
+        painted = np.concatenate(rgb)
+        # A nan would be an ordinary value in every file that is made of it.
+        if not np.isfinite(painted).all():
+            raise ValueError(
+                f"the model painted nan or inf for {', '.join(dict.fromkeys(names))}: the weights "
+                "are broken, take an older checkpoint"
+            )
+        return painted
 
     def shard(self, mesh: Mesh) -> None:
         """Samples on all devices of `mesh` from now on, each a part of every batch.
@@ -361,8 +370,7 @@ def load(name_or_path: str | os.PathLike) -> Generalist:
     config, parameters = weights.load_weights(name_or_path)
     generalist = Generalist(config, parameters)
 
-    versions = json.loads(weights.read_metadata(name_or_path).get("codecs", "{}"))
-    for name, version in versions.items():
+    for name, version in weights.read_codecs(name_or_path).items():
         if name in generalist.tasks:
             generalist.tasks[name].check_version(version)
     return generalist

@@ -1,29 +1,21 @@
 """Hugging Face model folders: config.json and safetensors, in one file or in shards."""
 
-import json
+import math
 import os
 import pathlib
+from collections.abc import Callable
+from typing import Any
 
-import ml_dtypes
 import numpy as np
-import safetensors
 
-from generalist.pretrained.weights import SHIPPED_AUTOENCODER, WeightsError
+from generalist.files import DamagedFileError, read_json
+from generalist.pretrained.weights import SHIPPED_AUTOENCODER, WeightsError, read_tensor_file
 
 # transformers' and diffusers' names of the weights; an fp16 variant counts if it is the only one.
 STEMS = ("model", "diffusion_pytorch_model", "model.fp16", "diffusion_pytorch_model.fp16")
 
-# By safetensors' names. Its own NumPy reader has no bfloat16.
-DTYPES = {
-    "F32": np.float32,
-    "F16": np.float16,
-    "BF16": ml_dtypes.bfloat16,
-    "F64": np.float64,
-    "I64": np.int64,
-    "I32": np.int32,
-    "U8": np.uint8,
-    "BOOL": np.bool_,
-}
+MOST_SIZE = 2**20  # of any number in a config.json: wider than any layer, or any vocabulary
+MOST_LAYERS = 2**10
 
 
 def find_folder(path_or_id: str | os.PathLike, subfolder: str = "") -> pathlib.Path:
@@ -82,22 +74,78 @@ def _download(name: str, subfolder: str) -> pathlib.Path:
 
 
 class Config(dict):
-    """A config.json. A key that is absent raises a WeightsError that names it."""
+    """A config.json, whose fields are checked when they are asked for.
+
+    A key that is absent, or whose value is of another kind, raises a WeightsError that names it.
+    """
 
     def __missing__(self, key: str):
         raise WeightsError(
             f"config.json has no {key!r}, which has no default: add the key with its value"
         )
 
+    def whole(self, key: str, most: int = MOST_SIZE) -> int:
+        """Returns a whole number of 1 to `most`."""
+        return self._checked(key, lambda value: _is_whole(value, most), f"1 to {most}")
+
+    def wholes(self, key: str) -> tuple[int, ...]:
+        """Returns a list of whole numbers, one a level of a UNet or an autoencoder."""
+
+        def is_valid(value: Any) -> bool:
+            return _is_levels(value) and all(_is_whole(one, MOST_SIZE) for one in value)
+
+        return tuple(self._checked(key, is_valid, f"a list of numbers of 1 to {MOST_SIZE}"))
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        """Returns a list of texts, one a level."""
+
+        def is_valid(value: Any) -> bool:
+            return _is_levels(value) and all(isinstance(one, str) for one in value)
+
+        return tuple(self._checked(key, is_valid, "a list of texts"))
+
+    def number(self, key: str) -> float:
+        """Returns a number above 0."""
+
+        def is_valid(value: Any) -> bool:
+            return _is_number(value) and value > 0
+
+        return self._checked(key, is_valid, "a number above 0")
+
+    def flag(self, key: str) -> bool:
+        """Returns True or False."""
+        return self._checked(key, lambda value: isinstance(value, bool), "true or false")
+
+    def _checked(self, key: str, is_valid: Callable[[Any], bool], allowed: str) -> Any:
+        if not is_valid(self[key]):
+            raise WeightsError(
+                f"config.json has {key} = {repr(self[key])[:100]}: allowed is {allowed}"
+            )
+        return self[key]
+
+
+def _is_whole(value: Any, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _is_levels(value: Any) -> bool:
+    return isinstance(value, list | tuple) and 1 <= len(value) <= 16
+
 
 def read_config(folder: pathlib.Path) -> Config:
     """Reads config.json; WeightsError if it is damaged."""
+    return _read_json(folder / "config.json", Config)
+
+
+def _read_json(file: pathlib.Path, object_hook: Callable | None = None) -> Any:
     try:
-        return json.loads((folder / "config.json").read_text(), object_hook=Config)
-    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
-        raise WeightsError(
-            f"{folder / 'config.json'}: damaged ({error}). Fetch the file again."
-        ) from error
+        return read_json(file, object_hook)
+    except (DamagedFileError, OSError) as error:
+        raise WeightsError(f"{error}. Fetch the file again.") from error
 
 
 def read_normalization(folder: pathlib.Path) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
@@ -112,11 +160,7 @@ def read_normalization(folder: pathlib.Path) -> tuple[tuple[float, ...], tuple[f
     file = folder / "preprocessor_config.json"
     if not file.is_file():
         return None
-    try:
-        config = json.loads(file.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
-        raise WeightsError(f"{file}: damaged ({error}). Fetch the file again.") from error
-
+    config = _read_json(file)
     if config.get("do_normalize") is False:
         return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     mean = config.get("image_mean")
@@ -136,7 +180,7 @@ def _is_color(value: object) -> bool:
     """Says whether a value of a JSON file is a list of three numbers."""
     if not isinstance(value, list) or len(value) != 3:
         return False
-    return all(isinstance(number, (int, float)) for number in value)
+    return all(map(_is_number, value))
 
 
 def read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
@@ -157,7 +201,7 @@ def read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
 
     # Never read a pickle: it can run code.
     pickles = (".bin", ".pt", ".ckpt", ".pth")
-    pickled = sorted(file.name for file in folder.glob("*") if file.suffix in pickles)
+    pickled = sorted(file.name for file in folder.iterdir() if file.suffix in pickles)
     advice = "give the whole folder"
     if pickled:
         advice = (
@@ -170,15 +214,29 @@ def read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _read_shards(folder: pathlib.Path, index: pathlib.Path) -> dict[str, np.ndarray]:
-    """Reads all files that an index names."""
-    try:
-        places = json.loads(index.read_text())["weight_map"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError) as error:
-        raise WeightsError(f"{index}: damaged ({error!r}). Fetch the file again.") from error
+    """Reads the tensors that an index names, each from the shard that it says."""
+    places = _read_json(index).get("weight_map")
+    is_map = isinstance(places, dict) and all(isinstance(name, str) for name in places.values())
+    if not is_map:
+        raise WeightsError(
+            f"{index}: damaged, its weight_map is no file name a tensor. Fetch the file again."
+        )
 
+    # Never a file outside of the folder, whoever wrote the index.
+    shards = sorted(set(places.values()))
+    for name in shards:
+        if name != pathlib.PurePosixPath(name).name or "\\" in name or "\0" in name:
+            raise WeightsError(
+                f"{index}: names the file {name!r}, which does not lie in its folder. Allowed are "
+                "names of files beside the index."
+            )
+
+    # A tensor may also lie in a shard that an earlier save left behind.
     tensors = {}
-    for name in sorted(set(places.values())):
-        tensors.update(_read_file(folder / name))
+    for shard in shards:
+        for name, tensor in _read_file(folder / shard).items():
+            if places.get(name, shard) == shard:
+                tensors[name] = tensor
     if missing := sorted(set(places) - set(tensors)):
         raise WeightsError(
             f"{index} names {len(missing)} tensors that its shards lack, such as {missing[0]}. "
@@ -190,20 +248,12 @@ def _read_shards(folder: pathlib.Path, index: pathlib.Path) -> dict[str, np.ndar
 def _read_file(path: pathlib.Path) -> dict[str, np.ndarray]:
     """Reads one safetensors file."""
     try:
-        tensors = dict(safetensors.deserialize(path.read_bytes()))
+        return read_tensor_file(path)
     except FileNotFoundError as error:
         raise WeightsError(
             f"{path}: missing, though the index of the folder names it. Fetch the folder again."
         ) from error
-    except (safetensors.SafetensorError, OSError) as error:
+    except DamagedFileError as error:
+        raise WeightsError(f"{error}. Fetch the file again.") from error
+    except OSError as error:
         raise WeightsError(f"{path}: damaged ({error}). Fetch the file again.") from error
-
-    if odd := sorted({t["dtype"] for t in tensors.values()} - set(DTYPES)):
-        raise WeightsError(
-            f"{path}: tensors of type {', '.join(odd)} are not read, only {', '.join(DTYPES)} "
-            "(no quantized checkpoints)"
-        )
-    return {
-        name: np.frombuffer(t["data"], DTYPES[t["dtype"]]).reshape(t["shape"])
-        for name, t in tensors.items()
-    }

@@ -24,9 +24,10 @@ from generalist.models.t5_encoder import T5Encoder
 from generalist.models.text_encoder import TextEncoder
 from generalist.models.unet import UNet
 from generalist.models.vision_transformer import VisionTransformer
-from generalist.names import listed
+from generalist.names import first_line, listed
 from generalist.pretrained import families
 from generalist.pretrained.folders import (
+    MOST_LAYERS,
     Config,
     find_folder,
     read_config,
@@ -145,7 +146,7 @@ def load_autoencoder(path: str | os.PathLike, dtype=jnp.float32) -> Autoencoder:
 def read_published(path: str | os.PathLike) -> PublishedModel:
     """Reads a folder of any of these models, by what its config.json says it is."""
     config = read_config(find_folder(path))
-    name = config.get("_class_name") or config.get("model_type")
+    name = str(config.get("_class_name") or config.get("model_type"))
     readers = {
         "UNet2DConditionModel": read_unet,
         "AutoencoderKL": read_autoencoder,
@@ -195,32 +196,33 @@ def read_unet(path: str | os.PathLike, dtype=jnp.float32) -> PublishedModel:
         resnet_skip_time_act=False,
         resnet_out_scale_factor=1.0,
     )
-    channels = tuple(config["block_out_channels"])
+    channels = config.wholes("block_out_channels")
 
     # What diffusers calls attention_head_dim is the number of heads: one for all levels (1.x), or
     # one a level (2.x), where all heads are of the same width.
-    heads = config["num_attention_heads"] or config["attention_head_dim"]
+    key = "num_attention_heads" if config["num_attention_heads"] else "attention_head_dim"
+    heads = config.wholes(key) if isinstance(config[key], list | tuple) else config.whole(key)
     widths = set()
-    if isinstance(heads, list):
-        widths = {width // count for width, count in zip(channels, heads, strict=True)}
-    if len(widths) > 1:
+    if isinstance(heads, tuple):
+        widths = {width // count for width, count in zip(channels, heads, strict=False)}
+    if len(widths) > 1 or (isinstance(heads, tuple) and len(heads) != len(channels)):
         raise WeightsError(
             f"{folder}: attention heads {heads} of different widths at channels {channels} are "
             "not supported"
         )
 
     settings = dict(
-        in_channels=config["in_channels"],
-        out_channels=config["out_channels"],
+        in_channels=config.whole("in_channels"),
+        out_channels=config.whole("out_channels"),
         channels=channels,
-        layers_per_block=config["layers_per_block"],
+        layers_per_block=config.whole("layers_per_block", MOST_LAYERS),
         attention_levels=tuple(
-            block.startswith("CrossAttn") for block in config["down_block_types"]
+            block.startswith("CrossAttn") for block in config.texts("down_block_types")
         ),
-        context_dim=config["cross_attention_dim"],
+        context_dim=config.whole("cross_attention_dim"),
         heads=None if widths else heads,
         head_dim=next(iter(widths), 0),
-        groups=config["norm_num_groups"],
+        groups=config.whole("norm_num_groups"),
     )
     return _read_model(folder, families.UNET, UNet, settings, dtype)
 
@@ -254,16 +256,16 @@ def _read_t5(folder: pathlib.Path, config: Config, dtype, skip: int) -> Publishe
         )
 
     settings = dict(
-        vocabulary=config["vocab_size"],
-        dim=config["d_model"],
-        depth=config["num_layers"],
-        heads=config["num_heads"],
-        head_dim=config["d_kv"],
-        inner=config["d_ff"],
+        vocabulary=config.whole("vocab_size"),
+        dim=config.whole("d_model"),
+        depth=config.whole("num_layers", MOST_LAYERS),
+        heads=config.whole("num_heads"),
+        head_dim=config.whole("d_kv"),
+        inner=config.whole("d_ff"),
         gated=activation == "gated-gelu",
-        epsilon=config["layer_norm_epsilon"],
-        buckets=config["relative_attention_num_buckets"],
-        max_distance=config["relative_attention_max_distance"],
+        epsilon=config.number("layer_norm_epsilon"),
+        buckets=config.whole("relative_attention_num_buckets"),
+        max_distance=config.whole("relative_attention_max_distance"),
     )
     return _read_model(folder, families.T5, T5Encoder, settings, dtype)
 
@@ -275,21 +277,21 @@ def _read_clip_text(folder: pathlib.Path, config: Config, dtype, skip: int) -> P
     _require(config, folder, layer_norm_eps=1e-5)
 
     # The skipped layers are in the folder, and expected to be left over.
-    depth = config["num_hidden_layers"]
+    depth = config.whole("num_hidden_layers", MOST_LAYERS)
     if not 0 <= skip < depth:
         raise WeightsError(f"{folder}: skip={skip} of {depth} layers; choose 0 to {depth - 1}")
     skipped = [f"encoder.layers.{i}.*" for i in range(depth - skip, depth)]
     family = families.CLIP_TEXT._replace(ignored=[*families.CLIP_TEXT.ignored, *skipped])
 
     settings = dict(
-        dim=config["hidden_size"],
+        dim=config.whole("hidden_size"),
         depth=depth - skip,
-        heads=config["num_attention_heads"],
-        inner=config["intermediate_size"],
-        vocabulary=config["vocab_size"],
-        length=config["max_position_embeddings"],
+        heads=config.whole("num_attention_heads"),
+        inner=config.whole("intermediate_size"),
+        vocabulary=config.whole("vocab_size"),
+        length=config.whole("max_position_embeddings"),
         activation=_activation(config, folder),
-        epsilon=config["layer_norm_eps"],
+        epsilon=config.number("layer_norm_eps"),
         causal=True,
     )
     return _read_model(folder, family, TextEncoder, settings, dtype)
@@ -299,7 +301,7 @@ def read_image_encoder(path: str | os.PathLike, dtype=jnp.float32) -> PublishedM
     """Reads what `load_image_encoder` loads."""
     folder = find_folder(path, "image_encoder")
     config = read_config(folder)
-    model_type = config.get("model_type", "")
+    model_type = str(config.get("model_type", ""))
     name = model_type.removesuffix("_vision_model")
     if name not in IMAGE_ENCODERS:
         raise WeightsError(
@@ -325,18 +327,18 @@ def _vision_settings(config: Mapping[str, Any], name: str, folder: pathlib.Path)
     # Some sizes are no multiple of the patch (384 of 14): their library leaves out the pixels
     # beyond the last whole one.
     if name == "siglip2":
-        grid = round(config["num_patches"] ** 0.5)
+        grid = round(config.whole("num_patches") ** 0.5)
     else:
-        grid = config["image_size"] // config["patch_size"]
+        grid = config.whole("image_size") // config.whole("patch_size")
     settings = dict(
-        image_size=grid * config["patch_size"],
-        patch=config["patch_size"],
-        dim=config["hidden_size"],
-        depth=config["num_hidden_layers"],
-        heads=config["num_attention_heads"],
-        inner=config.get("intermediate_size"),
+        image_size=grid * config.whole("patch_size"),
+        patch=config.whole("patch_size"),
+        dim=config.whole("hidden_size"),
+        depth=config.whole("num_hidden_layers", MOST_LAYERS),
+        heads=config.whole("num_attention_heads"),
+        inner=config.whole("intermediate_size") if "intermediate_size" in config else None,
         activation=_activation(config, folder),
-        epsilon=config["layer_norm_eps"],
+        epsilon=config.number("layer_norm_eps"),
     )
 
     if name == "clip":
@@ -349,13 +351,13 @@ def _vision_settings(config: Mapping[str, Any], name: str, folder: pathlib.Path)
     # DINOv2 states the width of its feed-forward as a ratio, before the gate takes a third of it.
     _require(config, folder, qkv_bias=True)
     has_registers = name == "dinov2_with_registers"
-    gated = config["use_swiglu_ffn"]
-    inner = int(config["hidden_size"] * config["mlp_ratio"])
+    gated = config.flag("use_swiglu_ffn")
+    inner = int(config.whole("hidden_size") * config.number("mlp_ratio"))
     return dict(
         settings,
         class_token=True,
         layer_scale=True,
-        registers=config["num_register_tokens"] if has_registers else 0,
+        registers=config.whole("num_register_tokens") if has_registers else 0,
         gated=gated,
         inner=families.swiglu_width(inner) if gated else inner,
         interpolation="bicubic_antialias" if has_registers else "bicubic",
@@ -384,11 +386,11 @@ def read_autoencoder(path: str | os.PathLike, dtype=jnp.float32) -> PublishedMod
     )
 
     settings = dict(
-        channels=tuple(config["block_out_channels"]),
-        layers_per_block=config["layers_per_block"],
-        latent_channels=config["latent_channels"],
-        groups=config["norm_num_groups"],
-        scaling_factor=config["scaling_factor"],
+        channels=config.wholes("block_out_channels"),
+        layers_per_block=config.whole("layers_per_block", MOST_LAYERS),
+        latent_channels=config.whole("latent_channels"),
+        groups=config.whole("norm_num_groups"),
+        scaling_factor=config.number("scaling_factor"),
     )
     return _read_model(folder, families.AUTOENCODER, Autoencoder, settings, dtype)
 
@@ -401,7 +403,11 @@ def _tower(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     """
     if key not in config:
         return config
-    return {**(config.get(key) or {}), **(config.get(f"{key}_dict") or {})}
+    towers = [config.get(name) or {} for name in (key, f"{key}_dict")]
+    for tower in towers:
+        if not isinstance(tower, Mapping):
+            raise WeightsError(f"config.json has {key} = {tower!r}: allowed is an object of fields")
+    return towers[0] | towers[1]
 
 
 def _with_defaults(config: Mapping[str, Any], family: families.Family) -> Config:
@@ -409,7 +415,7 @@ def _with_defaults(config: Mapping[str, Any], family: families.Family) -> Config
 
 
 def _activation(config: Mapping[str, Any], folder: pathlib.Path) -> str:
-    name = config["hidden_act"]
+    name = str(config["hidden_act"])
     if name not in ACTIVATIONS:
         raise WeightsError(
             f"{folder}: hidden_act {name!r} is not supported; "
@@ -449,7 +455,12 @@ def _read_model(
     def make(seed: int | None) -> nnx.Module:
         return module(**settings, rngs=layers.HostRngs(seed), dtype=dtype)
 
-    _, shapes = parameters.abstract(lambda: make(None))
+    try:
+        _, shapes = parameters.abstract(lambda: make(None))
+    except (ValueError, TypeError, ZeroDivisionError) as error:
+        raise WeightsError(
+            f"{folder}: its config.json describes no {module.__name__} ({first_line(error)})"
+        ) from error
 
     # Their tensors, by our paths. Each is used, ignored or a problem.
     tensors = {}
@@ -526,6 +537,8 @@ def _split_positions(tensors: dict[str, np.ndarray], shapes: Mapping) -> dict[st
         return {}
 
     dim = shapes["class_token"].shape[0]
+    if tensors["position_embedding"].size % dim or tensors["class_token"].size != dim:
+        return {}  # their shapes are listed with all others that do not fit
     positions = tensors["position_embedding"].reshape(-1, dim)
     tensors["class_token"] = tensors["class_token"].reshape(dim) + positions[0]
     tensors["position_embedding"] = positions[1:]

@@ -3,12 +3,12 @@
 It is read from its own files: tokenizer.json, or CLIP's vocab.json and merges.txt.
 """
 
-import json
 import pathlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from generalist.files import read_json, read_text
 from generalist.pretrained.weights import WeightsError
 
 # How CLIP cuts a text into words, from its published code.
@@ -32,7 +32,15 @@ def read_tokenizer(folder, length: int | None) -> Callable[[Sequence[str]], np.n
     """
     place = find_tokenizer(pathlib.Path(folder))
     tokenizer = _load(place)
-    padding = tokenizer.token_to_id(_padding_token(place)) if length else 0
+    padding = 0
+    if length:
+        name = _padding_token(place)
+        padding = tokenizer.token_to_id(name)
+        if padding is None:
+            raise WeightsError(
+                f"{place}: its padding token {name!r} is not in the vocabulary. Fetch the "
+                "tokenizer's files again."
+            )
 
     def encode(prompts: Sequence[str]) -> np.ndarray:
         rows = [tokenizer.encode(prompt).ids for prompt in prompts]
@@ -81,7 +89,7 @@ def _load(place: pathlib.Path):
 
     try:
         if (place / "tokenizer.json").is_file():
-            tokenizer = tokenizers.Tokenizer.from_file(str(place / "tokenizer.json"))
+            tokenizer = tokenizers.Tokenizer.from_str(read_text(place / "tokenizer.json"))
 
             # Files carry the padding and truncation of whoever saved them.
             tokenizer.no_padding()
@@ -100,8 +108,8 @@ def _clip(tokenizers, place: pathlib.Path):
     Text is lower-cased and cut into words by `CLIP_PATTERN`; a word ends in "</w>"; a start and an
     end token are put around all of it.
     """
-    vocabulary = json.loads((place / "vocab.json").read_text())
-    lines = (place / "merges.txt").read_text().splitlines()
+    vocabulary = read_json(place / "vocab.json")
+    lines = read_text(place / "merges.txt").splitlines()
     merges = [tuple(line.split()) for line in lines if line and not line.startswith("#version")]
     start = "<|startoftext|>"
     end = "<|endoftext|>"
@@ -146,7 +154,12 @@ def _padding_token(place: pathlib.Path) -> str:
     """Returns the padding token: Stable Diffusion 1.x has the end token, 2.x "!", by its files."""
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         if (place / name).is_file():
-            token = json.loads((place / name).read_text()).get("pad_token")
+            try:
+                token = read_json(place / name).get("pad_token")
+            except (ValueError, OSError) as error:
+                raise WeightsError(f"{error}. Fetch the file again.") from error
+            if isinstance(token, dict):
+                token = token.get("content")
             if token:
-                return token if isinstance(token, str) else token["content"]
+                return str(token)
     return "<|endoftext|>"

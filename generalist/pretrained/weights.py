@@ -6,21 +6,35 @@ A training workdir is one, and so is the folder of the shipped scenes model.
 import json
 import os
 import pathlib
+import re
 import zlib
 from collections.abc import Mapping
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import safetensors
 import safetensors.numpy
 
-from generalist.files import write_atomically
+from generalist.files import DamagedFileError, read_json, write_atomically
 from generalist.names import listed
 from generalist.pretrained.old_configs import rename_fields
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 CHECKSUM = "crc32"  # in the metadata of the weights
+
+# What is read, by safetensors' names. Its own NumPy reader has no bfloat16.
+DTYPES = {
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+    "F64": np.float64,
+    "I64": np.int64,
+    "I32": np.int32,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
 
 PACKAGE = pathlib.Path(__file__).parent
 # Weights that come with the package, by the name that `model.init_from` and `generalist.load` take.
@@ -71,10 +85,19 @@ def save_weights(
       parameters: {path: array}.
       metadata: strings to keep beside the weights.
       dtype: casts the floats; float16 halves the file.
+
+    Raises:
+      WeightsError: `dtype` cannot hold a value.
     """
-    arrays = {
-        path: np.ascontiguousarray(np.asarray(value, dtype)) for path, value in parameters.items()
-    }
+    arrays = {}
+    for path, value in parameters.items():
+        with np.errstate(over="ignore"):
+            arrays[path] = np.ascontiguousarray(np.asarray(value, dtype))
+        if dtype is not None and not np.isfinite(arrays[path]).all():
+            raise WeightsError(
+                f"{path}: has values that {np.dtype(dtype)} cannot hold, or nan; keep the weights "
+                "as they are, or take an older checkpoint"
+            )
     content = safetensors.numpy.save(arrays, metadata={**metadata, CHECKSUM: _checksum(arrays)})
     write_atomically(pathlib.Path(folder) / WEIGHTS, content)
 
@@ -100,14 +123,9 @@ def load_weights(
     """
     folder = folder_of(name_or_path)
     try:
-        config = rename_fields(json.loads((folder / CONFIG).read_text()))
-        arrays = safetensors.numpy.load_file(folder / WEIGHTS)
-    except (
-        safetensors.SafetensorError,
-        UnicodeDecodeError,
-        json.JSONDecodeError,
-        OSError,
-    ) as error:
+        config = rename_fields(read_json(folder / CONFIG))
+        arrays = read_tensor_file(folder / WEIGHTS)
+    except (DamagedFileError, OSError) as error:
         raise WeightsError(
             f"{folder}: damaged {CONFIG} or {WEIGHTS} ({error}). Restore the folder, or train "
             "again."
@@ -122,6 +140,30 @@ def load_weights(
     return config, {path: np.asarray(value, np.float32) for path, value in arrays.items()}
 
 
+def read_tensor_file(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Reads a safetensors file, {name: array in the file's own dtype}.
+
+    Raises:
+      DamagedFileError: it is none, or holds a dtype that is not read.
+      OSError: it cannot be read.
+    """
+    # The library checks the length of the header, and that its tensors fill the file.
+    try:
+        tensors = dict(safetensors.deserialize(path.read_bytes()))
+    except (safetensors.SafetensorError, MemoryError) as error:
+        raise DamagedFileError(f"{path}: damaged ({error})") from error
+
+    if odd := sorted({tensor["dtype"] for tensor in tensors.values()} - set(DTYPES)):
+        raise DamagedFileError(
+            f"{path}: tensors of type {', '.join(odd)} are not read, only {', '.join(DTYPES)} "
+            "(no quantized checkpoints)"
+        )
+    return {
+        name: np.frombuffer(tensor["data"], DTYPES[tensor["dtype"]]).reshape(tensor["shape"])
+        for name, tensor in tensors.items()
+    }
+
+
 def read_metadata(name_or_path: str | os.PathLike) -> dict[str, str]:
     """Reads the strings saved beside the weights: step, codec versions, release."""
     path = folder_of(name_or_path) / WEIGHTS
@@ -132,6 +174,38 @@ def read_metadata(name_or_path: str | os.PathLike) -> dict[str, str]:
         raise WeightsError(
             f"{path}: damaged ({error}). Restore the file, or train again."
         ) from error
+
+
+def read_step(name_or_path: str | os.PathLike) -> str:
+    """Returns the step that the weights are of, "0" if they do not say; it names a folder.
+
+    Raises WeightsError if it is no number.
+    """
+    step = read_metadata(name_or_path).get("step", "0")
+    if not re.fullmatch(r"[0-9]{1,18}", step):
+        raise WeightsError(
+            f"{folder_of(name_or_path) / WEIGHTS}: its step is {step[:100]!r}, which is no number. "
+            "Fetch the file again, or train again."
+        )
+    return step
+
+
+def read_codecs(name_or_path: str | os.PathLike) -> dict[str, Any]:
+    """Returns {task: version of its codec} that the weights were trained with.
+
+    Raises WeightsError if that is not what the file says.
+    """
+    text = read_metadata(name_or_path).get("codecs", "{}")
+    try:
+        versions = json.loads(text)
+    except (ValueError, RecursionError):
+        versions = None
+    if not isinstance(versions, dict):
+        raise WeightsError(
+            f"{folder_of(name_or_path) / WEIGHTS}: its codecs are {text[:100]!r}, no versions by "
+            "task. Fetch the file again, or train again."
+        )
+    return versions
 
 
 def check_fit(parameters: Mapping[str, np.ndarray], expected: Mapping, source: str) -> None:
