@@ -8,13 +8,15 @@ from setuptools import find_packages, setup
 HERE = pathlib.Path(__file__).parent
 
 # The version is written once, in the package, and read here without importing it.
-(VERSION,) = re.findall(r'__version__ = "(.+?)"', (HERE / "generalist/__init__.py").read_text())
+(VERSION,) = re.findall(
+    r'__version__ = "(.+?)"', (HERE / "generalist/__init__.py").read_text(encoding="utf-8")
+)
 
 setup(
     name="generalist",
     version=VERSION,
     description="One pixel-space diffusion model for depth, segmentation and restoration, in JAX",
-    long_description=(HERE / "README.md").read_text(),
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     author="The generalist authors",
     license="Apache-2.0",

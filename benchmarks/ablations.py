@@ -44,7 +44,7 @@ def steps_in(minutes: float, config) -> int:
     config.eval.panels = 0
     with tempfile.TemporaryDirectory() as folder:
         train_and_evaluate(config, folder)
-        lines = pathlib.Path(folder, "metrics.jsonl").read_text().splitlines()
+        lines = pathlib.Path(folder, "metrics.jsonl").read_text(encoding="utf-8").splitlines()
 
     rates = [json.loads(line).get("images_per_second") for line in lines]
     last = [rate for rate in rates if rate is not None][-1]
@@ -125,17 +125,17 @@ def main() -> None:
         if not (out / RESULT).is_file():
             print(f"--- {study}: {variant} ({number} of {len(todo)})", flush=True)
             result = train(module.get_config(variant), args, out)
-            (out / RESULT).write_text(json.dumps(result, indent=1))
+            (out / RESULT).write_text(json.dumps(result, indent=1), encoding="utf-8")
 
             done += 1
             left = len(todo) - number
             minutes = (time.monotonic() - began) / done * left / 60
             print(f"--- {left} left, about {minutes:.0f} min", flush=True)
-        tables[study][variant] = json.loads((out / RESULT).read_text())
+        tables[study][variant] = json.loads((out / RESULT).read_text(encoding="utf-8"))
 
     sections = [f"### {study}\n\n{table(results)}" for study, results in tables.items()]
     text = "\n\n".join(sections)
-    (args.out / "tables.md").write_text(text + "\n")
+    (args.out / "tables.md").write_text(text + "\n", encoding="utf-8")
     print(text)
 
 

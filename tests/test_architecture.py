@@ -13,7 +13,7 @@ import generalist
 
 ROOT = pathlib.Path(generalist.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-TREES = {path: ast.parse(path.read_text()) for path in FILES}
+TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 NAMES = [path.relative_to(ROOT).as_posix() for path in FILES]
 
 # Arrows go down only. A room may use itself, EVERYWHERE, and these rooms.
@@ -207,7 +207,7 @@ def code_lines(path: pathlib.Path) -> int:
     """How many lines of a file are neither docstring, nor comment, nor blank."""
     documentation = docstring_lines(TREES[path])
     count = 0
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         text = line.strip()
         if text and not text.startswith("#") and number not in documentation:
             count += 1
@@ -222,7 +222,7 @@ def count_statements(function: ast.FunctionDef) -> int:
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
 def test_files_are_short_and_finished(path):
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     assert code_lines(path) <= MOST_LINES
     assert not re.search(r"\b(TODO|FIXME|XXX)\b", text)
 
@@ -248,7 +248,7 @@ WIDTH = 100
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
 def test_lines_have_at_most_100_characters(path):
     """Code, docstrings and comments alike; ruff format takes care of the code alone."""
-    lines = path.read_text().splitlines()
+    lines = path.read_text(encoding="utf-8").splitlines()
     assert [number for number, line in enumerate(lines, start=1) if len(line) > WIDTH] == []
 
 
@@ -272,7 +272,7 @@ def test_the_steps_of_a_long_function_are_apart(path):
     """A blank line between steps of thought; configs, and one long value, are a single step."""
     if path.relative_to(ROOT).parts[0] == "configs":
         return
-    lines = path.read_text().splitlines()
+    lines = path.read_text(encoding="utf-8").splitlines()
     dense = []
     for node in ast.walk(TREES[path]):
         if isinstance(node, ast.FunctionDef) and len(node.body) > 1 + bool(ast.get_docstring(node)):
@@ -282,3 +282,44 @@ def test_the_steps_of_a_long_function_are_apart(path):
             if len(code) >= LONG and "" not in inside:
                 dense.append(node.name)
     assert dense == []
+
+
+PROGRAMS = sorted([*(ROOT.parent / "benchmarks").glob("*.py"), *ROOT.parent.glob("*.py")])
+ONLY_ON_POSIX = {"fcntl", "grp", "posix", "pty", "pwd", "resource", "termios"}
+
+
+@pytest.mark.parametrize("path", [*FILES, *PROGRAMS], ids=lambda path: path.stem)
+def test_text_files_are_utf_8_whatever_the_system_prefers(path):
+    """On Windows the default is another: a reader would fail, or take other letters."""
+    wrong = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call):
+            continue
+        name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+        modes = [arg.value for arg in node.args[1:2] if isinstance(arg, ast.Constant)]
+        is_text = name in ("read_text", "write_text") or (
+            isinstance(node.func, ast.Name) and name == "open" and "b" not in "".join(modes)
+        )
+        # The package's own reader is UTF-8.
+        is_own = isinstance(node.func, ast.Name) and name == "read_text"
+        if is_text and not is_own and "encoding" not in {word.arg for word in node.keywords}:
+            wrong.append(node.lineno)
+    assert wrong == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_modules_that_windows_lacks_are_guarded(path):
+    guarded = {
+        id(node)
+        for block in ast.walk(TREES[path])
+        if isinstance(block, ast.Try)
+        for node in ast.walk(block)
+    }
+    wrong = [
+        node.lineno
+        for node in ast.walk(TREES[path])
+        if isinstance(node, ast.Import)
+        and ONLY_ON_POSIX & {alias.name for alias in node.names}
+        and id(node) not in guarded
+    ]
+    assert wrong == []

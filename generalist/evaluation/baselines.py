@@ -110,7 +110,7 @@ class Cache:
     def __init__(self, path: pathlib.Path):
         self._path = path
         try:
-            self._entries = json.loads(path.read_text())
+            self._entries = json.loads(path.read_text(encoding="utf-8"))
         except (FileNotFoundError, json.JSONDecodeError):
             self._entries = {}
 

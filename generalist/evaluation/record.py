@@ -6,7 +6,6 @@ import io
 import json
 import pathlib
 import platform
-import resource
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -23,6 +22,11 @@ from generalist.metrics import PROTOCOLS
 from generalist.names import some_of
 from generalist.pictures import encode_png
 from generalist.tasks import Task
+
+try:
+    import resource
+except ImportError:  # Windows has none
+    resource = None
 
 # The files in the folder of an evaluation.
 METRICS = "metrics.json"
@@ -141,6 +145,8 @@ def _peak_memory(device: Any) -> dict[str, str | int]:
     counted = device.memory_stats() or {}
     if "peak_bytes_in_use" in counted:
         return {"of": device.device_kind, "bytes": counted["peak_bytes_in_use"]}
+    if resource is None:
+        return {"of": "the process, which this system does not count", "bytes": 0}
     # macOS counts bytes, Linux kibibytes.
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -99,7 +99,7 @@ def _latest(workdir: pathlib.Path) -> tuple[int, pathlib.Path]:
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.exists() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def _history(path: pathlib.Path) -> list[dict[str, Any]]:
@@ -107,7 +107,7 @@ def _history(path: pathlib.Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     by_step = {}
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         try:
             scalars = json.loads(line)
         except json.JSONDecodeError:

@@ -455,12 +455,7 @@ def _read_model(
     def make(seed: int | None) -> nnx.Module:
         return module(**settings, rngs=layers.HostRngs(seed), dtype=dtype)
 
-    try:
-        _, shapes = parameters.abstract(lambda: make(None))
-    except (ValueError, TypeError, ZeroDivisionError) as error:
-        raise WeightsError(
-            f"{folder}: its config.json describes no {module.__name__} ({first_line(error)})"
-        ) from error
+    shapes = _shapes(lambda: make(None), f"{folder}: its config.json describes no", module)
 
     # Their tensors, by our paths. Each is used, ignored or a problem.
     tensors = {}
@@ -497,6 +492,14 @@ def _read_model(
         raise WeightsError(f"{folder} does not fit its config.json:\n{listed(problems)}")
     report = Report(str(folder), used, reshaped, tuple(ignored))
     return PublishedModel(make, settings, values, report, family)
+
+
+def _shapes(make: Callable[[], nnx.Module], problem: str, module: type[nnx.Module]) -> Mapping:
+    """Returns {path: shape} of a module; WeightsError where its sizes do not go together."""
+    try:
+        return parameters.abstract(make)[1]
+    except (ValueError, TypeError, ZeroDivisionError) as error:
+        raise WeightsError(f"{problem} {module.__name__} ({first_line(error)})") from error
 
 
 def to_path(name: str, tensor: np.ndarray, family: families.Family, shapes: Mapping) -> str | None:

@@ -109,7 +109,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _read_config(path: pathlib.Path) -> dict[str, Any]:
     try:
-        return rename_fields(json.loads(path.read_text()))
+        return rename_fields(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise CheckpointError(
             f"{path} cannot be read ({error}). Choose another --workdir, or move this one away."

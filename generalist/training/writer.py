@@ -28,7 +28,7 @@ class Writer:
             return
         self._path = pathlib.Path(workdir) / "metrics.jsonl"
         self._drop_what_is_repeated(first_step, total_steps)
-        self._file = open(self._path, "a", buffering=1)
+        self._file = open(self._path, "a", buffering=1, encoding="utf-8")
         # TensorBoard drops the points of earlier files from purge_step on.
         purge_step = first_step + 1 if first_step else None
         self._board = tensorboardX.SummaryWriter(str(workdir), purge_step=purge_step)

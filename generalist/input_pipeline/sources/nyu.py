@@ -208,7 +208,7 @@ def listed_keys(path: epath.Path) -> list[str]:
     Its lines are "/<room>/rgb_<n>.jpg /<room>/sync_depth_<n>.png <focal length>".
     """
     keys = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         words = line.split()
         if not words:
             continue

@@ -67,7 +67,7 @@ class Shards:
     def subsets(self) -> dict[str, list[int]]:
         """Returns the rows held out, and by task those it is trained on, as far as prepared."""
         path = epath.Path(self.folder) / subsets_file(self.split)
-        return json.loads(path.read_text()) if path.exists() else {}
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 @functools.lru_cache(maxsize=32)
@@ -167,7 +167,7 @@ def split_counts(folder: epath.Path) -> dict[str, int]:
     if not path.exists():
         return {}
     try:
-        splits = json.loads(path.read_text())["splits"]
+        splits = json.loads(path.read_text(encoding="utf-8"))["splits"]
         return {split["name"]: sum(map(int, split["shardLengths"])) for split in splits}
     except (ValueError, KeyError, TypeError) as error:
         problem = f"cannot be read ({type(error).__name__}: {error})"
