@@ -190,6 +190,7 @@ RULES: Mapping[str, Rule] = {
     "diffusion.drop_text": _below(0, 1),
     "diffusion.prototype_weight": _number(0, 1e6),
     "diffusion.prototype_temperature": _number(0, 1e6),
+    "diffusion.unet_time": _TEXT,
     "diffusion.sampler": _TEXT,
     "diffusion.steps": _whole(1, 10_000),
     "diffusion.eta": _number(0, 1),
