@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import jax
 from ml_collections import ConfigDict
 
-from generalist.devices import lock, mesh, processes
+from generalist.devices import lock, processes
+from generalist.devices.mesh import make_mesh
 from generalist.evaluation.data import open_data
 from generalist.evaluation.evaluate import BASELINES, PARTIAL, EvaluationSettings, evaluate
 from generalist.inference import load
@@ -56,9 +57,7 @@ def evaluate_workdir(
       InUseError: another evaluation writes into the folder of the results.
       ValueError: as of `open_data`, or a task that the model was not trained on.
     """
-    generalist = load(workdir)
-    if jax.device_count() > 1:
-        generalist.shard(mesh.make_mesh())
+    generalist = load(workdir, make_mesh() if jax.device_count() > 1 else None)
     step = weights.read_step(workdir)
     if steps is None:
         steps = config.diffusion.steps

@@ -34,16 +34,23 @@ class Generalist:
     Args:
       config: a training config, such as the content of a workdir's `config.json`.
       parameters: {dotted path: array}, all of the model's.
+      mesh: the devices that sample, each a part of every batch; all processes must then predict
+        alike. None takes the first device.
 
     Attributes:
       recipe: what the config says.
       tasks: {name: task}, all tasks of its set.
       image_size: side of the image that the encoder sees, in pixels.
       target_size: side of what the model samples, in pixels.
-      parameters: {dotted path: float32 array}.
+      parameters: {dotted path: float32 array}; the text encoder's are in host memory.
     """
 
-    def __init__(self, config: Mapping[str, Any], parameters: Mapping[str, np.ndarray]):
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        parameters: Mapping[str, np.ndarray],
+        mesh: Mesh | None = None,
+    ):
         self.recipe = Recipe.from_config(config)
         self.tasks = self.recipe.known_tasks
         self.image_size = self.recipe.config.data.image_size
@@ -51,12 +58,22 @@ class Generalist:
 
         self._graphdef, shapes = parameters_lib.abstract(lambda: models.build(self.recipe.model))
         weights.check_fit(parameters, shapes, "the weights")
-        self.parameters = {path: jnp.asarray(parameters[path], jnp.float32) for path in shapes}
+        self._mesh = mesh
+        self._whole = None if mesh is None else replicated(mesh)
+        self.parameters = {path: self._placed(path, parameters[path]) for path in shapes}
 
         self._prompts: dict[str, np.ndarray] = {}
-        self._mesh: Mesh | None = None
         self._warned_of_steps = False
-        self._sample = jit_sampler(self.recipe.config, self._graphdef)
+        self._sample = jit_sampler(self.recipe.config, self._graphdef, self._whole)
+
+    def _placed(self, path: str, value: np.ndarray) -> np.ndarray | jax.Array:
+        """A parameter where it is used: on each device once, never twice on the first."""
+        if parameters_lib.is_of_text_encoder(path):
+            # It encodes each prompt once: no place for it on a device that also trains.
+            return np.asarray(value, np.float32)
+        if self._whole is None:
+            return jnp.asarray(value, jnp.float32)
+        return place_on_devices(np.asarray(value, np.float32), self._whole)
 
     def predict(
         self,
@@ -169,18 +186,6 @@ class Generalist:
             )
         return painted
 
-    def shard(self, mesh: Mesh) -> None:
-        """Samples on all devices of `mesh` from now on, each a part of every batch.
-
-        All processes must then predict alike.
-        """
-        whole = replicated(mesh)
-        self.parameters = {
-            path: place_on_devices(value, whole) for path, value in self.parameters.items()
-        }
-        self._mesh = mesh
-        self._sample = jit_sampler(self.recipe.config, self._graphdef, whole)
-
     @property
     def stochastic(self) -> bool:
         """Whether the seed matters."""
@@ -217,7 +222,12 @@ class Generalist:
         """
         if task not in self._prompts:
             self.recipe.select([task])
-            model = parameters_lib.merge(self._graphdef, self.parameters)
+            text = {
+                path: jnp.asarray(value)
+                for path, value in self.parameters.items()
+                if parameters_lib.is_of_text_encoder(path)
+            }
+            model = parameters_lib.merge(self._graphdef, {**self.parameters, **text})
             ids = jnp.asarray(self.recipe.prompt_ids([task]))
             self._prompts[task] = np.asarray(model.encode_text(ids))
         return self._prompts[task]
@@ -357,18 +367,19 @@ def _is_several(image: Any) -> bool:
     return isinstance(image, list | tuple) or getattr(image, "ndim", 0) == 4
 
 
-def load(name_or_path: str | os.PathLike) -> Generalist:
+def load(name_or_path: str | os.PathLike, mesh: Mesh | None = None) -> Generalist:
     """Loads a model.
 
     Args:
       name_or_path: a training workdir, a model folder, or the name of shipped weights ("scenes").
+      mesh: the devices that sample, see `Generalist`.
 
     Raises:
       WeightsError: the folder is missing, damaged or does not fit.
       ValueError: a task's codec is of another version.
     """
     config, parameters = weights.load_weights(name_or_path)
-    generalist = Generalist(config, parameters)
+    generalist = Generalist(config, parameters, mesh)
 
     for name, version in weights.read_codecs(name_or_path).items():
         if name in generalist.tasks:

@@ -1,6 +1,6 @@
 """A model as two things: how it is built (a graph definition) and a plain dict of parameters."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -17,8 +17,11 @@ def split(model: nnx.Module) -> tuple[nnx.GraphDef, Parameters]:
     return graphdef, dict(sorted(flat.items()))
 
 
-def merge(graphdef: nnx.GraphDef, parameters: Parameters) -> Any:
-    """Returns the model, the inverse of `split`; costs only trace time inside `jax.jit`."""
+def merge(graphdef: nnx.GraphDef, parameters: Mapping[str, Any]) -> Any:
+    """Returns the model, the inverse of `split`; costs only trace time inside `jax.jit`.
+
+    parameters: {path: array}; a shape stands for one that is not used.
+    """
     flat = {}
     for dotted, value in parameters.items():
         path = tuple(int(name) if name.isdigit() else name for name in dotted.split("."))
@@ -31,6 +34,11 @@ def abstract(make_model: Callable[[], nnx.Module]) -> tuple[nnx.GraphDef, Shapes
     graphdef, state = nnx.split(nnx.eval_shape(make_model), nnx.Param)
     flat = {_dotted(path): variable.get_value() for path, variable in nnx.to_flat_state(state)}
     return graphdef, dict(sorted(flat.items()))
+
+
+def is_of_text_encoder(path: str) -> bool:
+    """Returns whether a parameter is only used to encode prompts, which happens once."""
+    return path.startswith("text_encoder.")
 
 
 def _dotted(path: tuple) -> str:

@@ -123,11 +123,34 @@ def test_a_folder_that_another_evaluation_writes_into_is_refused(rain, tiny_work
 
 SEVERAL_DEVICES = """
 import json, pathlib, sys
-import ml_collections
-from generalist.evaluation.workdir import evaluate_workdir
+import jax, ml_collections
+from generalist.evaluation import workdir as evaluation
+from generalist.inference import generalist
+
+# Bytes on each device whenever the model has placed a parameter, and when it has sampled.
+held = []
+
+def measure():
+    buffers = {str(device): {} for device in jax.devices()}
+    for array in jax.live_arrays():
+        for shard in array.addressable_shards:
+            pointer = shard.data.unsafe_buffer_pointer()
+            buffers[str(shard.device)][pointer] = shard.data.nbytes
+    held.append({device: sum(sizes.values()) for device, sizes in buffers.items()})
+
+def measured(function):
+    def call(*args):
+        result = function(*args)
+        measure()
+        return result
+    return call
+
 folder, workdir = map(pathlib.Path, sys.argv[1:])
 config = ml_collections.ConfigDict(json.loads((folder / "config.json").read_text()))
-evaluate_workdir(config, workdir, 0, names=["derain"], out_dir=folder / "eval" / "1")
+generalist.place_on_devices = measured(generalist.place_on_devices)
+generalist.Generalist._sample_batch = measured(generalist.Generalist._sample_batch)
+evaluation.evaluate_workdir(config, workdir, 0, names=["derain"], out_dir=folder / "eval" / "1")
+(folder / "held.json").write_text(json.dumps(held))
 """
 
 
@@ -156,3 +179,12 @@ def test_several_devices_reach_the_figures_of_one(measured, rain, tiny_workdir, 
         "ceiling/derain/psnr",
     ):
         assert metrics[key] == pytest.approx(measured[0][key], rel=1e-5)
+
+    # Each device holds what samples once, at any time: not its text encoder, and no second copy.
+    weights = load_weights(tiny_workdir)[1]
+    once = sum(x.nbytes for path, x in weights.items() if not path.startswith("text_encoder."))
+    held = json.loads((tmp_path / "held.json").read_text())
+    assert len(held) > 50 and once > 1_000_000
+    batch = 100_000  # images and prompts
+    assert all(once <= size < once + batch for size in held[-1].values())
+    assert max(max(found.values()) for found in held) < once + batch
