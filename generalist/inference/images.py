@@ -4,15 +4,14 @@ import os
 import pathlib
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
+
+from generalist import pictures
 
 ALLOWED = (
     "an image file, a PIL image, or an array of shape (h, w), (h, w, 1), (h, w, 3) or (h, w, 4) of "
     "uint8, or of floats in [0, 1]"
 )
-
-# Pillow's modes of 8 bits a channel and below; it would clip deeper ones without a word.
-MODES = tuple("1 L LA La P PA RGB RGBA RGBa RGBX CMYK YCbCr HSV LAB".split())
 
 
 class ImageError(ValueError):
@@ -36,7 +35,10 @@ def read_image(image: str | os.PathLike | Image.Image | np.ndarray) -> np.ndarra
     if isinstance(image, str | os.PathLike):
         return _read_file(pathlib.Path(image))
     if isinstance(image, Image.Image):
-        return _from_pil(image, "the image")
+        try:
+            return pictures.upright(image)
+        except pictures.PictureError as error:
+            raise ImageError(f"the image: {error}") from error
     return _from_array(np.asarray(image))
 
 
@@ -46,27 +48,11 @@ def _read_file(path: pathlib.Path) -> np.ndarray:
         raise ImageError(f"{path}: {reason}")
 
     try:
-        with Image.open(path) as image:
-            return _from_pil(image, str(path))
-    except ImageError:
-        raise
-    # On damaged files decoders raise anything from OSError to SyntaxError and struct.error.
-    except Exception as error:
+        return pictures.read_photo(path.read_bytes())
+    except pictures.PictureError as error:
         raise ImageError(
-            f"{path}: no readable image ({error}); "
-            "give a complete file in a format such as PNG or JPEG"
+            f"{path}: no readable image ({error}); give a whole one: {pictures.FORMATS}"
         ) from error
-
-
-def _from_pil(image: Image.Image, name: str) -> np.ndarray:
-    if image.mode not in MODES:
-        raise ImageError(
-            f"{name}: pixels of mode {image.mode!r}; convert it to 8 bits a channel first"
-        )
-    upright = ImageOps.exif_transpose(image)
-    if upright.has_transparency_data:
-        return _on_white(np.asarray(upright.convert("RGBA")))
-    return np.asarray(upright.convert("RGB"))
 
 
 def _from_array(array: np.ndarray) -> np.ndarray:
@@ -82,7 +68,7 @@ def _from_array(array: np.ndarray) -> np.ndarray:
         )
 
     if array.shape[-1] == 4:
-        return _on_white(array)
+        return pictures.on_white(array)
     rgb = np.repeat(array, 3, -1) if array.shape[-1] == 1 else array
     return np.ascontiguousarray(rgb)
 
@@ -99,9 +85,3 @@ def _from_floats(array: np.ndarray) -> np.ndarray:
             f"them to uint8; need {ALLOWED}"
         )
     return np.rint(array * 255.0).astype(np.uint8)
-
-
-def _on_white(rgba: np.ndarray) -> np.ndarray:
-    """uint8 (h, w, 4) -> uint8 (h, w, 3), composited."""
-    alpha = rgba[..., 3:] / 255.0
-    return np.rint(rgba[..., :3] * alpha + 255.0 * (1.0 - alpha)).astype(np.uint8)

@@ -29,7 +29,7 @@ from generalist.input_pipeline.sources import (
     open_source,
     reader_of,
 )
-from generalist.input_pipeline.sources.files import NO_FILE, NO_FOLDER
+from generalist.input_pipeline.sources.files import NO_FILE, NO_FOLDER, naming
 from generalist.input_pipeline.sources.folder import Folder
 from generalist.tasks import get_tasks
 
@@ -229,9 +229,10 @@ def look(source: Dataset, definition: Mapping[str, Any] | None, row: int) -> tup
     """Returns key and numbers of an example; the size is (0, 0) if it cannot be read."""
     try:
         example = source.read_or_raise(row)
+        with naming(f"{source.root} ({example['key']})"):
+            return example["key"], measure(example, definition, source.official_split)
     except DataError as error:
         return "", Measured((0, 0), problems=[one_line(error)])
-    return example["key"], measure(example, definition)
 
 
 def one_line(error: DataError | ImportError) -> str:

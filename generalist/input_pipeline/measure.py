@@ -12,6 +12,7 @@ from generalist.input_pipeline.source import Example
 
 FAR = 20.0  # meters: NYU's sensor reaches about 10, so that more means another unit
 THUMBNAIL = 16  # side of a thumbnail, pixels
+SMALLEST = 11  # pixels a side that a restored image must have to be measured
 FLAT = 8.0  # levels: with a smaller standard deviation a thumbnail identifies no image
 
 
@@ -35,12 +36,15 @@ class Measured:
     classes: frozenset[int] = frozenset()  # ids in the label
 
 
-def measure(example: Example, definition: Mapping[str, Any] | None = None) -> Measured:
+def measure(
+    example: Example, definition: Mapping[str, Any] | None = None, split: str = "train"
+) -> Measured:
     """Measures one example, by the form of its label.
 
     Args:
       example: as a source returns it.
       definition: of own data, the definition of the task.
+      split: of the example. Metrics are asked for all but "train".
     """
     image = example["image"]
     label = example["label"]
@@ -51,7 +55,7 @@ def measure(example: Example, definition: Mapping[str, Any] | None = None) -> Me
         id_map, segments = label
         return _measure_panoptic(image, id_map, segments, key)
     if label.dtype == np.uint8:
-        return _measure_pair(image, label, key)
+        return _measure_pair(image, label, key, smallest=1 if split == "train" else SMALLEST)
     if label.dtype.kind == "f":
         return _measure_values(image, label, key, own=definition is not None)
 
@@ -85,7 +89,7 @@ def _measure_panoptic(
     )
 
 
-def _measure_pair(image: np.ndarray, clean: np.ndarray, key: str) -> Measured:
+def _measure_pair(image: np.ndarray, clean: np.ndarray, key: str, smallest: int) -> Measured:
     measured = Measured(image.shape[:2], thumbnail(clean), form="pair")
     error = float(np.mean((image.astype(np.float32) - clean) ** 2))
     if error:
@@ -93,6 +97,11 @@ def _measure_pair(image: np.ndarray, clean: np.ndarray, key: str) -> Measured:
         measured.high = measured.low
     else:
         measured.problems.append(f"{key}: the degraded and the clean image are the same")
+    if min(measured.size) < smallest:
+        h, w = measured.size
+        measured.problems.append(
+            f"{key}: {w}x{h} pixels (width x height) are too few: SSIM needs {smallest} a side"
+        )
     return measured
 
 

@@ -112,8 +112,8 @@ def test_val_and_test_open_val_and_a_folder_can_be_named(tmp_path):
         (
             IDS,
             np.zeros((2, 2, 3), np.uint8),
-            r"a.png: uint8 image with 3 channel\(s\). "
-            r"It must be an 8- or 16-bit PNG with 1 channel",
+            r"a.png: 8-bit image with 3 channel\(s\). "
+            r"It must be a PNG of up to 16 bits with 1 channel",
         ),
         (
             HEIGHT,

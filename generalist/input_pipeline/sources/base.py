@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 from etils import epath
 
+from generalist import pictures
 from generalist.input_pipeline.source import Example, ReadWindow
 from generalist.input_pipeline.sources.examples import (
     Examples,
@@ -19,12 +20,12 @@ from generalist.input_pipeline.sources.examples import (
     PreparedRecords,
 )
 from generalist.input_pipeline.sources.files import (
-    IMAGE_SUFFIXES,
     NO_FOLDER,
     DataError,
     File,
     LayoutError,
     Stored,
+    naming,
     png_or_jpeg,
     read_image,
     read_window,
@@ -97,10 +98,11 @@ class Dataset:
     LAYOUT: str  # what must lie below data_dir
     NEEDED: tuple[tuple[str, ...], ...]  # below the folder, one of each tuple must exist
     USUAL: ClassVar[Mapping[str, int]]  # split -> usual number of examples; another is logged
-    SUFFIXES = IMAGE_SUFFIXES  # of the files it reads
+    SUFFIXES = pictures.SUFFIXES  # of the files it reads
     LABEL = "label"  # feature of the label in the prepared form, named as in the TFDS catalog
     CATALOG = ""  # the data set's folder in the TFDS catalog
     HOLDS_OUT = True  # whether "train" leaves out the examples of "held_out"
+    UPRIGHT = False  # whether labels lie on the image as people see it, not as it is stored
 
     seed: int | None = None
     groups: tuple[str, ...] = ()
@@ -235,17 +237,24 @@ class Dataset:
 
     def read_or_raise(self, index: int, window: ReadWindow | None = None) -> Example:
         """Reads example `index`, or a window of it; DataError if damaged, whatever `on_error`."""
-        return self._decode(self.examples.locate(index), window)
+        with naming(f"{self.root} ({self.split}, example {index})"):
+            location = self.examples.locate(index)
+        return self._decode(location, window)
 
     def _decode(self, location: Location, window: ReadWindow | None = None) -> Example:
-        image = read_window(location.image, window)
-        stored = self.decode_label(location.label)
-        require_same_size(image.size, location.image, stored.shape[:2], location.label)
-        return {
-            "image": image.pixels,
-            "label": self.to_label(stored[image.crop], location, whole=window is None),
-            "key": location.key,
-        }
+        with naming(self._name(location.image, location)):
+            image = read_window(location.image, window, self.UPRIGHT)
+        with naming(self._name(location.label, location)):
+            stored = self.decode_label(location.label)
+            require_same_size(
+                image.size, location.image, stored.shape[:2], location.label, self.UPRIGHT
+            )
+            label = self.to_label(stored[image.crop], location, whole=window is None)
+        return {"image": image.pixels, "label": label, "key": location.key}
+
+    def _name(self, file: File | np.ndarray, location: Location) -> str:
+        """Returns what errors call a file; pixels that were cut out of one have a key only."""
+        return f"{self.root} ({location.key})" if isinstance(file, np.ndarray) else str(file)
 
     # Records of the prepared form.
 

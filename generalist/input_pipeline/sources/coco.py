@@ -18,10 +18,12 @@ from generalist.input_pipeline.sources.files import (
     File,
     LayoutError,
     decode,
+    require_lossless,
 )
 from generalist.tasks import COCO_CATEGORIES
 from generalist.tasks.arrays import find_runs
 
+LARGEST_ID = 2**24 - 1  # that three bytes of a pixel hold
 NUM_CATEGORIES = 133  # 80 things and 53 stuff
 OBJECTS = "panoptic_objects"  # feature of the segments in the prepared form, as in the TFDS catalog
 
@@ -48,10 +50,10 @@ class Annotations:
     is_thing: np.ndarray  # bool (133,)
     files: list[tuple[str, str]]  # (image, panoptic PNG) names
     offsets: np.ndarray  # int64 (n + 1,)
-    ids: np.ndarray  # int32 (segments,)
-    categories: np.ndarray  # int32 (segments,), category ids
+    ids: np.ndarray  # int64 (segments,)
+    categories: np.ndarray  # int64 (segments,), category ids
     crowd: np.ndarray  # bool (segments,)
-    areas: np.ndarray  # int32 (segments,), pixels
+    areas: np.ndarray  # int64 (segments,), pixels
 
     def with_things(self) -> np.ndarray:
         """Returns whether each image has a thing that is no crowd, bool (n,)."""
@@ -68,7 +70,8 @@ class Annotations:
           path: path of its panoptic PNG, for errors.
 
         Raises:
-          DataError: a segment has a category id that the JSON does not list.
+          DataError: a segment has a category id that the JSON does not list, or an id that no
+            pixel can have, or that another one has.
         """
         rows = slice(self.offsets[row], self.offsets[row + 1])
         ids = self.ids[rows]
@@ -80,8 +83,33 @@ class Annotations:
                 f"segment {ids[wrong][0]} has the category id {categories[wrong][0]}",
                 f"Allowed are the {NUM_CATEGORIES} ids of the JSON's categories.",
             )
+        _check_ids(ids, path)
         classes = np.searchsorted(self.category_ids, categories).astype(np.int32)
-        return Segments(ids, classes, self.crowd[rows], self.areas[rows])
+        areas = self.areas[rows].astype(np.int32)
+        return Segments(ids.astype(np.int32), classes, self.crowd[rows], areas)
+
+
+def _check_ids(ids: np.ndarray, path: str) -> None:
+    """Raises DataError unless the segment ids of an image can be told apart in its PNG."""
+    values, counts = np.unique(ids, return_counts=True)
+
+    # A pixel has three bytes.
+    impossible = values[(values < 1) | (values > LARGEST_ID)]
+    if len(impossible):
+        raise DataError(
+            path,
+            f"the JSON has the segment id {impossible[0]}",
+            f"Allowed are 1..{LARGEST_ID}, R + 256 G + 65536 B of a pixel.",
+        )
+
+    # One of two segments with the same id would get the pixels of both.
+    if (counts > 1).any():
+        twice = values[counts > 1][0]
+        raise DataError(
+            path,
+            f"the JSON has the segment id {twice} {counts.max()} times",
+            "Each segment of an image must have an id of its own.",
+        )
 
 
 @functools.lru_cache(maxsize=4)
@@ -98,7 +126,7 @@ def read_annotations(path: str) -> Annotations:
     try:
         with epath.Path(path).open("rb") as file:
             annotations = pack(json.load(file))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         problem = f"cannot be read ({type(error).__name__}: {error})"
         raise LayoutError(path, problem, allowed) from error
 
@@ -133,10 +161,11 @@ def pack(data: Mapping[str, Any]) -> Annotations:
         is_thing=column(categories, "isthing", bool),
         files=files,
         offsets=np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]),
-        ids=column(segments, "id", np.int32),
-        categories=column(segments, "category_id", np.int32),
+        # Numbers that are too large are found where their image is read.
+        ids=column(segments, "id", np.int64),
+        categories=column(segments, "category_id", np.int64),
         crowd=column(segments, "iscrowd", bool),
-        areas=column(segments, "area", np.int32),
+        areas=column(segments, "area", np.int64),
     )
 
 
@@ -260,6 +289,7 @@ class COCO(Dataset):
 
     def decode_label(self, label: File) -> np.ndarray:
         """Reads a panoptic PNG, uint8 (h, w, 3) in OpenCV's order."""
+        require_lossless(label)
         bgr = decode(label, cv2.IMREAD_UNCHANGED)
         if bgr.dtype != np.uint8 or bgr.shape[2:] != (3,):
             problem = f"{bgr.dtype} image of shape {bgr.shape}"

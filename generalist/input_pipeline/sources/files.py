@@ -1,23 +1,17 @@
 """Image and label files: how they are read, and the errors that name what is wrong with them."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 from etils import epath
 
+from generalist import pictures
 from generalist.input_pipeline.source import Crop, ReadWindow
-from generalist.pictures import encode_png
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
-
-PNG_START = b"\x89PNG"
-JPEG_START = b"\xff\xd8"
-JPEG_SCAN = b"\xff\xda"
-JPEG_END = b"\xff\xd9"
-
-# A JPEG's size is in the header of its frame, whose marker is one of C0..CF but for these.
-NO_FRAME = (0xC4, 0xC8, 0xCC)
+from generalist.names import first_line
+from generalist.pictures import JPEG_START, PNG_START, PictureError, encode_png, jpeg_size
 
 AS_STORED = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
 
@@ -29,6 +23,8 @@ SHRINK = {
     4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
     8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
 }
+
+WHOLE_IMAGE = f"It must be a whole image: {pictures.FORMATS}."
 
 # The problems of a LayoutError where something whole is absent.
 NO_FILE = "no such file"
@@ -85,6 +81,21 @@ class ImageWindow(NamedTuple):
     size: tuple[int, int]
 
 
+@contextlib.contextmanager
+def naming(file: str) -> Iterator[None]:
+    """Raises whatever reading a damaged file raises as a DataError that names it.
+
+    A library that is not installed is not the file's fault.
+    """
+    try:
+        yield
+    except (DataError, ImportError):
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise DataError(file, f"cannot be read ({reason})", "It must be a whole file.") from error
+
+
 def read_bytes(path: str) -> bytes:
     """Returns the content of a file; DataError if it cannot be read or is empty."""
     try:
@@ -99,35 +110,41 @@ def read_bytes(path: str) -> bytes:
         raise DataError(path, reason, "Every example needs its image and its label.") from error
 
     if not data:
-        raise DataError(path, "the file is empty (0 bytes)", "It must be a PNG or JPEG image.")
+        raise DataError(path, "the file is empty (0 bytes)", WHOLE_IMAGE)
     return data
 
 
+def content(file: File) -> bytes:
+    """Returns the content of a file; DataError if it cannot be read or is empty."""
+    return file.data if isinstance(file, Stored) else read_bytes(file)
+
+
 def decode(path: File, flags: int) -> np.ndarray:
-    """Decodes one image file by OpenCV; channels in OpenCV's order (BGR)."""
-    data = path.data if isinstance(path, Stored) else read_bytes(path)
+    """Decodes one image file by OpenCV; channels in OpenCV's order (BGR).
 
-    # Some decoders silently fill the lost part of a cut JPEG with gray: look for its end marker.
-    cut_short = (
-        data.startswith(JPEG_START)
-        and not data.endswith(JPEG_END)
-        and data.find(JPEG_END, data.rfind(JPEG_SCAN)) < 0
-    )
-    try:
-        pixels = None if cut_short else cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error:  # a header that asks for more pixels than OpenCV allows
-        pixels = None
+    Raises:
+      DataError: it cannot be decoded, data of it are lost, or it has too many pixels.
+    """
+    data = content(path)
+    problem = pictures.damage(data)
+    pixels = None
+    if not problem:
+        try:
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        except (cv2.error, MemoryError):  # a header that asks for more pixels than there is room
+            pixels = None
 
-    if pixels is None:
-        problem = f"cannot be decoded ({len(data)} bytes, cut short or damaged)"
-        raise DataError(path, problem, "It must be a PNG or JPEG image.")
+    # Some decoders silently fill the lost part of a JPEG with gray.
+    if pixels is not None and pictures.ends_gray(pixels) and pictures.has_lost_its_end(data):
+        problem = "the last part of its data is lost"
+    if pixels is None or problem:
+        problem = f"cannot be decoded ({len(data)} bytes, {problem or pictures.DAMAGED})"
+        raise DataError(path, problem, WHOLE_IMAGE)
     return pixels
 
 
 def read_image(path: File, shrink: int = 1) -> np.ndarray:
-    """Reads an image as uint8 (h, w, 3) RGB in 0..255.
-
-    An EXIF orientation is ignored: the labels of these data sets lie on the stored pixel grid.
+    """Reads an image as uint8 (h, w, 3) RGB in 0..255, on the pixel grid that is stored.
 
     Args:
       path: path or content of the file.
@@ -144,15 +161,39 @@ def read_image(path: File, shrink: int = 1) -> np.ndarray:
     return pixels
 
 
-def read_window(image: File | np.ndarray, window: ReadWindow | None) -> ImageWindow:
+def read_photo(path: File) -> np.ndarray:
+    """Reads an image as people see it, and as prediction reads it: uint8 (h, w, 3) RGB.
+
+    Raises:
+      DataError: it cannot be decoded, or has more than 8 bits a channel.
+    """
+    data = content(path)
+    if not pictures.needs_turning_or_blending(data):
+        return read_image(path)
+    try:
+        return pictures.read_photo(data)
+    except PictureError as error:
+        raise DataError(path, f"cannot be decoded ({error})", WHOLE_IMAGE) from error
+
+
+def read_window(
+    image: File | np.ndarray, window: ReadWindow | None, upright: bool = False
+) -> ImageWindow:
     """Reads a window of an image, or all of it for None.
 
     A JPEG whose crop has at least 2, 4 or 8 times the pixels that are enough, along both axes, is
     decoded at that fraction of its size. Its crop is then reduced to whole squares of so many
     pixels, so that it shows exactly what the same crop of the label shows.
+
+    Args:
+      image: path or content of a file, or pixels.
+      window: what to read of it.
+      upright: read a file as `read_photo` does, not as its pixels are stored.
     """
     if isinstance(image, str):
         image = Stored(image, read_bytes(image))
+    if upright and isinstance(image, Stored) and pictures.needs_turning_or_blending(image.data):
+        image = read_photo(image)
 
     # Only a JPEG can be decoded at a fraction of its size; anything else is decoded, then cut.
     size = jpeg_size(image.data) if window and isinstance(image, Stored) else None
@@ -161,6 +202,9 @@ def read_window(image: File | np.ndarray, window: ReadWindow | None) -> ImageWin
         size = pixels.shape[:2]
         crop = window.crop(size) if window else (slice(None), slice(None))
         return ImageWindow(pixels[crop], crop, size)
+
+    if 0 in size:
+        raise DataError(image, f"its header says {size[1]}x{size[0]} pixels", WHOLE_IMAGE)
 
     # The largest fraction that leaves enough pixels along the shorter side.
     rows, columns = window.crop(size)
@@ -183,35 +227,53 @@ def _enlarged(axis: slice, shrink: int) -> slice:
     return slice(axis.start * shrink, axis.stop * shrink)
 
 
-def jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Returns (h, w) from the header of a JPEG file, undecoded; None for any other file."""
-    at = 2
-    while data.startswith(JPEG_START) and at + 9 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if 0xC0 <= marker <= 0xCF and marker not in NO_FRAME:
-            height = int.from_bytes(data[at + 5 : at + 7])
-            width = int.from_bytes(data[at + 7 : at + 9])
-            return height, width
-
-        # Any number of bytes FF may stand before a marker.
-        length = int.from_bytes(data[at + 2 : at + 4])
-        at += 1 if marker == 0xFF else 2 + length
-    return None
-
-
 def read_map(path: File, dtype: type, what: str) -> np.ndarray:
     """Reads a label image (h, w) of exactly this dtype, as stored; DataError for any other."""
-    pixels = decode(path, cv2.IMREAD_UNCHANGED)
+    pixels = read_numbers(path)
     if pixels.dtype == dtype and pixels.ndim == 2:
         return pixels
 
-    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
     bits = "an 8" if dtype == np.uint8 else "a 16"
-    raise DataError(
-        path,
-        f"{pixels.dtype.itemsize * 8}-bit image with {channels} channel(s)",
-        f"{what} must be {bits}-bit PNG with 1 channel.",
-    )
+    raise DataError(path, kind_of(pixels), f"{what} must be {bits}-bit PNG with 1 channel.")
+
+
+def kind_of(pixels: np.ndarray) -> str:
+    """Returns depth and channels of an image, for errors."""
+    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+    return f"{pixels.dtype.itemsize * 8}-bit image with {channels} channel(s)"
+
+
+def require_lossless(path: File) -> bytes:
+    """Returns the content of a label; DataError if its format keeps values only roughly."""
+    data = content(path)
+    if pictures.is_lossy(data):
+        raise DataError(
+            path,
+            "its format is lossy (JPEG, or WebP with losses): its values are no longer exact",
+            "A label must be stored without loss, such as PNG: export it again.",
+        )
+    return data
+
+
+def read_numbers(path: File) -> np.ndarray:
+    """Reads a label image whose numbers mean something, exactly as they are stored.
+
+    A palette, bit depths below 8, interlacing and metadata change nothing about them.
+
+    Returns:
+      uint8 or uint16 (h, w); another dtype, or (h, w, c), where the file has no such numbers.
+
+    Raises:
+      DataError: it cannot be decoded, or its format keeps numbers only roughly.
+    """
+    data = require_lossless(path)
+    # OpenCV would show the colors of a palette, and stretch few bits to 8.
+    if not pictures.holds_palette_or_few_bits(data):
+        return decode(path, cv2.IMREAD_UNCHANGED)
+    try:
+        return pictures.read_stored_numbers(data)
+    except PictureError as error:
+        raise DataError(path, f"cannot be decoded ({error})", WHOLE_IMAGE) from error
 
 
 def require_same_size(
@@ -219,17 +281,29 @@ def require_same_size(
     image: File | np.ndarray,
     label_size: tuple[int, int],
     label: File | np.ndarray,
+    upright: bool = False,
 ) -> None:
-    """Raises DataError unless image and label lie on one pixel grid; sizes are (h, w)."""
+    """Raises DataError unless image and label lie on one pixel grid; sizes are (h, w).
+
+    Args:
+      size: of the image.
+      image: its file, for the error.
+      label_size: of the label.
+      label: its file, for the error.
+      upright: the image was turned as its EXIF says.
+    """
     if size == label_size:
         return
     h, w = size
     label_h, label_w = label_size
-    raise DataError(
-        label,
-        f"is {label_w}x{label_h} (width x height), but its image {image} is {w}x{h}",
-        "Image and label must have the same size.",
-    )
+    problem = f"is {label_w}x{label_h} (width x height), but its image {image} is {w}x{h}"
+    if upright and label_size == size[::-1] and pictures.is_turned(content(image)):
+        raise DataError(
+            label,
+            f"{problem} when it is turned upright as its EXIF orientation says",
+            "The label must lie on the upright image: turn it, or save the image without EXIF.",
+        )
+    raise DataError(label, problem, "Image and label must have the same size.")
 
 
 def png_or_jpeg(image: str | np.ndarray) -> bytes:

@@ -2,6 +2,7 @@
 
 import functools
 import io
+import math
 import tokenize
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -9,26 +10,36 @@ from typing import Any, ClassVar
 import cv2
 import numpy as np
 
+from generalist import pictures
 from generalist.input_pipeline.sources.base import Dataset
 from generalist.input_pipeline.sources.examples import Location, OriginalFiles
 from generalist.input_pipeline.sources.files import (
-    IMAGE_SUFFIXES,
     DataError,
     File,
-    decode,
+    kind_of,
     read_bytes,
     read_image,
+    read_numbers,
+    read_photo,
+    require_lossless,
 )
+from generalist.names import first_line
 
 # `kind` of a task's definition -> what its label files hold.
 LABELS = {
-    "classes": "8- or 16-bit PNGs with one channel of ids, or RGB PNGs of class colors",
+    "classes": "PNGs with one channel of ids or a palette, or RGB PNGs of class colors",
     "scalar": (
         "8- or 16-bit PNGs with one channel, times `scale`, "
         "or .npy files of shape (height, width); nan is unknown"
     ),
-    "instances": "8- or 16-bit PNGs with one channel of ids, 0 = background",
+    "instances": "PNGs with one channel of ids or a palette, 0 = background",
     "image": "clean images",
+}
+
+# Version of a .npy file -> what reads its header.
+HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
 }
 
 # What a stored value becomes where it is no position in the list of classes.
@@ -56,9 +67,10 @@ class Folder(Dataset):
 
     SPLITS: ClassVar = {"train": "train", "val": "val"}
     EVAL_SPLIT = "val"
-    SUFFIXES = (*IMAGE_SUFFIXES, ".npy")
+    SUFFIXES = (*pictures.SUFFIXES, ".npy")
     USUAL: ClassVar = {}
     HOLDS_OUT = False  # val is what the user held out
+    UPRIGHT = True  # they were drawn on what a viewer shows
 
     def __init__(
         self,
@@ -94,9 +106,10 @@ class Folder(Dataset):
         """Reads a label as it is stored: numbers (h, w), or colors uint8 (h, w, 3)."""
         if self._kind == "scalar" and str(label).lower().endswith(".npy"):
             return _load_array(label)
-        if self._kind == "image" or self._has_colors:
-            return read_image(label)
-        return _one_channel(label)
+        if self._kind == "image":
+            return read_photo(label)
+        require_lossless(label)
+        return read_image(label) if self._has_colors else _one_channel(label)
 
     def to_label(self, stored: np.ndarray, location: Location, whole: bool) -> np.ndarray:
         """Converts a stored label as the definition says."""
@@ -204,26 +217,32 @@ class Folder(Dataset):
 
 def _one_channel(path: File) -> np.ndarray:
     """An 8- or 16-bit label image (h, w) as stored."""
-    pixels = decode(path, cv2.IMREAD_UNCHANGED)
+    pixels = read_numbers(path)
     if pixels.ndim == 2 and pixels.dtype in (np.uint8, np.uint16):
         return pixels
-    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
-    raise DataError(
-        path,
-        f"{pixels.dtype} image with {channels} channel(s)",
-        "It must be an 8- or 16-bit PNG with 1 channel. One with a palette counts as colors.",
-    )
+    allowed = "It must be a PNG of up to 16 bits with 1 channel, or with a palette."
+    raise DataError(path, kind_of(pixels), allowed)
 
 
 def _load_array(path: File) -> np.ndarray:
     """The numbers (h, w) of a .npy file."""
-    content = io.BytesIO(read_bytes(path))
+    data = read_bytes(path)
+    allowed = "It must be a .npy file of numbers."
     try:
         # np.load would also take archives of arrays.
-        array = np.lib.format.read_array(content, allow_pickle=False)
-    except (ValueError, tokenize.TokenError) as error:  # the second: a header that is no Python
-        problem = f"cannot be read ({error})"
-        raise DataError(path, problem, "It must be a .npy file of numbers.") from error
+        header = io.BytesIO(data)
+        read_header = HEADERS[np.lib.format.read_magic(header)]
+        shape, _, dtype = read_header(header)
+
+        # A header can claim more numbers than follow, and than any memory has.
+        if math.prod(shape) * dtype.itemsize > len(data):
+            raise DataError(path, f"its header says {shape} numbers, which are not there", allowed)
+        array = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    # A header is Python, of which anything can be wrong.
+    except (ValueError, KeyError, TypeError, SyntaxError, tokenize.TokenError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(path, f"cannot be read ({first_line(error)})", allowed) from error
 
     if array.ndim != 2 or array.dtype.kind not in "fiu":
         problem = f"{array.dtype} array of shape {array.shape}"
