@@ -30,6 +30,8 @@ JPEG_END = b"\xff\xd9"
 JPEG_RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 SCAN = 0xDA  # second bytes of markers
 RESTART_INTERVAL = 0xDD
+PROGRESSIVE = 0xC2
+UNUSED = 32  # bytes at the end of a JPEG's data: some encoders leave a few behind the last pixels
 
 # A JPEG's size is in the header of its frame, whose marker is one of C0..CF but for these.
 NO_FRAME = (0xC4, 0xC8, 0xCC)
@@ -204,12 +206,14 @@ class _JpegHeader(NamedTuple):
     frame: bytes  # the segment with size and components; empty if there is none
     interval: int  # number of units between two restart markers; 0: there are none
     scan: int  # where the first scan begins; 0 if there is none
+    progressive: bool
 
 
 def _jpeg_header(data: bytes) -> _JpegHeader:
     """Reads the segments before a JPEG's first pixels."""
     frame = b""
     interval = 0
+    progressive = False
     at = 2
     while data.startswith(JPEG_START) and at + 9 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
@@ -218,15 +222,16 @@ def _jpeg_header(data: bytes) -> _JpegHeader:
             at += 1
             continue
         if marker == SCAN:
-            return _JpegHeader(frame, interval, at)
+            return _JpegHeader(frame, interval, at, progressive)
 
         end = at + 2 + int.from_bytes(data[at + 2 : at + 4])
         if 0xC0 <= marker <= 0xCF and marker not in NO_FRAME:
             frame = frame or data[at + 4 : end]
+            progressive = marker == PROGRESSIVE
         elif marker == RESTART_INTERVAL:
             interval = int.from_bytes(data[at + 4 : end])
         at = end
-    return _JpegHeader(frame, interval, 0)
+    return _JpegHeader(frame, interval, 0, progressive)
 
 
 # JPEG: what decoders pass over --------------------------------------------------------------------
@@ -276,13 +281,29 @@ def has_lost_its_end(data: bytes) -> bool:
     """
     if not data.startswith(JPEG_START):
         return False
-    end = data.find(JPEG_END, _jpeg_header(data).scan)
-    longer = data[:end] + bytes(2**16) + JPEG_END
-    as_it_is, continued = (
-        cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
-        for content in (data, longer)
-    )
-    return not np.array_equal(as_it_is, continued)
+    header = _jpeg_header(data)
+    end = data.find(JPEG_END, header.scan)
+    # A progressive file is decoded only if it has an end; else the decoder says that it has too
+    # many bytes.
+    tail = JPEG_END if header.progressive else b""
+    return not np.array_equal(_decoded(data), _decoded(data[:end] + b"\x2a" * 2**16 + tail))
+
+
+def has_lost_its_middle(data: bytes) -> bool:
+    """Returns whether the data of a JPEG end before or behind its pixels; never of a progressive.
+
+    It decodes up to four times.
+    """
+    header = _jpeg_header(data)
+    if not header.scan or header.progressive:
+        return False
+    # Without its last bytes and its end, a whole file cannot be decoded.
+    end = data.find(JPEG_END, header.scan)
+    return _decoded(data[: end - UNUSED]) is not None or has_lost_its_end(data)
+
+
+def _decoded(data: bytes) -> np.ndarray | None:
+    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
 
 
 # Labels -------------------------------------------------------------------------------------------

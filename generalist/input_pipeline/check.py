@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from generalist import pictures
 from generalist.input_pipeline.measure import (
     THUMBNAIL,
     Measured,
@@ -29,7 +30,7 @@ from generalist.input_pipeline.sources import (
     open_source,
     reader_of,
 )
-from generalist.input_pipeline.sources.files import NO_FILE, NO_FOLDER, naming
+from generalist.input_pipeline.sources.files import NO_FILE, NO_FOLDER, content, naming
 from generalist.input_pipeline.sources.folder import Folder
 from generalist.tasks import get_tasks
 
@@ -230,9 +231,27 @@ def look(source: Dataset, definition: Mapping[str, Any] | None, row: int) -> tup
     try:
         example = source.read_or_raise(row)
         with naming(f"{source.root} ({example['key']})"):
-            return example["key"], measure(example, definition, source.official_split)
+            measured = measure(example, definition, source.official_split)
+            measured.problems += lost_data(source, row)
+            return example["key"], measured
     except DataError as error:
         return "", Measured((0, 0), problems=[one_line(error)])
+
+
+def lost_data(source: Dataset, row: int) -> list[str]:
+    """Returns a line for every JPEG of an example that lost data in its middle.
+
+    Reading does not look for it, since it takes as long as decoding the picture several times.
+    """
+    location = source.examples.locate(row)
+    lines = []
+    for file in (location.image, location.label):
+        if isinstance(file, np.ndarray):
+            continue
+        data = content(file)
+        if pictures.has_lost_its_middle(data):
+            lines.append(f"{file}: data and pixels do not end together: part of the JPEG is lost")
+    return lines
 
 
 def one_line(error: DataError | ImportError) -> str:

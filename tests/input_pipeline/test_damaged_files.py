@@ -175,6 +175,39 @@ def test_lost_data_of_a_jpeg_are_noticed(tmp_path, name):
         read_image(path)
 
 
+def in_the_middle(jpeg):
+    """Another 40 bytes in its middle, of which a decoder makes other pixels than they were."""
+    middle = (jpeg.index(b"\xff\xda") + len(jpeg)) // 2
+    return jpeg[:middle] + bytes(40) + jpeg[middle + 40 :]
+
+
+def with_more_data(jpeg):
+    """What is left where a decoder loses count of its blocks."""
+    return jpeg[:-2] + bytes(range(1, 99)) + jpeg[-2:]
+
+
+@pytest.mark.parametrize("damage", [in_the_middle, with_more_data])
+def test_the_check_finds_lost_data_in_the_middle_of_a_jpeg(tmp_path, capfd, damage):
+    whole = encoded(NOISE, "jpeg")
+    damaged = damage(whole)
+    for name, content in (("a", whole), ("b", damaged)):
+        pair(tmp_path, content, encoded(photo(), "png"), name=name)
+    report = check_own(tmp_path, {"clean": IMAGE})
+    (said,) = report.problems
+    assert capfd.readouterr().err.count("Corrupt JPEG data") <= 4  # of the damaged one
+    assert said.endswith(
+        "images/b.jpg: data and pixels do not end together: part of the JPEG is lost"
+    )
+
+
+@pytest.mark.parametrize("flat", [0, 128, 255])
+def test_whole_pictures_of_one_color_have_lost_nothing(flat):
+    for form in ({}, {"progressive": True}, {"optimize": True}, {"restart_marker_blocks": 2}):
+        content = encoded(np.full((48, 64, 3), flat, np.uint8), "jpeg", **form)
+        assert not pictures.has_lost_its_end(content)
+        assert not pictures.has_lost_its_middle(content)
+
+
 @pytest.mark.parametrize("subsampling", [0, 1, 2])
 @pytest.mark.parametrize("shape", [(48, 64, 3), (41, 53, 3), (41, 53)])
 def test_restart_markers_of_whole_files_are_in_order(shape, subsampling):
