@@ -84,7 +84,7 @@ def _several(rule: Rule, least: int, most: int, example: str) -> Rule:
 
     def is_valid(value: Any) -> bool:
         return (
-            isinstance(value, list)
+            isinstance(value, list | tuple)
             and least <= len(value) <= most
             and all(map(rule.is_valid, value))
         )
@@ -99,8 +99,8 @@ def _rows(rule: Rule, example: str) -> Rule:
     """A list of pairs: a pattern, and a value that follows a rule."""
 
     def is_valid(value: Any) -> bool:
-        return isinstance(value, list) and all(
-            isinstance(row, list)
+        return isinstance(value, list | tuple) and all(
+            isinstance(row, list | tuple)
             and len(row) == 2
             and _is_pattern(row[0])
             and rule.is_valid(row[1])

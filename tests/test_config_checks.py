@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from generalist.config_checks import RULES
+from generalist.config_checks import RULES, check_model
 from generalist.configs import common
 from generalist.recipe import Recipe
 from generalist.training.workdir import flatten
@@ -141,6 +141,13 @@ def test_a_value_that_cannot_be_meant_is_named_with_what_is_allowed(settings, fi
     with pytest.raises(ValueError) as error:
         Recipe.from_config(settings)
     assert said in str(error.value)
+
+
+def test_the_sizes_of_published_parts_are_tuples(settings):
+    model = settings["model"]
+    model["unet"] |= {"channels": (16, 32), "attention_levels": (False, True)}
+    model["image_mean"] = (0.5, 0.5, 0.5)
+    check_model(model)
 
 
 @pytest.mark.parametrize("field", ["checkpoint.every_steps", "log.every_steps", "eval.every_steps"])
