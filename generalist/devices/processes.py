@@ -6,18 +6,17 @@ alone connects to nothing.
 """
 
 import importlib.util
+import json
 import logging
 import os
-import pathlib
 import sys
 import threading
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from generalist.files import write_atomically
 from generalist.names import first_line
 
 logger = logging.getLogger("generalist")
@@ -209,22 +208,16 @@ def agree(value: bool) -> bool:
     return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
 
 
-def share_file(path: pathlib.Path, copy: pathlib.Path) -> None:
-    """Copies a file of process 0, if it has one, to `copy` on every other process.
-
-    Waits for all of them.
-    """
+def share(value: Any) -> Any:
+    """Returns the value of process 0, any that JSON has, on all processes; waits for them."""
     if jax.process_count() == 1:
-        return
+        return value
     from jax.experimental import multihost_utils
 
-    content = path.read_bytes() if is_first() and path.exists() else b""
+    content = json.dumps(value).encode() if is_first() else b""
     size = int(multihost_utils.broadcast_one_to_all(np.asarray(len(content), np.int32)))
-    if not size:
-        return
-    content = multihost_utils.broadcast_one_to_all(np.frombuffer(content or bytes(size), np.uint8))
-    if not is_first():
-        write_atomically(copy, np.asarray(content).tobytes())
+    content = np.frombuffer(content or bytes(size), np.uint8)
+    return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(content)).tobytes())
 
 
 def gather_values(values: np.ndarray) -> np.ndarray:
@@ -234,6 +227,22 @@ def gather_values(values: np.ndarray) -> np.ndarray:
     from jax.experimental import multihost_utils
 
     return np.asarray(multihost_utils.process_allgather(values))
+
+
+def gather_rows(values: np.ndarray) -> list[np.ndarray]:
+    """Returns the arrays of all processes, on all of them.
+
+    Args:
+      values: uint8 (n, ...); n may be another on every process, also 0.
+    """
+    counts = gather_values(np.asarray(len(values), np.int32)).tolist()
+
+    # Powers of two, since a program is compiled for each size.
+    most = 1 << (max(counts) - 1).bit_length() if any(counts) else 0
+    padded = np.zeros((most, *values.shape[1:]), values.dtype)
+    padded[: len(values)] = values
+    gathered = gather_values(padded)
+    return [rows[:count] for rows, count in zip(gathered, counts, strict=True)]
 
 
 def wait_for_all(name: str) -> None:

@@ -4,6 +4,7 @@
 resolution cost anything. Training changes neither, so their figures are computed once.
 """
 
+import contextlib
 import hashlib
 import json
 import pathlib
@@ -21,6 +22,8 @@ from generalist.tasks.arrays import to_size
 
 # Training labels that the mean depth map and the map of the most frequent classes are made of.
 TRAIN_EXAMPLES = 256
+
+MOST_BYTES = 2**26  # of a file of figures; a larger one is not read
 
 
 class Ceiling:
@@ -109,10 +112,13 @@ class Cache:
 
     def __init__(self, path: pathlib.Path):
         self._path = path
-        try:
-            self._entries = json.loads(path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, json.JSONDecodeError):
-            self._entries = {}
+        self._entries: dict[str, dict[str, dict[str, float | None]]] = {}
+        # The file of a model folder may be anyone's.
+        if path.is_file() and path.stat().st_size <= MOST_BYTES:
+            with contextlib.suppress(ValueError, RecursionError):
+                content = json.loads(path.read_bytes())
+                _check_figures(content, 3)
+                self._entries = content
 
     def get(self, key: str) -> dict[str, dict[str, float | None]]:
         """Returns the figures under `key`; {} if there are none."""
@@ -123,6 +129,16 @@ class Cache:
         if entries:
             self._entries |= entries
             write_atomically(self._path, json.dumps(self._entries, indent=1).encode())
+
+
+def _check_figures(content: Any, depth: int) -> None:
+    """Raises ValueError unless this is dicts in dicts, `depth` of them, of numbers or None."""
+    if depth == 0 and not isinstance(content, int | float | None):
+        raise ValueError(f"{content!r} is no figure")
+    if depth > 0 and not isinstance(content, dict):
+        raise ValueError(f"{content!r} is no dict")
+    for value in content.values() if depth else ():
+        _check_figures(value, depth - 1)
 
 
 def cache_key(

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
+from generalist.evaluation.predictors import in_parallel
 from generalist.input_pipeline import Example, Source, open_sources
 from generalist.names import first_line
 from generalist.tasks import Task, get_tasks
@@ -91,7 +92,7 @@ def read(source: Source, rows: Sequence[int]) -> list[Example]:
     Raises:
       DataError: an example is damaged and the source does not skip it.
     """
-    examples = [source.intact(row) for row in rows]
+    examples = in_parallel(source.intact, rows)
     return [example for example in examples if example is not None]
 
 

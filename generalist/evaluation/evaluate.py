@@ -1,17 +1,19 @@
 """Samples, decodes and measures: a model's official figures, and the files that keep them."""
 
 import dataclasses
-import itertools
 import logging
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from generalist.console import Progress
-from generalist.evaluation import record, tables
+from generalist.devices import processes
+from generalist.evaluation import plain, record, tables
 from generalist.evaluation.baselines import Cache, Ceiling, Trivial, cache_key
+from generalist.evaluation.batches import Rows, batches
 from generalist.evaluation.partial import Partial
 from generalist.evaluation.predictors import Model, Predictor, PredictRGB, Tiles
 from generalist.evaluation.scores import Scores
@@ -26,6 +28,9 @@ logger = logging.getLogger("generalist")
 BASELINES = "baselines.json"
 PARTIAL = "partial.safetensors"
 SUBMISSION = "submission"
+
+# What a state raises that has the right digests and that another program wrote.
+_OF_ANOTHER_FORM = (KeyError, IndexError, TypeError, ValueError, AttributeError)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,14 +69,17 @@ def evaluate(
     """Measures a model by the official metric of each task, at the labels' own resolution.
 
     The same call resumes an evaluation that was interrupted, from the last state in `out_dir`
-    (at most half a minute is lost), and ends in the same figures. Processes that predict together
-    must make the same calls: all need the same partial.safetensors and baselines.json to begin
-    with.
+    (at most half a minute is lost), and ends in the same figures.
+
+    Several processes evaluate together: all call it alike, each reads, decodes and scores its own
+    examples, and the first one merges what they gathered. The figures and files are those of one
+    process; all must see `out_dir`, where each writes its files of the submission.
 
     Args:
       predict_rgb: (images uint8 (b, h, w, 3), task name) -> float32 (b, target_size, target_size,
         3) in about [-1, 1]; images of several sizes come as a list of (h, w, 3). A composed task
-        is painted as its components.
+        is painted as its components. Of several processes all call it at once, each for its own
+        images, of which there may be none; see `predictors.on_all_processes`.
       tasks: {name: task}.
       sources: {name: random-access source of held-out examples}, one for each task.
       settings: how to evaluate.
@@ -87,8 +95,8 @@ def evaluate(
       value (a class that does not occur) or, for PSNR, an exact image, whose PSNR is infinite.
 
     Raises:
-      ValueError: a task has no source, a source is empty, or an example or what `predict_rgb`
-        returns has a wrong form.
+      ValueError: a task has no source, a source is empty, an example or what `predict_rgb` returns
+        has a wrong form, or another process failed.
     """
     out_dir = pathlib.Path(out_dir)
     train_sources = train_sources or {}
@@ -98,43 +106,60 @@ def evaluate(
     rows = {name: evenly_spaced(len(sources[name]), settings.limit) for name in tasks}
     predictors = _Predictors(
         model=Model(predict_rgb, settings.target_size),
-        tiles=Tiles(predict_rgb, settings.target_size),
+        tiles=Tiles(predict_rgb, settings.target_size, settings.batch_size),
         trivial=Trivial(train_sources, settings.target_size),
         ceiling=Ceiling(settings.target_size),
     )
 
     # Trivial and ceiling figures that an earlier evaluation left here are not computed again.
     cache = Cache(out_dir.parent / BASELINES)
-    keys = {}
-    evaluations = {}
-    for name, task in tasks.items():
-        learned_from = predictors.trivial.sources(task)
-        keys[name] = cache_key(task, settings.target_size, sources[name], rows[name], learned_from)
-        evaluations[name] = _task_evaluation(
-            task, sources[name], rows[name], predictors, cache.get(keys[name]), settings, out_dir
-        )
+    known = {}
+    if processes.is_first():
+        for name, task in tasks.items():
+            learned_from = predictors.trivial.sources(task)
+            key = cache_key(task, settings.target_size, sources[name], rows[name], learned_from)
+            known[name] = (key, cache.get(key))
+    known = {name: _Known(*found) for name, found in processes.share(known).items()}
+
+    def begin() -> dict[str, TaskEvaluation]:
+        return {
+            name: _task_evaluation(
+                task, sources[name], rows[name], predictors, known[name].figures, settings, out_dir
+            )
+            for name, task in tasks.items()
+        }
 
     # Sample, decode, measure; from where an earlier call was interrupted.
-    partial = Partial(out_dir / PARTIAL, _identity(settings, keys, evaluations))
+    partial = Partial(out_dir / PARTIAL, _identity(settings, known))
+    evaluations = _resume(begin, predictors.model, partial)
     _measure(evaluations, predictors.model, settings.batch_size, partial)
+    _collect(evaluations)
     _check_measured(evaluations)
 
-    # Figures.
-    new = {}
-    for name, evaluation in evaluations.items():
-        evaluation.finish()
-        if evaluation.baselines:
-            new[keys[name]] = evaluation.baseline_figures()
-    cache.put(new)
-    metrics = _figures(evaluations, predictors.model)
+    # Figures and files, by the first process alone.
+    metrics = None
+    if processes.is_first():
+        for evaluation in evaluations.values():
+            evaluation.finish()
+        new = {
+            name: each.baseline_figures() for name, each in evaluations.items() if each.baselines
+        }
+        cache.put({known[name].key: figures for name, figures in new.items()})
+        metrics = _write(evaluations, predictors.model, settings, out_dir)
+        partial.remove()
+    return processes.share(metrics)
 
-    # Files.
-    records = {name: evaluation.record() for name, evaluation in evaluations.items()}
-    card = record.make_card(records, _card_facts(settings))
-    record.write(out_dir, metrics, card, records)
-    partial.remove()
-    logger.info(tables.format_table(metrics))
-    return metrics
+
+class _Known(NamedTuple):
+    """What an earlier evaluation has left of the figures that no model changes.
+
+    Attributes:
+      key: of all they depend on.
+      figures: {"trivial" or "ceiling": figures}.
+    """
+
+    key: str
+    figures: Mapping[str, Mapping[str, float | None]]
 
 
 class _Predictors(NamedTuple):
@@ -203,24 +228,45 @@ def _ways(task: Task, predictor: Predictor) -> dict[str, Way]:
     return {suffix: Way(codec, predictor) for suffix, codec in codecs.items()}
 
 
-def _identity(
-    settings: EvaluationSettings,
-    keys: Mapping[str, str],
-    evaluations: Mapping[str, TaskEvaluation],
-) -> dict[str, Any]:
+def _identity(settings: EvaluationSettings, known: Mapping[str, _Known]) -> dict[str, Any]:
     """Returns all that the state of an unfinished evaluation depends on, as JSON takes it."""
     return {
         "settings": dataclasses.asdict(settings),
-        "keys": dict(keys),
-        "baselines": {name: list(evaluation.baselines) for name, evaluation in evaluations.items()},
+        "keys": {name: found.key for name, found in known.items()},
+        "known": {name: sorted(found.figures) for name, found in known.items()},
     }
+
+
+def _resume(
+    begin: Callable[[], dict[str, TaskEvaluation]], model: Model, partial: Partial
+) -> dict[str, TaskEvaluation]:
+    """Returns the evaluations from where an earlier call was interrupted, else the beginning.
+
+    What was measured is with process 0; the others know how much that is.
+    """
+    evaluations = begin()
+    state = partial.load() if processes.is_first() else {}
+    if state:
+        try:
+            for name, evaluation in evaluations.items():
+                evaluation.absorb(state["tasks"][name])
+                evaluation.done = state["done"][name]
+                model.seconds[evaluation.task] = state["seconds"][name]
+        except _OF_ANOTHER_FORM as error:
+            logger.info(f"{PARTIAL} is of another form ({error!r}): the evaluation starts anew")
+            evaluations = begin()
+            model.seconds.clear()
+
+    done = processes.share({name: evaluation.done for name, evaluation in evaluations.items()})
+    for name, evaluation in evaluations.items():
+        evaluation.done = done[name]
+    return evaluations
 
 
 def _measure(
     evaluations: Mapping[str, TaskEvaluation], model: Model, batch_size: int, partial: Partial
 ) -> None:
-    """Feeds every task its examples, from where `partial` says."""
-    _restore(evaluations, model, partial.load())
+    """Feeds every task its examples, and saves now and then what was measured."""
     done = sum(evaluation.done for evaluation in evaluations.values())
     total = sum(len(evaluation.rows) for evaluation in evaluations.values())
     if done:
@@ -229,16 +275,37 @@ def _measure(
 
     for names in _side_by_side(evaluations):
         group = [evaluations[name] for name in names]
-        readers = [evaluation.batches(batch_size) for evaluation in group]
-        for batches in itertools.zip_longest(*readers):
-            for name, evaluation, batch in zip(names, group, batches, strict=True):
+        rows = [Rows(evaluation.source, evaluation.rows, evaluation.done) for evaluation in group]
+        for read in batches(rows, batch_size):
+            for name, evaluation, batch in zip(names, group, read, strict=True):
                 if batch is not None:
                     evaluation.update(batch)
                     progress.add(batch.count, name)
 
             # Whole groups only: a batch is painted again if a part of its group is missing.
-            if partial.is_due():
-                partial.save(_state(evaluations, model))
+            if processes.agree(partial.is_due()):
+                _collect(evaluations)
+                if processes.is_first():
+                    partial.save(_state(evaluations, model))
+
+
+def _collect(evaluations: Mapping[str, TaskEvaluation]) -> None:
+    """Moves what all processes have measured to the first one."""
+    if jax.process_count() == 1:
+        return
+    own = b""
+    if not processes.is_first():
+        own = plain.pack({name: evaluation.state for name, evaluation in evaluations.items()})
+
+    # Metrics merge exactly, and all examples know their places.
+    for packed in processes.gather_rows(np.frombuffer(own, np.uint8))[1:]:
+        if processes.is_first():
+            states = plain.unpack(packed.tobytes())
+            for name, evaluation in evaluations.items():
+                evaluation.absorb(states[name])
+    if not processes.is_first():
+        for evaluation in evaluations.values():
+            evaluation.clear()
 
 
 def _side_by_side(evaluations: Mapping[str, TaskEvaluation]) -> list[list[str]]:
@@ -260,21 +327,27 @@ def _state(evaluations: Mapping[str, TaskEvaluation], model: Model) -> dict[str,
     """Returns what has been measured so far, as plain values."""
     return {
         "tasks": {name: evaluation.state for name, evaluation in evaluations.items()},
+        "done": {name: evaluation.done for name, evaluation in evaluations.items()},
         "seconds": {
             name: model.seconds.get(evaluation.task, []) for name, evaluation in evaluations.items()
         },
     }
 
 
-def _restore(
-    evaluations: Mapping[str, TaskEvaluation], model: Model, state: Mapping[str, Any]
-) -> None:
-    """Continues from the `_state` of an earlier call; {} is the beginning."""
-    if not state:
-        return
-    for name, evaluation in evaluations.items():
-        evaluation.restore(state["tasks"][name])
-        model.seconds[evaluation.task] = state["seconds"][name]
+def _write(
+    evaluations: Mapping[str, TaskEvaluation],
+    model: Model,
+    settings: EvaluationSettings,
+    out_dir: pathlib.Path,
+) -> dict[str, float | None]:
+    """Writes the files of an evaluation, and returns the content of metrics.json."""
+    metrics = _figures(evaluations, model)
+
+    records = {name: evaluation.record() for name, evaluation in evaluations.items()}
+    card = record.make_card(records, _card_facts(settings))
+    record.write(out_dir, metrics, card, records)
+    logger.info(tables.format_table(metrics))
+    return metrics
 
 
 def _figures(evaluations: Mapping[str, TaskEvaluation], model: Model) -> dict[str, float | None]:
@@ -311,6 +384,7 @@ def _card_facts(settings: EvaluationSettings) -> dict[str, Any]:
 def _check_measured(evaluations: Mapping[str, TaskEvaluation]) -> None:
     """Raises ValueError if a task has not one readable example."""
     empty = [name for name, evaluation in evaluations.items() if not evaluation.model.scores.rows]
+    empty = processes.share(empty)
     if empty:
         raise ValueError(
             f"every example of {', '.join(empty)} is damaged: nothing was measured. "

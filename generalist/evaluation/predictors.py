@@ -6,16 +6,20 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+import jax
 import numpy as np
 
-from generalist.inference.tiling import paint_tiles
+from generalist.devices import processes
+from generalist.inference.generalist import Generalist, Seen
+from generalist.inference.tiling import CHUNK, Tiling
 from generalist.input_pipeline import Example
 from generalist.tasks import Task
 
 T = TypeVar("T")
 
 # (images uint8 (b, h, w, 3) or a list of (h, w, 3), task name)
-# -> float32 (b, s, s, 3) in about [-1, 1]
+# -> float32 (b, s, s, 3) in about [-1, 1].
+# Of several processes all call it at once, each for its own images, of which there may be none.
 PredictRGB = Callable[[np.ndarray | list[np.ndarray], str], np.ndarray]
 
 
@@ -27,17 +31,38 @@ class Predictor(Protocol):
         ...
 
 
+def on_all_processes(generalist: Generalist, steps: int) -> PredictRGB:
+    """Returns what samples the images of all processes as one batch, on all of their devices.
+
+    The batch is that of one process, so its noise is too: first come the images of process 0.
+    """
+
+    def predict_rgb(images: np.ndarray | list[np.ndarray], task: str) -> np.ndarray:
+        # At the model's own sizes the images of all processes fit into one array.
+        seen = generalist.see(images)
+        parts = [processes.gather_rows(own) for own in seen]
+        whole = Seen(*map(np.concatenate, parts))
+
+        rgb = generalist.predict_seen(whole, task, steps)
+        first = sum(len(part) for part in parts[0][: jax.process_index()])
+        return rgb[first : first + len(images)]
+
+    return predict_rgb
+
+
 class Painted(NamedTuple):
     """What the model painted for a batch.
 
     Attributes:
-      images: the batch, uint8 (h, w, 3) each.
+      images: those of this process, uint8 (h, w, 3) each.
       rgb: float32 (b, s, s, 3) in about [-1, 1].
-      seconds: how long it took.
+      total: number of images of all processes.
+      seconds: how long they took.
     """
 
     images: list[np.ndarray]
     rgb: np.ndarray
+    total: int
     seconds: float
 
 
@@ -70,13 +95,18 @@ class Model:
 
         # A task is charged for its painting also where another task has paid before.
         painting = sum(part.seconds for part in painted.values())
-        self.seconds.setdefault(task, []).append((decoding + painting) / len(examples))
+        total = painted[task.component_tasks[0].name].total
+        self.seconds.setdefault(task, []).append((decoding + painting) / total)
         return predictions
 
     def _paint(self, images: list[np.ndarray], name: str) -> Painted:
         """Returns what the model paints for these images; the same batch is not painted again."""
         last = self._last.get(name)
-        if last is not None and _same(last.images, images):
+        same = last is not None and _same(last.images, images)
+        # All processes paint, or none does.
+        counts = processes.gather_values(np.asarray([len(images), same], np.int32))
+        total, agreeing = counts.sum(axis=0).tolist()
+        if last is not None and agreeing == len(counts):
             return last
 
         # The model resizes images of several sizes itself; equal ones are one array.
@@ -97,7 +127,7 @@ class Model:
                 f"Task '{name}': predict_rgb returned nan or inf: "
                 "the weights are broken, take an older checkpoint."
             )
-        self._last[name] = Painted(images, rgb, seconds)
+        self._last[name] = Painted(images, rgb, total, seconds)
         return self._last[name]
 
 
@@ -107,23 +137,46 @@ class Tiles:
     Args:
       predict_rgb: the model.
       target_size: side of a tile in pixels; neighbors overlap by at least a quarter of it.
+      batch_size: tiles a call of the model, of all processes together.
     """
 
-    def __init__(self, predict_rgb: PredictRGB, target_size: int):
+    def __init__(self, predict_rgb: PredictRGB, target_size: int, batch_size: int = CHUNK):
         self._predict_rgb = predict_rgb
         self._side = target_size
+        self._batch_size = batch_size
 
     def __call__(self, task: Task, examples: Sequence[Example]) -> list[Any]:
         """Returns the task's prediction for each example of a batch, at the size of its label."""
+        tilings = [Tiling(example["image"], self._side, self._side // 4) for example in examples]
+        tiles = []
+        for example, tiling in zip(examples, tilings, strict=True):
+            tiles += [_Tile(example, tiling, index) for index in range(len(tiling))]
 
-        def paint(tiles: np.ndarray) -> np.ndarray:
-            return self._predict_rgb(tiles, task.name)
+        # Where the tiles of this process lie among those of all.
+        counts = processes.gather_values(np.asarray(len(tiles), np.int32))
+        first = int(counts[: jax.process_index()].sum())
 
+        # A call takes tiles of several images, so that few of its places are empty, and the same
+        # ones whatever the number of processes.
         predictions = []
-        for example in examples:
-            rgb = paint_tiles(paint, example["image"], self._side, self._side // 4)
-            predictions.append(task.decode(rgb, native_size(example["label"])))
+        for start in range(0, int(counts.sum()), self._batch_size):
+            own = tiles[max(start - first, 0) : max(start + self._batch_size - first, 0)]
+            cut = [tile.tiling.cut(tile.index) for tile in own]
+            painted = self._predict_rgb(np.stack(cut) if cut else [], task.name)
+            for tile, rgb in zip(own, painted, strict=True):
+                tile.tiling.add(tile.index, rgb)
+                if tile.index == len(tile.tiling) - 1:
+                    size = native_size(tile.example["label"])
+                    predictions.append(task.decode(tile.tiling.take(), size))
         return predictions
+
+
+class _Tile(NamedTuple):
+    """One tile of an example."""
+
+    example: Example
+    tiling: Tiling
+    index: int
 
 
 def decode(task: Task, rgbs: Mapping[str, np.ndarray], examples: Sequence[Example]) -> list[Any]:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from generalist.evaluation.predictors import in_parallel
 from generalist.input_pipeline import Example
 from generalist.metrics import Metric
 from generalist.metrics.base import mean
@@ -18,8 +19,23 @@ class _Metrics(NamedTuple):
     official: Metric
     further: tuple[FurtherMetric, ...]
 
+    @classmethod
+    def of(cls, task: Task) -> "_Metrics":
+        return cls(task.metric(), task.further_metrics())
+
     def all(self) -> list[Metric]:
         return [self.official, *(further.metric for further in self.further)]
+
+    def absorb(self, other: "_Metrics") -> None:
+        for own, others in zip(self.all(), other.all(), strict=True):
+            own.absorb(others)
+
+
+class _Measured(NamedTuple):
+    """One example: its figures, and metrics that have seen nothing else, by suffix of the way."""
+
+    row: Row
+    metrics: dict[str, _Metrics]
 
 
 class Scores:
@@ -37,12 +53,15 @@ class Scores:
     """
 
     def __init__(self, task: Task, groups: Sequence[str] = ()):
-        self.rows: list[Row] = []
         self._task = task
         self._groups = groups
-        self._metrics: dict[str, _Metrics] = {}  # by the suffix of the way
+        self.clear()
+
+    def clear(self) -> None:
+        """Forgets all examples."""
+        self.rows: list[Row] = []
         # Figures of the task's own way are there, undefined, also before the first example.
-        self._metrics_of("")
+        self._metrics = {"": _Metrics.of(self._task)}  # by the suffix of the way
 
     def update(self, examples: Sequence[Example], predictions: Mapping[str, Sequence[Any]]) -> None:
         """Adds the predictions for a batch.
@@ -51,24 +70,34 @@ class Scores:
           examples: the batch.
           predictions: {suffix of the way: a prediction for each example}.
         """
-        for index, example in enumerate(examples):
-            row = {"key": example["key"]}
-            # The label is the same in whatever way the task was predicted.
-            label = self._task.metric_label(example["label"])
-            for suffix, batch in predictions.items():
-                row |= self._update_one(suffix, batch[index], label)
-            self.rows.append(row)
 
-    def _update_one(self, suffix: str, prediction: Any, label: Any) -> dict[str, float]:
-        """Adds one prediction and returns its figures."""
+        def measure(index: int) -> _Measured:
+            own = {suffix: batch[index] for suffix, batch in predictions.items()}
+            return self._measure(examples[index], own)
+
+        # Threads share no metric. Absorbed in the order of the examples, they leave no trace.
+        for measured in in_parallel(measure, range(len(examples))):
+            self.rows.append(measured.row)
+            for suffix, metrics in measured.metrics.items():
+                self._metrics_of(suffix).absorb(metrics)
+
+    def _measure(self, example: Example, predictions: Mapping[str, Any]) -> _Measured:
+        """Measures the predictions for one example."""
+        row = {"key": example["key"]}
+        # The label is the same in whatever way the task was predicted.
+        label = self._task.metric_label(example["label"])
+
         # Every way has metrics of its own, which other ways do not touch.
-        metrics = self._metrics_of(suffix)
-        values = self._task.label_of(prediction)
-        figures = _renamed(metrics.official.update(values, label), suffix)
-        for further in metrics.further:
-            taken = (values, prediction.confidence) if further.takes_confidence else values
-            figures |= _renamed(further.metric.update(taken, label), further.suffix + suffix)
-        return figures
+        by_way = {}
+        for suffix, prediction in predictions.items():
+            metrics = _Metrics.of(self._task)
+            values = self._task.label_of(prediction)
+            row |= _renamed(metrics.official.update(values, label), suffix)
+            for further in metrics.further:
+                taken = (values, prediction.confidence) if further.takes_confidence else values
+                row |= _renamed(further.metric.update(taken, label), further.suffix + suffix)
+            by_way[suffix] = metrics
+        return _Measured(row, by_way)
 
     def compute(self) -> dict[str, float]:
         """Returns the figures over everything so far; nan = undefined.
@@ -100,16 +129,22 @@ class Scores:
             gathered[suffix] = [metric.state() for metric in metrics.all()]
         return {"rows": self.rows, "metrics": gathered}
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Continues from the `state` of an earlier run."""
-        self.rows = state["rows"]
+    def absorb(self, state: Mapping[str, Any]) -> None:
+        """Adds the `state` of an earlier run, or of another process."""
+        self.rows += state["rows"]
         for suffix, gathered in state["metrics"].items():
-            for metric, values in zip(self._metrics_of(suffix).all(), gathered, strict=True):
+            metrics = _Metrics.of(self._task)
+            for metric, values in zip(metrics.all(), gathered, strict=True):
                 metric.restore(values)
+            self._metrics_of(suffix).absorb(metrics)
+
+    def reorder(self, order: Sequence[int]) -> None:
+        """Puts the rows into another order; `order` has the index of each."""
+        self.rows = [self.rows[index] for index in order]
 
     def _metrics_of(self, suffix: str) -> _Metrics:
         if suffix not in self._metrics:
-            self._metrics[suffix] = _Metrics(self._task.metric(), self._task.further_metrics())
+            self._metrics[suffix] = _Metrics.of(self._task)
         return self._metrics[suffix]
 
 

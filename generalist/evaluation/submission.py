@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from generalist.evaluation.predictors import in_parallel
 from generalist.files import write_atomically
 from generalist.pictures import encode_png
 from generalist.tasks import Task
@@ -23,11 +24,11 @@ class Submission:
       suffix: of the folder's name, such as "_tiles".
 
     Attributes:
-      annotations: what is known of each image beside its pixels, as JSON.
+      annotations: what is known of each image beside its pixels, as JSON; None if nothing.
     """
 
     def __init__(self, folder: pathlib.Path, task: Task, suffix: str = ""):
-        self.annotations: list[dict[str, Any]] = []
+        self.annotations: list[dict[str, Any] | None] = []
         self._folder = folder / (task.name + suffix)
         self._task = task
 
@@ -37,19 +38,21 @@ class Submission:
         Raises:
           ValueError: a value does not fit the format.
         """
-        for key, prediction in zip(keys, predictions, strict=True):
-            pixels = self._task.submission_pixels(prediction)
-            write_atomically(self._folder / f"{key}.png", encode_png(pixels))
-            annotation = self._task.submission_annotation(key, prediction)
-            if annotation is not None:
-                self.annotations.append(annotation)
+
+        def write(index: int) -> dict[str, Any] | None:
+            pixels = self._task.submission_pixels(predictions[index])
+            write_atomically(self._folder / f"{keys[index]}.png", encode_png(pixels))
+            return self._task.submission_annotation(keys[index], predictions[index])
+
+        self.annotations += in_parallel(write, range(len(keys)))
 
     def finish(self) -> None:
         """Writes what belongs to all images together, and removes what a kill left behind."""
         # A killed evaluation leaves its half-written file.
         for unfinished in self._folder.rglob(".*.tmp"):
             unfinished.unlink()
-        if self.annotations:
-            content = self._task.submission_index(self.annotations)
+        annotations = [annotation for annotation in self.annotations if annotation is not None]
+        if annotations:
+            content = self._task.submission_index(annotations)
             path = self._folder.with_name(f"{self._folder.name}.json")
             write_atomically(path, json.dumps(content).encode())

@@ -1,12 +1,12 @@
 """One task on its way through an evaluation: who predicts it, what they reach, what is shown."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from generalist.evaluation import data, panels
+from generalist.evaluation import panels
+from generalist.evaluation.batches import Batch
 from generalist.evaluation.predictors import Predictor
 from generalist.evaluation.record import TaskRecord
 from generalist.evaluation.scores import Scores
@@ -48,18 +48,6 @@ class Measurement:
         return predictions
 
 
-class Batch(NamedTuple):
-    """Examples that were read together.
-
-    Attributes:
-      count: how many rows were read.
-      examples: those of them that are not damaged.
-    """
-
-    count: int
-    examples: list[Example]
-
-
 class TaskEvaluation:
     """One task in an evaluation.
 
@@ -74,9 +62,9 @@ class TaskEvaluation:
       submissions: {suffix of a way: the files of its predictions}; empty if none are wanted.
 
     Attributes:
-      done: how many rows have been read.
+      done: how many rows all processes have read.
       left_out: the damaged files, whose examples are not measured.
-      samples: the examples for the pictures.
+      samples: {place of its row: example for the pictures}.
     """
 
     def __init__(
@@ -97,45 +85,25 @@ class TaskEvaluation:
         self.baselines = baselines
         self.done = 0
         self.left_out: list[str] = []
-        self.samples: list[panels.Sample] = []
+        self.samples: dict[int, panels.Sample] = {}
+        self._places: list[int] = []  # of the rows that the scores have
+        self._drawn = 0
         self._known = known
         self._most_samples = most_samples
         self._submissions = submissions
 
-    def batches(self, batch_size: int) -> Iterator[Batch]:
-        """Yields the rows that are not done; the next batch is read while this one is measured.
-
-        Raises:
-          DataError: an example is damaged and the source does not skip it.
-          ValueError: an example has no image.
-        """
-        # A resumed evaluation begins after what is done.
-        rows = self.rows[self.done :]
-
-        def read(start: int) -> Batch:
-            part = rows[start : start + batch_size]
-            examples = data.read(self.source, part)
-            for example in examples:
-                _check_image(example, self.source.task)
-            return Batch(len(part), examples)
-
-        # One batch ahead: the device never waits for files. The last request reads nothing.
-        with ThreadPoolExecutor(1) as reader:
-            pending = reader.submit(read, 0)
-            for start in range(0, len(rows), batch_size):
-                batch = pending.result()
-                pending = reader.submit(read, start + batch_size)
-                yield batch
-
     def update(self, batch: Batch) -> None:
         """Predicts and measures a batch, and writes what is to be submitted."""
-        if batch.examples:
-            # The model's own way is shown; all of its ways are submitted.
+        # A process that has no example of the batch samples those of the others with them.
+        if batch.total:
             predictions = self.model.update(batch.examples)
-            self._show(batch.examples, predictions[""])
+            # The model's own way is shown; all of its ways are submitted.
+            self._show(batch, predictions[""])
+            keys = [example["key"] for example in batch.examples]
             for suffix, submission in self._submissions.items():
-                keys = [example["key"] for example in batch.examples]
                 submission.add(keys, predictions[suffix])
+        if batch.examples:
+            self._places += batch.places
             for baseline in self.baselines.values():
                 baseline.update(batch.examples)
 
@@ -143,17 +111,25 @@ class TaskEvaluation:
         self.left_out = sorted({*self.left_out, *self.source.damaged})
         self.done += batch.count
 
-    def _show(self, examples: Sequence[Example], predictions: Sequence[Any]) -> None:
-        """Draws the examples of a batch that the pictures still lack."""
-        rows = self.model.scores.rows[-len(examples) :]
-        for example, prediction, row in zip(examples, predictions, rows, strict=True):
-            if len(self.samples) < self._most_samples:
-                sample = panels.describe(self.task, example, prediction, row)
-                self.samples.append(sample)
+    def _show(self, batch: Batch, predictions: Sequence[Any]) -> None:
+        """Draws the examples of a batch that the pictures may still lack."""
+        rows = self.model.scores.rows[len(self.model.scores.rows) - len(predictions) :]
+        for place, example, prediction, row in zip(
+            batch.places, batch.examples, predictions, rows, strict=True
+        ):
+            if self._drawn < self._most_samples:
+                self.samples[place] = panels.describe(self.task, example, prediction, row)
+                self._drawn += 1
 
     def finish(self) -> None:
-        """Completes the files of the submission."""
+        """Puts the examples into the order of their rows, and completes the submission."""
+        order = np.argsort(self._places).tolist()
+        self._places = [self._places[index] for index in order]
+        for measurement in (self.model, *self.baselines.values()):
+            measurement.scores.reorder(order)
+
         for submission in self._submissions.values():
+            submission.annotations = [submission.annotations[index] for index in order]
             submission.finish()
 
     def baseline_figures(self) -> dict[str, Mapping[str, float | None]]:
@@ -170,40 +146,45 @@ class TaskEvaluation:
             source=self.source,
             rows=self.model.scores.rows,
             left_out=self.left_out,
-            samples=self.samples,
+            samples=[self.samples[place] for place in sorted(self.samples)],
         )
 
     @property
     def state(self) -> dict[str, Any]:
-        """What `update` has changed, as plain values."""
+        """What `update` has gathered, as plain values."""
         return {
             "model": self.model.scores.state,
             "baselines": {name: baseline.scores.state for name, baseline in self.baselines.items()},
-            "done": self.done,
+            "places": self._places,
             "left_out": self.left_out,
-            "samples": [sample._asdict() for sample in self.samples],
+            "samples": [[place, sample._asdict()] for place, sample in self.samples.items()],
             "annotations": {
                 suffix: submission.annotations for suffix, submission in self._submissions.items()
             },
         }
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Continues from the `state` of an earlier run with the same settings."""
-        self.model.scores.restore(state["model"])
+    def absorb(self, state: Mapping[str, Any]) -> None:
+        """Adds the `state` of another process, or of an earlier run with the same settings."""
+        self.model.scores.absorb(state["model"])
         for name, baseline in self.baselines.items():
-            baseline.scores.restore(state["baselines"][name])
-        self.done = state["done"]
-        self.left_out = state["left_out"]
-        self.samples = [panels.Sample(**sample) for sample in state["samples"]]
+            baseline.scores.absorb(state["baselines"][name])
         for suffix, submission in self._submissions.items():
-            submission.annotations = state["annotations"][suffix]
+            submission.annotations += state["annotations"][suffix]
+        self._places += state["places"]
+        self.left_out = sorted({*self.left_out, *state["left_out"]})
 
+        # The pictures show the first examples, whoever has measured them.
+        for place, sample in state["samples"]:
+            self.samples[place] = panels.Sample(**sample)
+        shown = sorted(self.samples)[: self._most_samples]
+        self.samples = {place: self.samples[place] for place in shown}
+        self._drawn = max(self._drawn, len(shown))
 
-def _check_image(example: Example, task: str) -> None:
-    """Raises ValueError unless an example has an image."""
-    image = np.asarray(example["image"])
-    if image.ndim != 3 or image.shape[-1] != 3 or image.dtype != np.uint8:
-        raise ValueError(
-            f"Task '{task}', example {example['key']!r}: the image must be uint8 of shape "
-            f"(height, width, 3), got {image.dtype} of shape {image.shape}."
-        )
+    def clear(self) -> None:
+        """Forgets what `state` has given to another process."""
+        for measurement in (self.model, *self.baselines.values()):
+            measurement.scores.clear()
+        for submission in self._submissions.values():
+            submission.annotations = []
+        self._places = []
+        self.samples = {}

@@ -1,21 +1,19 @@
 """Evaluates a training workdir, or any other model folder, on all devices of all processes."""
 
-import contextlib
-import functools
 import hashlib
 import logging
 import pathlib
-import tempfile
 import time
 from collections.abc import Sequence
 
 import jax
 from ml_collections import ConfigDict
 
-from generalist.devices import lock, processes
+from generalist.devices import lock
 from generalist.devices.mesh import make_mesh
 from generalist.evaluation.data import open_data
-from generalist.evaluation.evaluate import BASELINES, PARTIAL, EvaluationSettings, evaluate
+from generalist.evaluation.evaluate import EvaluationSettings, evaluate
+from generalist.evaluation.predictors import on_all_processes
 from generalist.inference import load
 from generalist.pretrained import weights
 
@@ -36,7 +34,8 @@ def evaluate_workdir(
 ) -> dict[str, float | None]:
     """Measures the averaged weights of `workdir` by the official metrics on held-out data.
 
-    Every process samples its part of each batch and returns all figures; the first one writes.
+    Every process evaluates its part of each batch and returns all figures; the first one writes
+    them.
 
     Args:
       config: the model's, with the data to evaluate on.
@@ -88,19 +87,10 @@ def evaluate_workdir(
     )
 
     began = time.monotonic()
-    with contextlib.ExitStack() as stack:
-        unused = stack.enter_context(tempfile.TemporaryDirectory())
-        # Only process 0 writes the results. The others write into a folder that nobody reads.
-        shown = out_dir or workdir / "eval" / step
-        stack.enter_context(lock.hold(shown))
-        out_dir = shown if processes.is_first() else pathlib.Path(unused) / "eval" / step
-
-        # All processes resume where the first one does, with the same figures already known.
-        processes.share_file(shown / PARTIAL, out_dir / PARTIAL)
-        processes.share_file(shown.parent / BASELINES, out_dir.parent / BASELINES)
-
+    out_dir = out_dir or workdir / "eval" / step
+    with lock.hold(out_dir):
         metrics = evaluate(
-            functools.partial(generalist.predict_rgb, steps=steps),
+            on_all_processes(generalist, steps),
             data.tasks,
             data.sources,
             settings,

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,18 @@ logger = logging.getLogger("generalist")
 
 # Batches are padded to one of these sizes, so that few programs are compiled.
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
+
+
+class Seen(NamedTuple):
+    """What the model sees of b images, resized from the stored pixels as training showed them.
+
+    Attributes:
+      images: the encoder's, uint8 (b, S, S, 3).
+      pictures: at the size of the target, uint8 (b, s, s, 3).
+    """
+
+    images: np.ndarray
+    pictures: np.ndarray
 
 
 class Generalist:
@@ -150,13 +162,20 @@ class Generalist:
         Raises:
           ValueError: an argument out of range, or weights that give nan.
         """
+        return self.predict_seen(self.see(images), task, steps, seed)
+
+    def see(self, images: np.ndarray | Sequence[np.ndarray]) -> Seen:
+        """Returns what the model sees of images, uint8 (h, w, 3) each; there may be none."""
+        return Seen(self._resized(images, self.image_size), self._resized(images, self.target_size))
+
+    def predict_seen(
+        self, seen: Seen, task: str | Sequence[str], steps: int | None = None, seed: int = 0
+    ) -> np.ndarray:
+        """Does what `predict_rgb` does, for the images of which `seen` is what the model sees."""
         steps, sampler = self._steps_and_sampler(steps)
         if not 0 <= seed < 2**32:
             raise ValueError(f"seed={seed!r} must be a whole number of 0 to 2^32 - 1")
-        # The encoder's image and the picture at the target's size, each from the stored pixels.
-        resized = self._resized(images, self.image_size)
-        pictures = self._resized(images, self.target_size)
-        names = [task] * len(images) if isinstance(task, str) else list(task)
+        names = [task] * len(seen.images) if isinstance(task, str) else list(task)
 
         # One padded size for all batches: the next of BATCH_SIZES that the devices divide.
         padded = next((n for n in BATCH_SIZES if n >= len(names)), BATCH_SIZES[-1])
@@ -165,11 +184,11 @@ class Generalist:
         rgb = []
         for start in range(0, len(names), padded):
             batch = slice(start, start + padded)
-            rows = slice(None) if len(resized) == 1 else batch
+            rows = slice(None) if len(seen.images) == 1 else batch
             rgb.append(
                 self._sample_batch(
-                    resized[rows],
-                    pictures[rows],
+                    seen.images[rows],
+                    seen.pictures[rows],
                     names[batch],
                     padded,
                     steps,
@@ -240,7 +259,8 @@ class Generalist:
         resized = {id(image): image for image in images}
         for key, image in resized.items():
             resized[key] = resize_image(image, (side, side))
-        return np.stack([resized[id(image)] for image in images])
+        stacked = np.array([resized[id(image)] for image in images], np.uint8)
+        return stacked.reshape(len(images), side, side, 3)
 
     def _sample_components(
         self,

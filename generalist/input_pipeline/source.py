@@ -6,6 +6,9 @@ from typing import Any, NamedTuple, Protocol
 # {"image": uint8 (h, w, 3) RGB, "label": the form of the task, "key": str}
 Example = dict[str, Any]
 
+# What sources of several tasks have decoded of the files that they share, in a form of their own.
+Decoded = dict[Any, Any]
+
 Crop = tuple[slice, slice]  # rows and columns of an image
 
 
@@ -54,10 +57,15 @@ class Source(Protocol):
         """
         ...
 
-    def intact(self, index: int) -> Example | None:
+    def intact(self, index: int, decoded: Decoded | None = None) -> Example | None:
         """Reads an example, or returns None where it is damaged and the source skips such files.
 
         For figures, which must not count another example in its place.
+
+        Args:
+          index: of the example.
+          decoded: what sources of other tasks have decoded of the same example's files; a source
+            that shares them uses it and adds to it.
         """
         ...
 

@@ -40,8 +40,8 @@ class Metric(abc.ABC):
     def _absorb(self, other: Self) -> None:
         """Adds what `other`, a metric of the same settings, has gathered."""
 
-    def merge(self, other: Self) -> Self:
-        """Returns a new metric that has seen the images of both; neither of the two changes.
+    def absorb(self, other: Self) -> None:
+        """Adds the images that another metric has seen, and leaves that one as it is.
 
         Raises:
           ValueError: `other` is another metric, or has other settings.
@@ -50,8 +50,16 @@ class Metric(abc.ABC):
             raise ValueError(
                 f"cannot merge {self!r} with {other!r}: merge metrics made with the same arguments."
             )
+        self._absorb(other)
+
+    def merge(self, other: Self) -> Self:
+        """Returns a new metric that has seen the images of both; neither of the two changes.
+
+        Raises:
+          ValueError: `other` is another metric, or has other settings.
+        """
         merged = copy.deepcopy(self)
-        merged._absorb(other)
+        merged.absorb(other)
         return merged
 
     def state(self) -> dict[str, Any]:

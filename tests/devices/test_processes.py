@@ -126,17 +126,17 @@ def test_one_process_agrees_with_itself():
 
 
 TOGETHER = """
-import os, pathlib, tempfile
+import os
+import numpy as np
 from generalist.devices import processes
 launch = processes.find_launch(os.environ)
 processes.connect(launch)
 print(processes.describe(launch), processes.agree(processes.is_first()), processes.agree(False))
-folder = pathlib.Path(tempfile.mkdtemp())
-(folder / "mine").write_bytes(bytes(range(256)) * 3 if processes.is_first() else b"another")
-processes.share_file(folder / "mine", folder / "copies/one")
-processes.share_file(folder / "none", folder / "copies/none")
-copies = folder.glob("copies/*")
-print("shared", [(path.name, path.read_bytes() == bytes(range(256)) * 3) for path in copies])
+mine = {"figure": 0.1, "none": None} if processes.is_first() else "another"
+print("shared", processes.share(mine))
+rows = np.arange(6, dtype=np.uint8).reshape(3, 2)[3 * launch.index :]
+print("gathered", [part.tolist() for part in processes.gather_rows(rows)])
+print("none", [part.shape for part in processes.gather_rows(rows[:0])])
 """
 
 
@@ -183,7 +183,9 @@ def test_what_a_launcher_sets_is_all_that_two_processes_need(launcher, why):
     assert [process.returncode for process in processes] == [0, 0], outputs
     for i, output in enumerate(outputs):
         assert f"processes: 2, this is {i} ({why}) True False" in output
-        assert f"shared {[('one', True)] if i else []}" in output
+        assert "shared {'figure': 0.1, 'none': None}" in output
+        assert "gathered [[[0, 1], [2, 3], [4, 5]], []]" in output
+        assert "none [(0, 2), (0, 2)]" in output
 
 
 @pytest.mark.parametrize("index", [0, 1])

@@ -133,9 +133,20 @@ def test_the_key_changes_with_all_it_depends_on(sources, train_sources):
     assert keys[0] == cache_key(depth, SIZE, sources["depth"], range(COUNT), train)
 
 
-def test_a_damaged_cache_is_computed_anew(tmp_path):
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"a": {"ceiling"',
+        b"[]",
+        b'{"a": 1}',
+        b'{"a": {"ceiling": {"rmse": "0"}}}',
+        b"\xff",
+        b"[" * 9999,
+    ],
+)
+def test_a_damaged_cache_is_computed_anew(tmp_path, content):
     path = tmp_path / "baselines.json"
-    path.write_text('{"a": {"ceiling"')
+    path.write_bytes(content)
     cache = Cache(path)
     assert cache.get("a") == {}
     cache.put({"a": {"ceiling": {"rmse": 0.5}}})

@@ -275,7 +275,7 @@ def test_images_of_several_sizes_come_as_a_list(tmp_path):
         def __getitem__(self, index):
             return ScenesSource("depth", "val", 3, ((16, 24), (16, 24), (20, 16))[index])[index]
 
-        def intact(self, index):
+        def intact(self, index, decoded=None):
             return self[index]
 
         def stamp(self):

@@ -52,3 +52,25 @@ def test_tiles_have_the_models_side_and_overlap_by_a_quarter():
     (prediction,) = Tiles(paint, SIZE)(SCENES_TASKS["light"], [example])
     assert seen == [(3, 16, 16, 3)]  # from columns 0, 12 and 24
     assert prediction.image.shape == (16, 40, 3) and (prediction.image == 128).all()
+
+
+def test_a_call_takes_tiles_of_several_images():
+    """Nine tiles each would be padded to sixteen places of a batch."""
+    seen = []
+
+    def paint(images, name):
+        seen.append(len(images))
+        return np.stack(images).astype(np.float32) / 127.5 - 1.0
+
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (36, 40, 3), np.uint8) for _ in range(3)]
+    task = SCENES_TASKS["denoise"]
+    examples = [{"image": image, "label": image} for image in images]
+    predictions = Tiles(paint, SIZE, 16)(task, examples)
+    assert seen == [16, 11]
+
+    # What paints each tile as it is gives every image back, in its own place.
+    for image, prediction in zip(images, predictions, strict=True):
+        np.testing.assert_allclose(prediction.image, image, atol=1)
+        (alone,) = Tiles(paint, SIZE, 16)(task, [{"image": image, "label": image}])
+        np.testing.assert_array_equal(prediction.image, alone.image)

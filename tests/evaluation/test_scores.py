@@ -2,6 +2,9 @@
 
 import dataclasses
 import math
+import os
+import threading
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -9,7 +12,13 @@ import pytest
 from generalist.evaluation import EvaluationSettings, evaluate
 from generalist.evaluation.scores import Scores
 from generalist.input_pipeline.scenes import ScenesSource
-from generalist.metrics import BoundaryF, CalibrationError, SegmentationMetric, SparsificationError
+from generalist.metrics import (
+    BoundaryF,
+    CalibrationError,
+    Metric,
+    SegmentationMetric,
+    SparsificationError,
+)
 from generalist.tasks import SCENES_TASKS, TASKS
 
 SIZE = 32  # as in conftest.py
@@ -63,6 +72,39 @@ def test_the_figure_of_rain13k_is_the_mean_over_its_sets():
     ] == pytest.approx(20 * math.log10(255 / 2))
     assert values["psnr"] == (values["psnr/Test100"] + values["psnr/Rain100H"]) / 2
     assert values["ssim"] == (values["ssim/Test100"] + values["ssim/Rain100H"]) / 2
+
+
+@dataclasses.dataclass(eq=False)
+class Meeting(Metric):
+    """A metric that can be updated in pairs only."""
+
+    barrier: ClassVar = threading.Barrier(2, timeout=10)
+    levels: list = dataclasses.field(default_factory=list, init=False)
+    protocol = "meeting"
+
+    def update(self, prediction, label):
+        self.barrier.wait()
+        self.levels.append(round(255 * float(prediction[0, 0, 0])))
+        return {"level": self.levels[-1]}
+
+    def compute(self):
+        return {"levels": self.levels}
+
+    def _absorb(self, other):
+        self.levels += other.levels
+
+
+def test_examples_are_measured_by_several_threads_and_merged_in_order(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(type(TASKS["derain"]), "metric", lambda task: Meeting())
+    clean = np.zeros((12, 12, 3), np.uint8)
+    scores = Scores(TASKS["derain"])
+    scores.update(
+        [{"key": str(level), "label": clean} for level in range(6)],
+        {"": [TASKS["derain"].trivial_prediction(clean + np.uint8(n), {}) for n in range(6)]},
+    )
+    assert scores.compute() == {"levels": [0, 1, 2, 3, 4, 5]}
+    assert scores.rows == [{"key": str(level), "level": level} for level in range(6)]
 
 
 def test_other_deraining_data_have_no_sets():

@@ -9,7 +9,7 @@ import numpy as np
 from generalist import names
 from generalist.input_pipeline.scenes.degradations import add_noise, add_rain, low_light
 from generalist.input_pipeline.scenes.renderer import Scene, image_size, render, split_index
-from generalist.input_pipeline.source import Example, ReadWindow, cut
+from generalist.input_pipeline.source import Decoded, Example, ReadWindow, cut
 
 _DEGRADATIONS = {"denoise": add_noise, "derain": add_rain, "light": low_light}
 SCENES_SOURCE_TASKS = ("depth", "semantic", "instance", "panoptic", *_DEGRADATIONS)
@@ -92,7 +92,7 @@ class ScenesSource:
         }
         return cut(example, window)
 
-    def intact(self, index: int) -> Example:
+    def intact(self, index: int, decoded: Decoded | None = None) -> Example:
         """Returns `source[index]`; no scene is damaged."""
         return self[index]
 

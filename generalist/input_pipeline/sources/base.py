@@ -12,7 +12,7 @@ import numpy as np
 from etils import epath
 
 from generalist import pictures
-from generalist.input_pipeline.source import Example, ReadWindow
+from generalist.input_pipeline.source import Decoded, Example, ReadWindow
 from generalist.input_pipeline.sources.examples import (
     Examples,
     Location,
@@ -23,6 +23,7 @@ from generalist.input_pipeline.sources.files import (
     NO_FOLDER,
     DataError,
     File,
+    ImageWindow,
     LayoutError,
     Stored,
     naming,
@@ -200,6 +201,25 @@ class Dataset:
         """
         return stored
 
+    def decode_files(
+        self, location: Location, window: ReadWindow | None, decoded: Decoded | None
+    ) -> tuple[ImageWindow, np.ndarray]:
+        """Decodes the window of an image, and all of its label as it is stored.
+
+        Args:
+          location: where the example lies.
+          window: of the image; None is all of it.
+          decoded: as of `intact`; by default the tasks of a reader share nothing.
+        """
+        with naming(self._name(location.image, location)):
+            image = read_window(location.image, window, self.UPRIGHT)
+        with naming(self._name(location.label, location)):
+            stored = self.decode_label(location.label)
+            require_same_size(
+                image.size, location.image, stored.shape[:2], location.label, self.UPRIGHT
+            )
+        return image, stored
+
     # Reading.
 
     def __len__(self) -> int:
@@ -227,28 +247,27 @@ class Dataset:
         problem = f"none of the {count} examples of {self.split} can be read"
         raise LayoutError(self.root, problem, self.expected_layout())
 
-    def intact(self, index: int) -> Example | None:
+    def intact(self, index: int, decoded: Decoded | None = None) -> Example | None:
         """Reads example `index`, or returns None where it is damaged and to be skipped."""
         try:
-            return self.read_or_raise(index)
+            return self.read_or_raise(index, decoded=decoded)
         except DataError as error:
             self.skip_or_raise(error)
             return None
 
-    def read_or_raise(self, index: int, window: ReadWindow | None = None) -> Example:
+    def read_or_raise(
+        self, index: int, window: ReadWindow | None = None, decoded: Decoded | None = None
+    ) -> Example:
         """Reads example `index`, or a window of it; DataError if damaged, whatever `on_error`."""
         with naming(f"{self.root} ({self.split}, example {index})"):
             location = self.examples.locate(index)
-        return self._decode(location, window)
+        return self._decode(location, window, decoded)
 
-    def _decode(self, location: Location, window: ReadWindow | None = None) -> Example:
-        with naming(self._name(location.image, location)):
-            image = read_window(location.image, window, self.UPRIGHT)
+    def _decode(
+        self, location: Location, window: ReadWindow | None, decoded: Decoded | None
+    ) -> Example:
+        image, stored = self.decode_files(location, window, decoded)
         with naming(self._name(location.label, location)):
-            stored = self.decode_label(location.label)
-            require_same_size(
-                image.size, location.image, stored.shape[:2], location.label, self.UPRIGHT
-            )
             label = self.to_label(stored[image.crop], location, whole=window is None)
         return {"image": image.pixels, "label": label, "key": location.key}
 
@@ -292,7 +311,7 @@ class Dataset:
 
     def read_record(self, record: Mapping[str, Any], where: str) -> Example:
         """Reads the example in a record."""
-        return self._decode(self.from_record(record, where))
+        return self._decode(self.from_record(record, where), None, None)
 
     # What a source says of itself.
 

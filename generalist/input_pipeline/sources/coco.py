@@ -10,12 +10,14 @@ import cv2
 import numpy as np
 from etils import epath
 
+from generalist.input_pipeline.source import Decoded, ReadWindow
 from generalist.input_pipeline.sources.base import Dataset
 from generalist.input_pipeline.sources.examples import Examples, Location
 from generalist.input_pipeline.sources.files import (
     NO_FILE,
     DataError,
     File,
+    ImageWindow,
     LayoutError,
     decode,
     require_lossless,
@@ -295,6 +297,17 @@ class COCO(Dataset):
             problem = f"{bgr.dtype} image of shape {bgr.shape}"
             raise DataError(label, problem, "A panoptic PNG must be 8-bit RGB.")
         return bgr
+
+    def decode_files(
+        self, location: Location, window: ReadWindow | None, decoded: Decoded | None
+    ) -> tuple[ImageWindow, np.ndarray]:
+        """Decodes image and PNG once for the three tasks, which have the same."""
+        if decoded is None:
+            return super().decode_files(location, window, decoded)
+        files = (location.image, location.label)
+        if files not in decoded:
+            decoded[files] = super().decode_files(location, window, decoded)
+        return decoded[files]
 
     def to_label(self, stored: np.ndarray, location: Location, whole: bool) -> Any:
         """Paints each segment as the task does: with its class, a number, or its id."""
