@@ -12,6 +12,7 @@ from generalist.input_pipeline.source import Example
 
 FAR = 20.0  # meters: NYU's sensor reaches about 10, so that more means another unit
 THUMBNAIL = 16  # side of a thumbnail, pixels
+NYU_SIZE = (480, 640)  # rows and columns that the Eigen crop is defined on
 SMALLEST = 11  # pixels a side that a restored image must have to be measured
 FLAT = 8.0  # levels: with a smaller standard deviation a thumbnail identifies no image
 
@@ -57,7 +58,13 @@ def measure(
     if label.dtype == np.uint8:
         return _measure_pair(image, label, key, smallest=1 if split == "train" else SMALLEST)
     if label.dtype.kind == "f":
-        return _measure_values(image, label, key, own=definition is not None)
+        measured = _measure_values(image, label, key, own=definition is not None)
+        if definition is None and split != "train" and measured.size != NYU_SIZE:
+            h, w = measured.size
+            measured.problems.append(
+                f"{key}: {w}x{h} pixels (width x height), the official metric needs 640x480"
+            )
+        return measured
 
     # Ids of classes and of instances look alike.
     if definition is not None and definition["kind"] == "instances":

@@ -171,16 +171,17 @@ def test_an_empty_folder_and_one_of_another_data_set(lol):
 
 def test_values_of_depth(tmp_path):
     depths = {"a": [[0, 500], [9000, 1000]], "b": [[0, 0], [0, 0]], "c": [[25_000, 1], [1, 1]]}
+    black = np.zeros((480, 640, 3), np.uint8)
     for name, depth in depths.items():
-        save(tmp_path / f"nyu/official_splits/test/{name}/rgb_1.jpg", np.zeros((2, 2, 3), np.uint8))
+        save(tmp_path / f"nyu/official_splits/test/{name}/rgb_1.jpg", black)
         save(
             tmp_path / f"nyu/official_splits/test/{name}/sync_depth_1.png",
-            np.array(depth, np.uint16),
+            np.kron(depth, np.ones((240, 320))).astype(np.uint16),
         )
-    save(tmp_path / "nyu/official_splits/test/d/rgb_1.jpg", np.zeros((2, 2, 3), np.uint8))
-    save(tmp_path / "nyu/official_splits/test/d/sync_depth_1.png", np.zeros((2, 2), np.uint8))
+    save(tmp_path / "nyu/official_splits/test/d/rgb_1.jpg", black)
+    save(tmp_path / "nyu/official_splits/test/d/sync_depth_1.png", black[..., 0])
     train, test = check(tmp_path, ["nyu"]).splits
-    assert (train.examples, test.examples, test.read, test.sizes) == (0, 4, 3, "2x2")
+    assert (train.examples, test.examples, test.read, test.sizes) == (0, 4, 3, "640x480")
     assert test.values == "0.001..25 m, 41.7% missing"  # (1/4 + 1 + 0) / 3
     assert test.incomplete == ["4 examples, usually 654"] and train.problems == []
     assert train.incomplete == [f"{tmp_path}/nyu/sync: no such folder"]

@@ -13,7 +13,7 @@ from PIL import Image
 
 from generalist import pictures
 from generalist.inference import ImageError, read_image
-from generalist.input_pipeline.check import check_own
+from generalist.input_pipeline.check import check, check_own
 from generalist.input_pipeline.source import ReadWindow
 from generalist.input_pipeline.sources import DataError, LayoutError, files, open_source
 from generalist.input_pipeline.sources.files import Stored
@@ -415,3 +415,14 @@ def test_images_that_no_metric_can_measure_are_named_by_the_check(tmp_path):
             save(tmp_path, half, "a.png", encoded(photo(10, 40), "png"), split)
     (said,) = check_own(tmp_path, {"clean": IMAGE}).problems
     assert said == "clean/val: a: 40x10 pixels (width x height) are too few: SSIM needs 11 a side"
+
+
+def test_depth_of_another_size_than_the_official_metric_needs_is_named_by_the_check(tmp_path):
+    folder = tmp_path / "nyu/official_splits/test/bath"
+    folder.mkdir(parents=True)
+    Image.fromarray(photo(24, 32)).save(folder / "rgb_1.jpg")
+    Image.fromarray(np.full((24, 32), 2000, np.uint16)).save(folder / "sync_depth_1.png")
+    _, test = check(tmp_path, ["nyu"]).splits
+    assert test.problems == [
+        "bath/1: 32x24 pixels (width x height), the official metric needs 640x480"
+    ]
