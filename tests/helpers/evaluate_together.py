@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from generalist.configs import common
-from generalist.devices import mesh as mesh_lib
+from generalist.devices.mesh import make_mesh
 from generalist.evaluation import EvaluationSettings, evaluate, partial
 from generalist.evaluation.evaluate import PARTIAL
 from generalist.evaluation.predictors import on_all_processes
@@ -76,9 +76,7 @@ def model() -> Generalist:
     values = {
         path: 0.3 * rng.standard_normal(shapes[path].shape, np.float32) for path in sorted(shapes)
     }
-    generalist = Generalist(config, values)
-    generalist.shard(mesh_lib.make_mesh())
-    return generalist
+    return Generalist(config, values, make_mesh())
 
 
 def evaluate_coco(folder: pathlib.Path) -> None:
