@@ -129,7 +129,7 @@ def test_evaluate_and_report(tiny_workdir, tmp_path, monkeypatch):
         "names": None,
         "out_dir": tiny_workdir / "eval" / "0",
         "steps": None,
-        "native": False,
+        "native": None,
         "submission": False,
     }
 
@@ -158,7 +158,7 @@ def test_evaluate_on_other_data_keeps_apart_what_is_chosen(
     assert (
         first["names"] == []
         and first["out_dir"] == tiny_workdir / "eval" / "0_data"
-        and first["native"] is True
+        and first["native"] is None
     )
     assert cli.main([*command, "--no-native"]) == 0 and calls.pop()[1]["native"] is False
     assert second == {

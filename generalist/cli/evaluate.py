@@ -59,8 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--native",
         action=argparse.BooleanOptionalAction,
-        help="measure restoration also at native resolution, in tiles, or not "
-        "(default: on official data)",
+        help="measure restoration in tiles at native resolution, as predict works, and beside it "
+        "on the whole image, or there alone (default: native but for the built-in scenes)",
     )
     parser.add_argument(
         "--submission",
@@ -116,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
         names=args.task or all_tasks,
         out_dir=out,
         steps=args.steps,
-        native=config.data.source == "paper" if args.native is None else args.native,
+        native=args.native,
         submission=args.submission,
     )
     print(f"metrics.json, card.md, per_image.csv and panels in {out}")

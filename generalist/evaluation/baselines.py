@@ -30,15 +30,25 @@ class Ceiling:
     """The truth, encoded at the model's resolution and decoded at its own.
 
     Args:
-      target_size: side of the square that the model paints, in pixels.
+      target_size: side of the square that the model paints, in pixels; None takes the size of the
+        label, as tiles do.
     """
 
-    def __init__(self, target_size: int):
+    def __init__(self, target_size: int | None):
         self._size = target_size
 
     def __call__(self, task: Task, examples: Sequence[Example]) -> list[Any]:
         """Returns the task's prediction for each example of a batch, at the size of its label."""
-        return decode(task, self.encode(task, examples), examples)
+        if self._size is not None:
+            return decode(task, self.encode(task, examples), examples)
+
+        def predict(example: Example) -> Any:
+            size = native_size(example["label"])
+            targets = task.encode_components(example["label"], size)
+            rgbs = {name: target.rgb for name, target in targets.items()}
+            return task.decode_components(rgbs, size)
+
+        return in_parallel(predict, examples)
 
     def encode(self, task: Task, examples: Sequence[Example]) -> dict[str, np.ndarray]:
         """Returns the colors of the labels, {component task: float32 (b, s, s, 3)}."""
@@ -147,6 +157,7 @@ def cache_key(
     source: Source,
     rows: Sequence[int],
     train_sources: Sequence[Source] | None,
+    in_tiles: bool = False,
 ) -> str:
     """Returns a hash of all that trivial and ceiling figures depend on.
 
@@ -160,13 +171,14 @@ def cache_key(
       source: the held-out examples.
       rows: which of them are measured.
       train_sources: what the trivial predictor learns from; None if it cannot predict the task.
+      in_tiles: whether the ceiling is that of tiles.
 
     Returns:
       32 hexadecimal digits.
     """
     sha = hashlib.sha256(
         f"{__version__} {task!r} {list(task.variants())} {task.further_metrics()} "
-        f"{target_size} {rows} {TRAIN_EXAMPLES}".encode()
+        f"{target_size} {rows} {TRAIN_EXAMPLES} {in_tiles}".encode()
     )
     _add_source(sha, source, source.stamp(), rows[0], rows[-1])
     for train_source in train_sources or ():

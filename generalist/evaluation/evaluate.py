@@ -43,7 +43,8 @@ class EvaluationSettings:
       batch_size: images a call of the model.
       limit: examples a task, evenly spaced; 0 takes all.
       panels: examples shown in the pictures.
-      native: measure restoration also in tiles at native resolution, under `<task>/psnr_tiles` etc.
+      native: measure restoration in tiles at native resolution, as `Generalist.predict` works, and
+        the whole image, resized to the model, under `<task>/psnr_whole` etc.; False: only that.
       submission: write the predictions as files into submission/, see `Submission`.
       facts: anything else for the card, such as {"seed": 0, "weights": "runs/a"}.
     """
@@ -109,6 +110,7 @@ def evaluate(
         tiles=Tiles(predict_rgb, settings.target_size, settings.batch_size),
         trivial=Trivial(train_sources, settings.target_size),
         ceiling=Ceiling(settings.target_size),
+        exact=Ceiling(None),
     )
 
     # Trivial and ceiling figures that an earlier evaluation left here are not computed again.
@@ -117,7 +119,14 @@ def evaluate(
     if processes.is_first():
         for name, task in tasks.items():
             learned_from = predictors.trivial.sources(task)
-            key = cache_key(task, settings.target_size, sources[name], rows[name], learned_from)
+            key = cache_key(
+                task,
+                settings.target_size,
+                sources[name],
+                rows[name],
+                learned_from,
+                in_tiles=settings.native and task.prefers_tiles,
+            )
             known[name] = (key, cache.get(key))
     known = {name: _Known(*found) for name, found in processes.share(known).items()}
 
@@ -131,8 +140,8 @@ def evaluate(
 
     # Sample, decode, measure; from where an earlier call was interrupted.
     partial = Partial(out_dir / PARTIAL, _identity(settings, known))
-    evaluations = _resume(begin, predictors.model, partial)
-    _measure(evaluations, predictors.model, settings.batch_size, partial)
+    evaluations = _resume(begin, partial)
+    _measure(evaluations, settings.batch_size, partial)
     _collect(evaluations)
     _check_measured(evaluations)
 
@@ -145,7 +154,7 @@ def evaluate(
             name: each.baseline_figures() for name, each in evaluations.items() if each.baselines
         }
         cache.put({known[name].key: figures for name, figures in new.items()})
-        metrics = _write(evaluations, predictors.model, settings, out_dir)
+        metrics = _write(evaluations, settings, out_dir)
         partial.remove()
     return processes.share(metrics)
 
@@ -163,12 +172,21 @@ class _Known(NamedTuple):
 
 
 class _Predictors(NamedTuple):
-    """All that predict in an evaluation."""
+    """All that predict in an evaluation.
+
+    Attributes:
+      model: on the whole image.
+      tiles: the model at the image's own resolution.
+      trivial: never looks at the image.
+      ceiling: the truth at the model's resolution.
+      exact: the truth at its own resolution, the ceiling of tiles.
+    """
 
     model: Model
     tiles: Tiles
     trivial: Trivial
     ceiling: Ceiling
+    exact: Ceiling
 
 
 def _task_evaluation(
@@ -191,16 +209,19 @@ def _task_evaluation(
       settings: how to evaluate.
       out_dir: folder of the results.
     """
-    # The model in all ways, also at the image's own resolution where that helps the task.
+    # The model in all ways; first as it predicts by default.
+    in_tiles = settings.native and task.prefers_tiles
     ways = _ways(task, predictors.model)
-    if settings.native and task.prefers_tiles:
-        ways["_tiles"] = Way(task, predictors.tiles)
+    if in_tiles:
+        ways = {"": Way(task, predictors.tiles), "_whole": Way(task, predictors.model)}
     model = Measurement(ways, Scores(task, source.groups))
 
     # What is known from an earlier evaluation is not measured again.
     baselines = {}
     if "ceiling" not in known:
         ways = _ways(task, predictors.ceiling)
+        if in_tiles:
+            ways = {"": Way(task, predictors.exact), "_whole": Way(task, predictors.ceiling)}
         baselines["ceiling"] = Measurement(ways, Scores(task, source.groups))
     if "trivial" not in known and predictors.trivial.sources(task) is not None:
         ways = _ways(task, predictors.trivial)
@@ -238,7 +259,7 @@ def _identity(settings: EvaluationSettings, known: Mapping[str, _Known]) -> dict
 
 
 def _resume(
-    begin: Callable[[], dict[str, TaskEvaluation]], model: Model, partial: Partial
+    begin: Callable[[], dict[str, TaskEvaluation]], partial: Partial
 ) -> dict[str, TaskEvaluation]:
     """Returns the evaluations from where an earlier call was interrupted, else the beginning.
 
@@ -251,11 +272,12 @@ def _resume(
             for name, evaluation in evaluations.items():
                 evaluation.absorb(state["tasks"][name])
                 evaluation.done = state["done"][name]
-                model.seconds[evaluation.task] = state["seconds"][name]
+                evaluation.seconds[:] = state["seconds"][name]
         except _OF_ANOTHER_FORM as error:
             logger.info(f"{PARTIAL} is of another form ({error!r}): the evaluation starts anew")
             evaluations = begin()
-            model.seconds.clear()
+            for evaluation in evaluations.values():
+                evaluation.seconds.clear()
 
     done = processes.share({name: evaluation.done for name, evaluation in evaluations.items()})
     for name, evaluation in evaluations.items():
@@ -263,9 +285,7 @@ def _resume(
     return evaluations
 
 
-def _measure(
-    evaluations: Mapping[str, TaskEvaluation], model: Model, batch_size: int, partial: Partial
-) -> None:
+def _measure(evaluations: Mapping[str, TaskEvaluation], batch_size: int, partial: Partial) -> None:
     """Feeds every task its examples, and saves now and then what was measured."""
     done = sum(evaluation.done for evaluation in evaluations.values())
     total = sum(len(evaluation.rows) for evaluation in evaluations.values())
@@ -286,7 +306,7 @@ def _measure(
             if processes.agree(partial.is_due()):
                 _collect(evaluations)
                 if processes.is_first():
-                    partial.save(_state(evaluations, model))
+                    partial.save(_state(evaluations))
 
 
 def _collect(evaluations: Mapping[str, TaskEvaluation]) -> None:
@@ -323,25 +343,22 @@ def _side_by_side(evaluations: Mapping[str, TaskEvaluation]) -> list[list[str]]:
     return alone + composed
 
 
-def _state(evaluations: Mapping[str, TaskEvaluation], model: Model) -> dict[str, Any]:
+def _state(evaluations: Mapping[str, TaskEvaluation]) -> dict[str, Any]:
     """Returns what has been measured so far, as plain values."""
     return {
         "tasks": {name: evaluation.state for name, evaluation in evaluations.items()},
         "done": {name: evaluation.done for name, evaluation in evaluations.items()},
-        "seconds": {
-            name: model.seconds.get(evaluation.task, []) for name, evaluation in evaluations.items()
-        },
+        "seconds": {name: evaluation.seconds for name, evaluation in evaluations.items()},
     }
 
 
 def _write(
     evaluations: Mapping[str, TaskEvaluation],
-    model: Model,
     settings: EvaluationSettings,
     out_dir: pathlib.Path,
 ) -> dict[str, float | None]:
     """Writes the files of an evaluation, and returns the content of metrics.json."""
-    metrics = _figures(evaluations, model)
+    metrics = _figures(evaluations)
 
     records = {name: evaluation.record() for name, evaluation in evaluations.items()}
     card = record.make_card(records, _card_facts(settings))
@@ -350,7 +367,7 @@ def _write(
     return metrics
 
 
-def _figures(evaluations: Mapping[str, TaskEvaluation], model: Model) -> dict[str, float | None]:
+def _figures(evaluations: Mapping[str, TaskEvaluation]) -> dict[str, float | None]:
     """Returns the content of metrics.json."""
     # The model's figures come first, task after task, then those they are read against.
     metrics: dict[str, float | None] = {}
@@ -359,7 +376,7 @@ def _figures(evaluations: Mapping[str, TaskEvaluation], model: Model) -> dict[st
     for name, evaluation in evaluations.items():
         metrics[f"{name}/examples"] = len(evaluation.model.scores.rows)
     for name, evaluation in evaluations.items():
-        metrics[f"{name}/seconds_per_image"] = float(np.median(model.seconds[evaluation.task]))
+        metrics[f"{name}/seconds_per_image"] = float(np.median(evaluation.seconds))
 
     for kind in ("trivial", "ceiling"):
         for name, evaluation in evaluations.items():

@@ -43,7 +43,8 @@ WAYS = {
     "also stuff from 8192 pixels on (Painter)",
     "_distance": "the distances to the class colors interpolated to the label's size, then the "
     "smallest",
-    "_tiles": "at native resolution in overlapping tiles of the target size",
+    "_whole": "on the whole image, resized to the model and back, not in tiles at its own "
+    "resolution",
 }
 
 

@@ -21,7 +21,7 @@ class Submission:
     Args:
       folder: of all tasks.
       task: what is predicted.
-      suffix: of the folder's name, such as "_tiles".
+      suffix: of the folder's name, such as "_whole".
 
     Attributes:
       annotations: what is known of each image beside its pixels, as JSON; None if nothing.

@@ -46,8 +46,8 @@ QUANTITIES = HEADING | {
     "boundary_f": Quantity("boundary F", "%", 1),
     "ause": Quantity("sparsification error", "%", 1, lower_is_better=True),
     "ece": Quantity("calibration error", "%", 1, lower_is_better=True),
-    "psnr_tiles": Quantity("PSNR in tiles", "dB", 2),
-    "ssim_tiles": Quantity("SSIM in tiles", "", 3),
+    "psnr_whole": Quantity("PSNR, whole image", "dB", 2),
+    "ssim_whole": Quantity("SSIM, whole image", "", 3),
 }
 
 UNDEFINED = "–"  # neither nan nor a missing figure has a value to print
@@ -77,8 +77,8 @@ def rows(metrics: Mapping[str, float | None]) -> Iterator[Row]:
             if name not in metrics:
                 continue
 
-            # Restoration's trivial prediction is the input unchanged, in tiles or not.
-            trivial = f"trivial/{name.removesuffix('_tiles')}"
+            # Restoration's trivial prediction is the input unchanged, in tiles or whole.
+            trivial = f"trivial/{name.removesuffix('_whole')}"
             yield Row(
                 task=task,
                 metric=quantity.label,

@@ -150,6 +150,11 @@ class TaskEvaluation:
         )
 
     @property
+    def seconds(self) -> list[float]:
+        """Seconds an image of the task's own way, of each batch."""
+        return self.model.ways[""].predictor.seconds.setdefault(self.task, [])
+
+    @property
     def state(self) -> dict[str, Any]:
         """What `update` has gathered, as plain values."""
         return {

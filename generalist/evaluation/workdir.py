@@ -29,7 +29,7 @@ def evaluate_workdir(
     names: Sequence[str] | None = None,
     out_dir: pathlib.Path | None = None,
     steps: int | None = None,
-    native: bool = False,
+    native: bool | None = None,
     submission: bool = False,
 ) -> dict[str, float | None]:
     """Measures the averaged weights of `workdir` by the official metrics on held-out data.
@@ -45,7 +45,8 @@ def evaluate_workdir(
       names: tasks; None takes all of `config.eval.tasks`, empty those of them that the data have.
       out_dir: folder of the results; None takes `eval/<step>/` of the workdir.
       steps: denoising steps; None takes the config's.
-      native: see `EvaluationSettings`.
+      native: see `EvaluationSettings`; None: for photographs, not for the built-in scenes, which
+        are of the model's size.
       submission: see `EvaluationSettings`.
 
     Returns:
@@ -73,7 +74,7 @@ def evaluate_workdir(
         batch_size=config.eval.batch_size,
         limit=limit,
         panels=config.eval.panels,
-        native=native,
+        native=config.data.source != "scenes" if native is None else native,
         submission=submission,
         facts={
             "step": int(step),

@@ -104,15 +104,15 @@ def test_a_model_of_the_scenes_on_rain_images(measured):
     metrics, out = measured
     assert (
         metrics["derain/examples"] == 2
-        and np.isfinite([metrics["derain/psnr"], metrics["derain/psnr_tiles"]]).all()
+        and np.isfinite([metrics["derain/psnr"], metrics["derain/psnr_whole"]]).all()
     )
     assert (
         metrics["trivial/derain/psnr"] < 13
-        and metrics["derain/psnr"] < metrics["ceiling/derain/psnr"]
+        and metrics["derain/psnr_whole"] < metrics["ceiling/derain/psnr_whole"]
     )
     assert sorted(
         path.relative_to(out / "submission").as_posix() for path in out.rglob("submission/*/*")
-    ) == [f"{name}/{key}.png" for name in ("derain", "derain_tiles") for key in "12"]
+    ) == [f"{name}/{key}.png" for name in ("derain", "derain_whole") for key in "12"]
 
 
 def test_a_folder_that_another_evaluation_writes_into_is_refused(rain, tiny_workdir, tmp_path):
@@ -176,7 +176,7 @@ def test_several_devices_reach_the_figures_of_one(measured, rain, tiny_workdir, 
         "derain/ssim",
         "derain/examples",
         "trivial/derain/psnr",
-        "ceiling/derain/psnr",
+        "ceiling/derain/psnr_whole",
     ):
         assert metrics[key] == pytest.approx(measured[0][key], rel=1e-5)
 

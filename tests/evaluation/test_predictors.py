@@ -19,7 +19,7 @@ def copy(images, name):
 
 
 def test_native_resolution_beside_the_whole_image(tmp_path):
-    sources = {name: ScenesSource(name, "val", 2, 48) for name in ("denoise", "depth")}
+    sources = {name: ScenesSource(name, "val", 2, 48) for name in ("denoise", "light", "depth")}
     tasks = {name: SCENES_TASKS[name] for name in sources}
 
     def run(folder, native):
@@ -29,16 +29,26 @@ def test_native_resolution_beside_the_whole_image(tmp_path):
     metrics = run("native", True)
     # What copies its input has the trivial figures, and far worse ones after 48 -> 16 -> 48.
     for key in ("psnr", "ssim"):
-        assert metrics[f"denoise/{key}_tiles"] == pytest.approx(
+        assert metrics[f"denoise/{key}"] == pytest.approx(
             metrics[f"trivial/denoise/{key}"], rel=1e-6
         )
-        assert metrics[f"denoise/{key}"] != pytest.approx(
+        assert metrics[f"denoise/{key}_whole"] != pytest.approx(
             metrics[f"trivial/denoise/{key}"], rel=1e-2
         )
-    assert not any("_tiles" in key for key in metrics if not key.startswith("denoise/"))
+    # Tiles lose nothing to resizing, the whole image does.
+    assert (metrics["ceiling/denoise/psnr"], metrics["ceiling/denoise/ssim"]) == (None, 1.0)
+    assert metrics["ceiling/denoise/psnr_whole"] < 30
+    assert metrics["denoise/seconds_per_image"] > 0
+
+    # Low light and all other tasks are seen whole, and so is everything where that is asked for.
+    assert all(
+        key.startswith(("denoise/", "ceiling/denoise/")) for key in metrics if "_whole" in key
+    )
     whole = run("whole", False)
-    assert whole.keys() == {key for key in metrics if not key.endswith("_tiles")}
-    assert all(whole[key] == metrics[key] for key in whole if not key.endswith("seconds_per_image"))
+    assert whole.keys() == {key for key in metrics if not key.endswith("_whole")}
+    for key, value in whole.items():
+        if not key.endswith("seconds_per_image"):
+            assert value == metrics.get(f"{key}_whole", metrics[key])
 
 
 def test_tiles_have_the_models_side_and_overlap_by_a_quarter():
