@@ -285,7 +285,7 @@ def write(
       records: {task: what was measured}.
     """
     write_atomically(out_dir / CARD, json.dumps(card, indent=1).encode())
-    write_atomically(out_dir / CARD_TEXT, markdown(card, metrics).encode())
+    write_atomically(out_dir / CARD_TEXT, _to_bytes(markdown(card, metrics)))
     write_atomically(out_dir / PER_IMAGE, _csv(records))
 
     shown = {name: record for name, record in records.items() if record.samples}
@@ -320,4 +320,9 @@ def _csv(records: Mapping[str, TaskRecord]) -> bytes:
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
-    return text.getvalue().encode()
+    return _to_bytes(text.getvalue())
+
+
+def _to_bytes(text: str) -> bytes:
+    """Returns UTF-8; of a path that is no Unicode, its bytes as escapes."""
+    return text.encode("utf-8", "backslashreplace")

@@ -16,7 +16,7 @@ from generalist.evaluation import tables
 from generalist.evaluation.curves import Series, line_chart
 from generalist.evaluation.page import page
 from generalist.evaluation.record import CARD, METRICS, PANELS
-from generalist.files import write_atomically
+from generalist.files import read_json, write_atomically
 
 Metrics = Mapping[str, float | None]  # the content of metrics.json
 History = Sequence[Mapping[str, Any]]  # the lines of metrics.jsonl, one a step
@@ -79,7 +79,7 @@ def write_report(
 
     out_path = pathlib.Path(out_path) if out_path else workdir / "report.html"
     title = workdir.absolute().name
-    write_atomically(out_path, page(title, _summary(step, card), body).encode())
+    write_atomically(out_path, page(title, _summary(step, card), body).encode("utf-8", "replace"))
     return out_path
 
 
@@ -99,7 +99,7 @@ def _latest(workdir: pathlib.Path) -> tuple[int, pathlib.Path]:
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return read_json(path) if path.exists() else {}
 
 
 def _history(path: pathlib.Path) -> list[dict[str, Any]]:
@@ -110,8 +110,10 @@ def _history(path: pathlib.Path) -> list[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             scalars = json.loads(line)
-        except json.JSONDecodeError:
+        except ValueError:
             continue  # a kill cut the line short
+        if not isinstance(scalars, dict) or not isinstance(scalars.get("step"), int):
+            continue  # no line of a run
         by_step[scalars["step"]] = by_step.get(scalars["step"], {}) | scalars
     return [by_step[step] for step in sorted(by_step)]
 

@@ -51,11 +51,17 @@ def parse(init_from: str) -> dict[str, str]:
     Raises:
       WeightsError: an unknown component, or folders that do not go together.
     """
+    # A folder may have commas and = in its name.
+    if pathlib.Path(init_from).expanduser().exists():
+        items = [init_from]
+    else:
+        items = re.split(r",(?=\w+=)", init_from)
+
     whole = []
     named = {}
-    for item in filter(None, init_from.split(",")):
+    for item in filter(None, items):
         component, is_named, folder = item.partition("=")
-        if is_named:
+        if is_named and not pathlib.Path(item).expanduser().exists():
             named[component] = folder
         else:
             whole.append(item)

@@ -289,3 +289,33 @@ def test_a_giant_tokenizer_is_refused_before_it_is_parsed(tmp_path):
         sparse.truncate(MOST_JSON + 1)
     with pytest.raises(WeightsError, match="longer than 64 MiB"):
         tokenizer.read_tokenizer(tmp_path, 5)
+
+
+def test_only_data_are_fetched_from_the_hub(tmp_path, monkeypatch):
+    import fnmatch
+
+    import huggingface_hub
+
+    patterns = []
+
+    def snapshot_download(name, allow_patterns):
+        patterns.extend(allow_patterns)
+        return tmp_path
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    write(tmp_path, config__json={})
+    folders.find_folder("org/name", "unet")
+
+    def fetched(name):
+        return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
+
+    assert all(map(fetched, ("config.json", "unet/a.safetensors", "tokenizer/merges.txt")))
+    files = (
+        "modeling.py",
+        "pytorch_model.bin",
+        "unet/a.ckpt",
+        "a.pt",
+        "a.pkl",
+        "vae/a.safetensors.py",
+    )
+    assert not any(map(fetched, files))
