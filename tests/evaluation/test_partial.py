@@ -1,5 +1,6 @@
 """An evaluation that is killed goes on by the same call and ends in the same figures and files."""
 
+import hashlib
 import os
 import pickle
 
@@ -86,6 +87,12 @@ def flip(path):
     path.write_bytes(content)
 
 
+def crafted(path):
+    """Right digests, and in them what no evaluation has measured."""
+    packed = plain.pack({"tasks": {name: {"model": {"rows": 1}} for name in NAMES}})
+    path.write_bytes(path.read_bytes()[:32] + hashlib.sha256(packed).digest() + packed)
+
+
 def endless(path):
     path.unlink()
     path.symlink_to("/dev/zero")
@@ -97,10 +104,11 @@ def endless(path):
         (lambda path: path.write_bytes(b"foreign"), "a"),
         (cut, "a"),
         (flip, "a"),
+        (crafted, "a"),
         (endless, "a"),
         (lambda path: None, "b"),
     ],
-    ids=["foreign", "cut short", "a flipped bit", "a device", "other weights"],
+    ids=["foreign", "cut short", "a flipped bit", "crafted", "a device", "other weights"],
 )
 def test_what_does_not_belong_to_it_is_not_used(
     make_oracle, sources, tmp_path, monkeypatch, damage, weights
