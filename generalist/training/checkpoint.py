@@ -1,8 +1,9 @@
 """Checkpoints of the whole state, with checksums and a fall-back to the one before.
 
 One save holds parameters, EMA, optimizer and step; the position in the data and the RNG are
-functions of (seed, step). Two nets catch what storage damages: a checksum of every array's values,
-the same however they are split, and one of every file.
+functions of (seed, step). What does not learn is saved once, in a file beside them. Two nets catch
+what storage damages: a checksum of every array's values, the same however they are split, and one
+of every file.
 """
 
 import contextlib
@@ -11,7 +12,9 @@ import json
 import logging
 import pathlib
 import zlib
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +22,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from generalist.devices import processes
+from generalist.devices.mesh import to_host
 from generalist.files import write_atomically
 from generalist.names import first_line
+from generalist.training import frozen
 from generalist.training.literal_path import LiteralPath, check_name
 from generalist.training.state import State
 
@@ -54,6 +59,8 @@ class Checkpointer:
         self._keep = keep
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._saving: tuple[int, Future] | None = None
+        self._frozen: int | None = None  # checksum of the file of what does not learn
+        self._frozen_paths: list[str] = []
 
     @functools.cached_property
     def _manager(self) -> ocp.CheckpointManager:
@@ -80,19 +87,47 @@ class Checkpointer:
             return []
         return sorted(self._manager.all_steps(), reverse=True)
 
+    def save_frozen(self, values: Mapping[str, np.ndarray]) -> None:
+        """Writes what every later save leaves out: {path: array} of all that does not learn."""
+        checksum = frozen.checksum_of(values)
+        # A resumed run has just read it.
+        if checksum != self._frozen:
+            frozen.write(self.folder, values)
+        self._frozen = checksum
+        self._frozen_paths = list(values)
+
+    def with_frozen(self, state: State) -> State:
+        """Returns the state with all that does not learn, in host memory; on process 0 alone."""
+        if not processes.is_first():
+            return state._replace(frozen={})
+        try:
+            values = frozen.read(self.folder, self._frozen_paths, self._frozen)
+        except frozen.FrozenError as error:
+            raise CheckpointError(str(error)) from error
+        return state._replace(frozen=values)
+
     def save(self, state: State, seed: int) -> None:
-        """Starts a save of `state`, after the one before is done.
+        """Starts a save of `state` without its frozen parameters, after the one before is done.
 
         Raises CheckpointError if either fails.
         """
         step = int(state.step)
         self.wait()
-        if step in self.steps():
+        # Not by `steps`, which asks for the folder: some processes may see it before others, and
+        # Orbax's first look is one of all together.
+        if step in self._manager.all_steps():
             return
 
-        meta = {"step": step, "seed": seed, "next_batch": step, "checksums": checksums(state)}
+        learned = state._replace(frozen={})
+        meta = {
+            "step": step,
+            "seed": seed,
+            "next_batch": step,
+            "checksums": checksums(learned),
+            "frozen": self._frozen,
+        }
         content = ocp.args.Composite(
-            state=ocp.args.StandardSave(state._asdict()), meta=ocp.args.JsonSave(meta)
+            state=ocp.args.StandardSave(_without_frozen(learned)), meta=ocp.args.JsonSave(meta)
         )
         try:
             self._manager.save(step, args=content)
@@ -130,19 +165,22 @@ class Checkpointer:
     def restore(self, target: State, seed: int) -> State | None:
         """Returns the newest whole checkpoint, or None where there is none at all.
 
-        A damaged one is named, and the one before it used.
+        A damaged one is named, and the one before it used. What does not learn is in host memory.
 
         Args:
           target: shapes and shardings of the state, see `abstract_state`.
           seed: of the run.
 
         Raises:
-          CheckpointError: all are damaged, or of another seed.
+          CheckpointError: all are damaged, or of another seed, or what does not learn is.
         """
         steps = self.steps()
         for step in steps:
             try:
                 return self._restore_step(step, target, seed)
+            except frozen.FrozenError as error:
+                # No checkpoint is whole without it: an older one is no way out.
+                raise CheckpointError(str(error)) from error
             except Exception as error:  # whatever a damaged file makes Orbax raise
                 reason = f"{type(error).__name__}: {first_line(error)[:300]}"
                 logger.warning(
@@ -164,15 +202,18 @@ class Checkpointer:
         if processes.agree(bool(damaged)):
             raise CheckpointError(f"damaged: {', '.join(damaged) or 'files that process 0 names'}")
 
-        content = ocp.args.Composite(
-            state=ocp.args.StandardRestore(shapes_of(target)._asdict()),
-            meta=ocp.args.JsonRestore(),
-        )
-        restored = self._manager.restore(step, args=content)
-        state = State(**restored["state"])
-        meta = restored["meta"]
+        content = ocp.args.Composite(meta=ocp.args.JsonRestore())
+        meta = self._manager.restore(step, args=content)["meta"]
         if meta["seed"] != seed:
             raise CheckpointError(f"it belongs to seed {meta['seed']}, this run has seed {seed}")
+
+        # Earlier versions saved what does not learn with every checkpoint.
+        shapes = shapes_of(target)
+        has_frozen = "frozen" not in meta
+        tree = shapes._asdict() if has_frozen else _without_frozen(shapes)
+        content = ocp.args.Composite(state=ocp.args.StandardRestore(tree))
+        restored = self._manager.restore(step, args=content)["state"]
+        state = State(**{"frozen": {}, **restored})
 
         found = checksums(state)
         wrong = [path for path, value in meta["checksums"].items() if found.get(path) != value]
@@ -180,7 +221,12 @@ class Checkpointer:
             raise CheckpointError(
                 f"checksum of {wrong[0]} and {len(wrong) - 1} others differs: the file is damaged"
             )
-        return state
+        if has_frozen:
+            values = {path: to_host(x) for path, x in state.frozen.items()}
+        else:
+            values = frozen.read(self.folder, target.frozen, meta["frozen"])
+            self._frozen = meta["frozen"]
+        return state._replace(frozen=values)
 
     def forget_after(self, step: int) -> None:
         """Deletes later checkpoints: damaged ones, which the run will write again."""
@@ -281,6 +327,13 @@ def _position_factors(shape: tuple[int, ...], index: tuple[slice, ...]) -> np.nd
         positions = np.arange(first, last, dtype=np.uint32) * stride
         factors = factors + positions.reshape(-1, *(1,) * (len(shape) - axis - 1))
     return factors
+
+
+def _without_frozen(state: State) -> dict[str, Any]:
+    """What a checkpoint holds of a state, or of its shapes."""
+    tree = state._asdict()
+    del tree["frozen"]
+    return tree
 
 
 def shapes_of(tree):

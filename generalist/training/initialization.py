@@ -14,7 +14,7 @@ from generalist.devices.mesh import place_on_devices, replicated, shardings_of
 from generalist.models import parameters as parameters_lib
 from generalist.pretrained import parts, weights
 from generalist.recipe import Recipe
-from generalist.training.state import State, create_state
+from generalist.training.state import State, create_state, text_encoder
 
 logger = logging.getLogger("generalist")
 
@@ -25,7 +25,7 @@ def initial_state(
     target: State,
     optimizer: optax.GradientTransformation,
 ) -> State:
-    """Returns the state of step 0, created where it will live.
+    """Returns the state of step 0, created where it will live, but what is frozen in host memory.
 
     Args:
       recipe: says what to start from.
@@ -37,10 +37,13 @@ def initial_state(
       WeightsError: the weights to start from do not fit the model.
     """
     values = initial_weights(recipe, published, target.weights)
+    trained = {path: values[path] for path in target.parameters}
     # From the host to the parts: no device ever holds the whole.
-    values = place_on_devices(values, shardings_of(target.weights))
-    create = functools.partial(create_state, trained=list(target.parameters), optimizer=optimizer)
-    return jax.jit(create, out_shardings=shardings_of(target))(values)
+    placed = place_on_devices(trained, shardings_of(target.parameters))
+    create = functools.partial(create_state, trained=list(trained), optimizer=optimizer)
+    learned = target._replace(frozen={})
+    state = jax.jit(create, out_shardings=shardings_of(learned))(placed)
+    return state._replace(frozen={path: values[path] for path in target.frozen})
 
 
 def initial_weights(
@@ -86,15 +89,24 @@ def _check_unet_time(theirs: str, recipe: Recipe) -> None:
 
 
 def encode_prompts(
-    recipe: Recipe, graphdef: nnx.GraphDef, state: State, mesh: jax.sharding.Mesh
+    recipe: Recipe, graphdef: nnx.GraphDef, state: State, target: State, mesh: jax.sharding.Mesh
 ) -> np.ndarray:
     """Returns the tokens of every trained task's prompt, float32 (tasks, n, d).
 
-    The text encoder is frozen, so they are encoded once.
+    The text encoder is frozen, so they are encoded once; the devices hold it only here.
+
+    Args:
+      recipe: names the prompts.
+      graphdef: of the model.
+      state: with frozen parameters in host memory.
+      target: shapes and shardings of the state.
+      mesh: the devices.
     """
 
     def encode(values, prompt_ids):
-        return parameters_lib.merge(graphdef, values).encode_text(prompt_ids)
+        model = parameters_lib.merge(graphdef, {**target.weights, **values})
+        return model.encode_text(prompt_ids)
 
+    values = place_on_devices(text_encoder(state), shardings_of(text_encoder(target)))
     encode = jax.jit(encode, out_shardings=replicated(mesh))
-    return np.asarray(encode(state.weights, recipe.prompt_ids()))
+    return np.asarray(encode(values, recipe.prompt_ids()))

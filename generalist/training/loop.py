@@ -28,7 +28,13 @@ from generalist.training.due import Clock, is_due
 from generalist.training.initialization import encode_prompts, initial_state
 from generalist.training.meters import Meters
 from generalist.training.optimizer import make_optimizer, trainable
-from generalist.training.state import abstract_state, digest, log_parameter_counts
+from generalist.training.state import (
+    abstract_state,
+    digest,
+    log_parameter_counts,
+    place_frozen,
+    text_encoder,
+)
 from generalist.training.step import make_step
 from generalist.training.workdir import check_workdir, save_model, write_facts, write_parameters
 from generalist.training.writer import Writer
@@ -88,7 +94,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[
         # Workdir: only now, so that a config that cannot start leaves no folder behind ----------
         log_parameter_counts(state)
         write_facts(workdir, recipe)
-        write_parameters(workdir, {"trained": state.parameters, "frozen": state.frozen})
+        write_parameters(workdir, {"trained": state.parameters, "frozen": target.frozen})
+        checkpointer.save_frozen(state.frozen)
         writer = Writer(workdir, first_step, config.total_steps)
         logger.info(f"workdir {workdir.absolute()}")
         if first_step:
@@ -114,7 +121,9 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[
             )
 
             # Loss and step ----------------------------------------------------------------------
-            objective = recipe.objective(encode_prompts(recipe, graphdef, state, mesh))
+            prompts = encode_prompts(recipe, graphdef, state, target, mesh)
+            objective = recipe.objective(prompts)
+            state = place_frozen(state, target)
             step_fn = make_step(
                 graphdef,
                 objective,
@@ -128,6 +137,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[
                     dtype=config.model.dtype,
                 ),
                 shard_microbatches=functools.partial(mesh_lib.shard_microbatches, mesh=mesh),
+                unused=text_encoder(target),
             )
             train_step = compile_step(
                 step_fn, state, batch_shapes(config, batch_sharding), config, mesh
@@ -174,7 +184,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[
                             # There may be little time, and the run resumes from this checkpoint.
                             checkpointer.wait()
                         if exporting:
-                            save_model(workdir, recipe, state)
+                            save_model(workdir, recipe, checkpointer.with_frozen(state))
 
                 if stopping:
                     logger.info(

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from generalist.devices.mesh import to_host, tree_shardings
+from generalist.devices.mesh import place_on_devices, shardings_of, to_host, tree_shardings
+from generalist.models import parameters as parameters_lib
 
 logger = logging.getLogger("generalist")
 
@@ -24,7 +25,8 @@ class State(NamedTuple):
       step: () int32, the number of steps done.
       parameters: {path: float32 array}, trained.
       ema: {path: float32 array}, their exponential moving average: what is evaluated and shipped.
-      frozen: {path: float32 array}, not trained.
+      frozen: {path: float32 array}, not trained. Before `place_frozen` in host memory and all of
+        them; then on the devices and without the text encoder, which no step uses.
       optimizer: the optax state.
     """
 
@@ -91,6 +93,31 @@ def abstract_state(
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
     return jax.tree.map(placed, state, shardings)
+
+
+def place_frozen(state: State, target: State) -> State:
+    """Returns the state of a step: what it uses of the frozen parameters, where it uses them.
+
+    Args:
+      state: with frozen parameters in host memory.
+      target: shapes and shardings of all, see `abstract_state`.
+    """
+    target = in_step(target)
+    used = {path: state.frozen[path] for path in target.frozen}
+    return state._replace(frozen=place_on_devices(used, shardings_of(target.frozen)))
+
+
+def in_step(state: State) -> State:
+    """Returns the state, or its shapes, without the text encoder: prompts are encoded once."""
+    used = {
+        path: x for path, x in state.frozen.items() if not parameters_lib.is_of_text_encoder(path)
+    }
+    return state._replace(frozen=used)
+
+
+def text_encoder(state: State) -> dict[str, Any]:
+    """Returns what `in_step` leaves out, {path: array or shape}."""
+    return {path: x for path, x in state.frozen.items() if parameters_lib.is_of_text_encoder(path)}
 
 
 def digest(state: State) -> str:

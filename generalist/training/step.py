@@ -1,6 +1,7 @@
 """The training step: a pure function (state, batch) -> (state, metrics)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,7 @@ def make_step(
     accum_steps: int = 1,
     gather_parameters: Callable[[Weights], Weights] = _unchanged,
     shard_microbatches: Callable[[Batch], Batch] = _unchanged,
+    unused: Mapping[str, jax.ShapeDtypeStruct] = MappingProxyType({}),
 ) -> Callable[[State, Batch], tuple[State, Metrics]]:
     """Builds `step(state, batch) -> (state, metrics)`.
 
@@ -45,6 +47,7 @@ def make_step(
         As the noise is drawn for the whole batch first, the gradient is the same.
       gather_parameters: makes {path: array} whole before the model uses them, where devices share
         them.
+      unused: {path: shape} of parameters that are not in the state: the text encoder's.
       shard_microbatches: splits microbatches (accum_steps, b / accum_steps, ...) over the devices.
 
     Returns:
@@ -54,7 +57,8 @@ def make_step(
     num_tasks = len(objective.task_weight)
 
     def make_model(parameters: Weights, frozen: Weights) -> nnx.Module:
-        return parameters_lib.merge(graphdef, gather_parameters({**frozen, **parameters}))
+        used = gather_parameters({**frozen, **parameters})
+        return parameters_lib.merge(graphdef, {**unused, **used})
 
     def loss_fn(parameters: Weights, frozen: Weights, batch: Batch):
         return objective.loss(make_model(parameters, frozen), batch)

@@ -28,7 +28,7 @@ from generalist.pretrained.parts import read_parts
 from generalist.recipe import Recipe
 from generalist.training.ahead_of_time import batch_shapes, trace_step
 from generalist.training.optimizer import make_optimizer, trainable
-from generalist.training.state import State, abstract_state
+from generalist.training.state import State, abstract_state, in_step, text_encoder
 from generalist.training.step import make_step
 
 logger = logging.getLogger("generalist")
@@ -178,7 +178,8 @@ def lower_programs(
     graphdef, shapes = parameters_lib.abstract(lambda: models.build(recipe.model))
     trained = trainable(recipe.frozen, shapes)
     optimizer, _ = make_optimizer(config.optimizer, trained, config.total_steps, known=list(shapes))
-    state = abstract_state(shapes, trained, optimizer, mesh, config.sharding)
+    target = abstract_state(shapes, trained, optimizer, mesh, config.sharding)
+    state = in_step(target)
 
     def encode(values):
         return parameters_lib.merge(graphdef, values).encode_text(recipe.prompt_ids())
@@ -197,10 +198,11 @@ def lower_programs(
             dtype=config.model.dtype,
         ),
         shard_microbatches=functools.partial(mesh_lib.shard_microbatches, mesh=mesh),
+        unused=text_encoder(target),
     )
     batch = batch_shapes(config, mesh_lib.batch_sharding(mesh))
     training = trace_step(step, state, batch, mesh)
-    sampling = _trace_sampling(recipe, graphdef, state, prompts.shape[1:], mesh)
+    sampling = _trace_sampling(recipe, graphdef, target, prompts.shape[1:], mesh)
     platforms = (platform,) if platform else None
     with jax.set_mesh(mesh):
         return Programs(

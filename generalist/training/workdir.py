@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from clu import parameter_overview
 
 from generalist import __version__
@@ -81,10 +82,11 @@ def write_parameters(path: pathlib.Path, groups: Mapping[str, Mapping[str, jax.A
 def save_model(workdir: pathlib.Path, recipe: Recipe, state: State) -> None:
     """Writes the averaged weights as `model.safetensors`.
 
-    With `config.json` it makes the workdir a model folder. All processes must call it; when it
-    returns, all can read the file.
+    With `config.json` it makes the workdir a model folder. All processes must call it, process 0
+    with all frozen parameters in host memory; when it returns, all can read the file.
     """
-    values = {path: to_host(x) for path, x in state.averaged_weights.items()}
+    values = {path: np.asarray(x) for path, x in state.frozen.items()}
+    values |= {path: to_host(x) for path, x in state.ema.items()}
     if processes.is_first():
         codecs = {name: task.version for name, task in recipe.known_tasks.items()}
         metadata = {

@@ -24,13 +24,13 @@ def bytes_held() -> int:
 
 @pytest.fixture
 def held(monkeypatch):
-    """Bytes of all arrays on the devices, each time that a run has its state."""
+    """(bytes of all arrays on the devices, state), each time that a run has its state."""
     found = []
     compile_step = loop.compile_step
 
-    def measured(*args):
-        found.append(bytes_held())
-        return compile_step(*args)
+    def measured(step, state, *args):
+        found.append((bytes_held(), state))
+        return compile_step(step, state, *args)
 
     monkeypatch.setattr(loop, "compile_step", measured)
     return found
@@ -59,12 +59,18 @@ def test_a_resumed_run_holds_one_state_and_a_finished_one_exports_what_it_ended_
     tiny_config.checkpoint.every_minutes = 1e-9
     before = bytes_held()
     results = loop.train_and_evaluate(tiny_config, tmp_path)
-    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"1", "2"}
+    left = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert left == {"1", "2", "frozen.safetensors"}
     assert exported == [2]
     shutil.rmtree(tmp_path / "checkpoints/2")
     loop.train_and_evaluate(tiny_config, tmp_path)
-    fresh, resumed = (size - before for size in held)
-    assert resumed < 1.1 * fresh
+    (fresh, state), (resumed, again) = held
+    assert resumed - before < 1.1 * (fresh - before)
+
+    # The text encoder is nowhere but in the export: the prompts are encoded.
+    expected = sum(x.nbytes for x in jax.tree.leaves(again))
+    assert expected <= resumed - before < 1.02 * expected
+    assert state.frozen == again.frozen == {}
 
     old = weights.load_weights(tmp_path)[
         1

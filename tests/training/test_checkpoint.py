@@ -17,9 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
+from safetensors.numpy import save_file
 
-from generalist.training import checkpoint
+from generalist.training import checkpoint, frozen
 from generalist.training.checkpoint import (
     SEAL,
     Checkpointer,
@@ -51,6 +53,7 @@ def make_state(step: int) -> State:
 def folder(tmp_path):
     """A folder with the checkpoints of steps 1 and 2."""
     checkpointer = Checkpointer(tmp_path / "checkpoints", keep=2)
+    checkpointer.save_frozen(make_state(0).frozen)
     checkpointer.save(make_state(1), SEED)
     checkpointer.save(make_state(2), SEED)
     checkpointer.close()
@@ -169,6 +172,71 @@ def test_a_flipped_bit_in_any_file_is_named_and_the_one_before_used(folder):
     assert damaged_files(folder / "2") == [str(file.relative_to(folder / "2"))]
 
 
+def test_what_does_not_learn_is_in_no_checkpoint_and_written_once(folder):
+    trees = [(folder / step / "state" / "_METADATA").read_text() for step in ("1", "2")]
+    assert all("unet.a" in tree and "text" not in tree for tree in trees)
+    (folder / frozen.FILE).touch()
+    before = (folder / frozen.FILE).stat()
+    checkpointer = Checkpointer(folder, keep=2)
+    state = checkpointer.restore(make_state(0), SEED)
+    checkpointer.save_frozen(state.frozen)
+    checkpointer.save(make_state(3), SEED)
+    checkpointer.close()
+    assert (folder / frozen.FILE).stat().st_mtime_ns == before.st_mtime_ns
+    assert_is_step(restore(folder)[0], 3)
+
+
+def test_a_checkpoint_of_the_former_layout_is_restored_and_goes_on_in_the_new_one(tmp_path):
+    """With what does not learn inside, and no file beside it."""
+    state = make_state(1)
+    meta = {"step": 1, "seed": SEED, "next_batch": 1, "checksums": checksums(state)}
+    with ocp.CheckpointManager(tmp_path) as manager:
+        content = ocp.args.Composite(
+            state=ocp.args.StandardSave(state._asdict()), meta=ocp.args.JsonSave(meta)
+        )
+        manager.save(1, args=content)
+    checkpointer = Checkpointer(tmp_path, keep=2)
+    restored = checkpointer.restore(make_state(0), SEED)
+    assert_is_step(restored, 1)
+    checkpointer.save_frozen(restored.frozen)
+    checkpointer.save(make_state(2), SEED)
+    checkpointer.close()
+    assert_is_step(restore(tmp_path)[0], 2)
+    shutil.rmtree(tmp_path / "2")
+    assert_is_step(restore(tmp_path)[0], 1)
+
+
+def flip_a_value(file):
+    content = bytearray(file.read_bytes())
+    content[-2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (flip_a_value, "its values are not those that the run began with"),
+        (lambda file: file.write_bytes(file.read_bytes()[:-4]), "DamagedFileError"),
+        (lambda file: file.unlink(), "FileNotFoundError"),
+        (lambda file: save_file({"other": np.ones(3, np.float32)}, file), "KeyError: 'text'"),
+    ],
+)
+def test_a_damaged_file_of_what_does_not_learn_is_named_and_the_runs_model_replaces_it(
+    folder, damage, reason, caplog
+):
+    file = folder / frozen.FILE
+    damage(file)
+    with pytest.raises(CheckpointError) as error:
+        restore(folder)
+    assert f"{file}, the parameters that do not learn, cannot be used ({reason}" in str(error.value)
+    assert "or copy the run's own model.safetensors to frozen.safetensors" in str(error.value)
+    assert caplog.messages == [] and {"1", "2"} <= {path.name for path in folder.iterdir()}
+
+    # As the message says: a model holds all parameters.
+    save_file({"text": np.arange(3, dtype=np.float32), "unet.a": np.ones(5, np.float32)}, file)
+    assert_is_step(restore(folder)[0], 2)
+
+
 FOREIGN = (".DS_Store", "._x", "Thumbs.db", ".manifest.swp", "manifest~", "_METADATA (conflict)")
 
 
@@ -199,6 +267,7 @@ def test_what_others_leave_in_and_between_checkpoints_changes_nothing(folder):
 @pytest.mark.parametrize("name", ["run [1]", "[a-z]*", "**", "wörk #2?", "%20 {b}\n", "[", "]"])
 def test_a_path_is_never_a_pattern(tmp_path, name):
     with Checkpointer(tmp_path / name / "checkpoints", keep=2) as checkpointer:
+        checkpointer.save_frozen(make_state(0).frozen)
         checkpointer.save(make_state(1), SEED)
     state, log = restore(tmp_path / name / "checkpoints")
     assert_is_step(state, 1)
@@ -228,6 +297,7 @@ from generalist.training.checkpoint import Checkpointer
 from generalist.training.state import State
 {inspect.getsource(make_state)}
 checkpointer = Checkpointer(sys.argv[1] + "/checkpoints", keep=2)
+checkpointer.save_frozen(make_state(0).frozen)
 for step in range(1, 10_000):
     checkpointer.save(make_state(step), {SEED})
     if step % 3:  # as a run that goes on, and as one that waits
@@ -350,6 +420,7 @@ def test_a_save_is_a_snapshot_even_when_the_next_step_reuses_its_memory(tmp_path
     step = jax.jit(lambda s: jax.tree.map(lambda x: x * 0 - 1, s), donate_argnums=0)
     checkpointer = Checkpointer(tmp_path, keep=2)
     state = make_state(1)
+    checkpointer.save_frozen(state.frozen)
     checkpointer.save(state, SEED)
     for _ in range(3):
         state = step(state)
@@ -368,6 +439,7 @@ def test_only_the_last_are_kept_and_the_same_step_is_saved_once(tmp_path):
 def test_later_checkpoints_are_forgotten(folder):
     checkpointer = Checkpointer(folder, keep=2)
     checkpointer.forget_after(1)
+    checkpointer.save_frozen(make_state(0).frozen)
     checkpointer.save(make_state(2), SEED)  # the one forgotten can be written again
     checkpointer.close()
     assert_is_step(restore(folder)[0], 2)

@@ -114,6 +114,7 @@ def test_a_saved_model_is_a_model_folder_of_the_averaged_weights(tiny_config, tm
     config, weights = load_weights(tmp_path)
     assert config["total_steps"] == tiny_config.total_steps
     np.testing.assert_array_equal(weights["unet.a"], [0, 1, 2])
+    np.testing.assert_array_equal(weights["b"], [0, 0])
 
 
 def test_a_run_without_weights_for_use_says_when_it_writes_them(tmp_path):
