@@ -78,6 +78,7 @@ def readers() -> dict[str, Reader]:
 
     config = json.loads(Recipe.from_config(common.get_config("tiny")).to_json())
     vision = {"model_type": "clip_vision_model", "hidden_size": 8, "num_attention_heads": 2}
+    vision |= {"num_hidden_layers": 1}  # a small model, since each is built
     unet = {"_class_name": "UNet2DConditionModel", "block_out_channels": [8], "norm_num_groups": 4}
     line = "\n".join(("--config", "configs/multitask.py:tiny", "--config.seed=1", "--workdir=w"))
     return {

@@ -321,7 +321,7 @@ def holds_palette_or_few_bits(data: bytes) -> bool:
 
     Of a PNG it does so for palettes and for fewer than 8 bits; of other formats Pillow knows.
     """
-    if data.startswith(PNG_START):
+    if data.startswith(PNG_START) and len(data) >= 26:
         bits, color_type = data[24:26]
         return color_type == PNG_PALETTE or (color_type == PNG_GRAY and bits < 8)
     return True

@@ -399,7 +399,11 @@ def load(name_or_path: str | os.PathLike, mesh: Mesh | None = None) -> Generalis
       ValueError: a task's codec is of another version.
     """
     config, parameters = weights.load_weights(name_or_path)
-    generalist = Generalist(config, parameters, mesh)
+    try:
+        generalist = Generalist(config, parameters, mesh)
+    except ValueError as error:
+        folder = weights.folder_of(name_or_path)
+        raise weights.WeightsError(f"{folder} cannot be used: {error}") from error
 
     for name, version in weights.read_codecs(name_or_path).items():
         if name in generalist.tasks:

@@ -426,3 +426,11 @@ def test_depth_of_another_size_than_the_official_metric_needs_is_named_by_the_ch
     assert test.problems == [
         "bath/1: 32x24 pixels (width x height), the official metric needs 640x480"
     ]
+
+
+@pytest.mark.parametrize("length", [8, 24, 25, 26, 30])
+def test_a_label_of_a_few_bytes_is_named(tmp_path, length):
+    path = tmp_path / "label.png"
+    path.write_bytes(encoded(np.zeros((4, 4), np.uint16), "PNG")[:length])
+    with pytest.raises(DataError, match="label.png"):
+        files.read_numbers(str(path))

@@ -114,7 +114,9 @@ def test_many_changed_files_are_read_or_damaged(tmp_path):
 @pytest.mark.parametrize("content", [{"model_type": "dinov2"}, [], None, 3])
 def test_a_folder_of_another_program_is_refused(tmp_path, tiny_workdir, content, capsys):
     folder = model_folder(tmp_path / "theirs", tiny_workdir, config=content or [])
-    with pytest.raises(ValueError, match="the config has no field seed|an object of fields"):
+    with pytest.raises(
+        ValueError, match="theirs cannot be used: the config has no field seed|an object of fields"
+    ):
         generalist.load(folder)
 
     # Neither is it packed.
