@@ -180,7 +180,7 @@ def markdown(card: Mapping[str, Any], metrics: Mapping[str, float | None]) -> st
         "# Results card",
         _table(results, right=(2, 3, 4, 5)),
         "Figures of errors stand against the trivial predictor as a multiple, all others as a "
-        "difference; “–” is undefined or not measured, “exact” an infinite PSNR.",
+        "difference; “–” is undefined or not measured, “exact” a PSNR above 100 dB.",
         "## Data and protocols",
         _table(_data_rows(card, metrics), right=(5, 7)),
         "## Left out: the figures are not those of the whole set" if left_out else "",

@@ -307,7 +307,7 @@ def _guide(metrics: Metrics, card: Mapping[str, Any]) -> str:
         ),
         "ceiling": (
             "the ground truth painted at the model's resolution and decoded again: what this "
-            "codec leaves of a perfect answer at this resolution. “exact” is an infinite PSNR."
+            "codec leaves of a perfect answer at this resolution. “exact” is a PSNR above 100 dB."
         ),
         "vs trivial": (
             "errors as a multiple of the trivial one's (below 1 is better), all else as the "

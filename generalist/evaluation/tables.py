@@ -51,6 +51,7 @@ QUANTITIES = HEADING | {
 }
 
 UNDEFINED = "–"  # neither nan nor a missing figure has a value to print
+EXACT_PSNR = 100.0  # dB; beyond it only the rounding of floats is left
 
 
 class Row(NamedTuple):
@@ -96,7 +97,7 @@ def task_names(metrics: Mapping[str, float | None]) -> list[str]:
 
 
 def format_value(key: str, metrics: Mapping[str, float | None], name: str) -> str:
-    """Formats a figure: "–" if it is missing or undefined, "exact" for an infinite PSNR.
+    """Formats a figure: "–" if it is missing or undefined, "exact" for a PSNR above 100 dB.
 
     Args:
       key: the metric, one of QUANTITIES.
@@ -104,9 +105,9 @@ def format_value(key: str, metrics: Mapping[str, float | None], name: str) -> st
       name: of the figure in `metrics`, such as "ceiling/depth/rmse".
     """
     value = metrics.get(name)
-    if value is not None:
-        return QUANTITIES[key].format(value)
-    return "exact" if key.startswith("psnr") and name in metrics else UNDEFINED
+    if key.startswith("psnr") and name in metrics and (value is None or value > EXACT_PSNR):
+        return "exact"
+    return UNDEFINED if value is None else QUANTITIES[key].format(value)
 
 
 def format_gain(quantity: Quantity, value: float | None, trivial: float | None) -> str:

@@ -56,3 +56,9 @@ def test_values_of_an_image_on_one_line():
         tables.format_values({"key": "a", "silog": 9.0, "psnr": 31.25, "ssim": 0.5})
         == "PSNR 31.25 dB   SSIM 0.500"
     )
+
+
+def test_a_psnr_that_only_rounding_keeps_finite_is_exact():
+    """A ceiling of floats in tiles, which are encoded and decoded at their own size."""
+    rows = list(tables.rows(METRICS | {"ceiling/denoise/psnr": 162.3, "denoise/psnr": 99.0}))
+    assert rows[2].ceiling == "exact" and rows[2].prediction == "99.00"
