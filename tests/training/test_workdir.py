@@ -22,6 +22,7 @@ from generalist.training.workdir import (
 
 
 def test_a_new_workdir_holds_config_and_facts(tiny_config, tmp_path):
+    tiny_config.diffusion.unet_time = "linear"  # what "auto" would become
     workdir = check_workdir(str(tmp_path / "a" / "run"), Recipe.from_config(tiny_config))
     assert not workdir.exists()  # nothing is left of a run that cannot start
     write_facts(workdir, Recipe.from_config(tiny_config))
