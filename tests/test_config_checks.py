@@ -46,7 +46,7 @@ ODD_VALUES = (
 @pytest.fixture
 def settings():
     """A config as nested plain dicts, yours to change."""
-    return json.loads(Recipe.from_config(common.get_config("tiny")).to_json())
+    return json.loads(Recipe.from_config(common.get_config("scenes,tiny")).to_json())
 
 
 def replace(settings, field, value):

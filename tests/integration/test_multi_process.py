@@ -160,7 +160,7 @@ def test_an_evaluation_by_two_processes_has_the_bits_of_one(runs):
     alone, together, resumed = (runs[0].parent / name for name in ("1p", "2p", "stopped"))
     expected = figures(alone / "eval/0/metrics.json")
     assert expected["panoptic/examples"] == 4 and expected["denoise/examples"] == 3
-    assert {"coco_semantic/miou", "panoptic/pq", "denoise/psnr_tiles"} <= expected.keys()
+    assert {"coco_semantic/miou", "panoptic/pq", "denoise/psnr_whole"} <= expected.keys()
     # One process began this one, two have finished it.
     for other in (together, resumed):
         assert figures(other / "eval/0/metrics.json") == expected

@@ -513,7 +513,7 @@ def test_a_workdir_is_compared_by_the_sizes_of_the_parts(tiny_config, pipeline, 
 
 
 def test_latents_have_no_palette(tiny_config):
-    tiny_config.model.autoencoder = {"latent_channels": 4}
+    tiny_config.model.autoencoder = {"latent_channels": 4, "channels": (8, 8)}
     with pytest.raises(
         ValueError,
         match="diffusion.prototype_weight 0.2 compares colors, which latents do not have: set it "
