@@ -2,7 +2,6 @@
 
 import itertools
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -89,26 +88,29 @@ def test_threads_and_prefetch_do_not_matter(ten):
     assert order(batches(10, threads=0, prefetch=1)) == order(ten)
 
 
-class Slow(Numbered):
-    """Counts how many threads read at once."""
+class Together(Numbered):
+    """Its first reads wait for each other, until as many threads as are expected read at once."""
 
-    def __init__(self, length):
+    def __init__(self, length, threads):
         super().__init__(length)
+        self.met = threading.Event()
         self.lock = threading.Lock()
-        self.now = self.most = 0
+        self.threads = threads
+        self.now = 0
 
     def read(self, i, window=None):
         with self.lock:
             self.now += 1
-            self.most = max(self.most, self.now)
-        time.sleep(0.02)
+            if self.now == self.threads:
+                self.met.set()
+        self.met.wait(5)
         with self.lock:
             self.now -= 1
         return super().read(i, window)
 
 
 def test_all_threads_read_the_examples_of_one_batch():
-    source = Slow(64)
+    source = Together(64, threads=8)
     settings = {"batch_size": 16, "image_size": 4, "target_size": 2, "seed": 0}
     tasks = {"light": TASKS["light"]}
     next(
@@ -116,7 +118,7 @@ def test_all_threads_read_the_examples_of_one_batch():
             {"light": source}, tasks, {"light": 1.0}, **settings, threads=8, prefetch=1
         )
     )
-    assert source.most == 8
+    assert source.met.is_set()
 
 
 def test_worker_processes_make_the_batches_of_threads_from_any_step_on():
