@@ -145,11 +145,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_the_checkpoints_before_it_s
             2**16,
             "(model.safetensors|checkpoint of step 5 in .* failed)",
         ),  # whichever is written first
-        (2**18, r"checkpoint of step \d+ in .* failed: .*The checkpoints before it are untouched"),
+        (2**17, r"checkpoint of step \d+ in .* failed: .*The checkpoints before it are untouched"),
     ],
 )
 def test_a_full_disk_stops_the_run_and_says_so(data, train, limit, said):
-    """Files have at most `limit` bytes, as at a quota: nothing fits, or only the weights do."""
+    """Files have at most `limit` bytes, as at a quota: nothing fits, or all but a checkpoint."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         code, error = train(
