@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tile",
         action=argparse.BooleanOptionalAction,
-        help="restore in tiles at native resolution, or not "
+        help="denoise and derain in tiles at native resolution, or not "
         "(default: tiles for images larger than the model's)",
     )
 

@@ -109,10 +109,8 @@ class Model:
         if last is not None and agreeing == len(counts):
             return last
 
-        # The model resizes images of several sizes itself; equal ones are one array.
-        one_size = len({image.shape for image in images}) == 1
         began = time.perf_counter()
-        rgb = np.asarray(self._predict_rgb(np.stack(images) if one_size else images, name))
+        rgb = np.asarray(self._predict_rgb(_as_batch(images), name))
         seconds = time.perf_counter() - began
 
         # Without these checks a wrong model would fail in a decoder, or have figures of nan.
@@ -134,6 +132,8 @@ class Model:
 class Tiles:
     """The model on overlapping tiles of its target size, as `Generalist.predict` restores images.
 
+    An image that fits into a tile is seen whole, as there.
+
     Args:
       predict_rgb: the model.
       target_size: side of a tile in pixels; neighbors overlap by at least a quarter of it.
@@ -149,12 +149,16 @@ class Tiles:
         self._side = target_size
         self._batch_size = batch_size
 
+    def _tiles(self, example: Example) -> list["_Tile"]:
+        image = example["image"]
+        if max(image.shape[:2]) <= self._side:
+            return [_Tile(example, None, 0)]
+        tiling = Tiling(image, self._side, self._side // 4)
+        return [_Tile(example, tiling, index) for index in range(len(tiling))]
+
     def __call__(self, task: Task, examples: Sequence[Example]) -> list[Any]:
         """Returns the task's prediction for each example of a batch, at the size of its label."""
-        tilings = [Tiling(example["image"], self._side, self._side // 4) for example in examples]
-        tiles = []
-        for example, tiling in zip(examples, tilings, strict=True):
-            tiles += [_Tile(example, tiling, index) for index in range(len(tiling))]
+        tiles = [tile for example in examples for tile in self._tiles(example)]
 
         # Where the tiles of this process lie among those of all.
         counts = processes.gather_values(np.asarray(len(tiles), np.int32))
@@ -166,13 +170,11 @@ class Tiles:
         predictions = []
         for start in range(0, int(counts.sum()), self._batch_size):
             own = tiles[max(start - first, 0) : max(start + self._batch_size - first, 0)]
-            cut = [tile.tiling.cut(tile.index) for tile in own]
-            painted = self._predict_rgb(np.stack(cut) if cut else [], task.name)
+            painted = self._predict_rgb(_as_batch([tile.cut() for tile in own]), task.name)
             for tile, rgb in zip(own, painted, strict=True):
-                tile.tiling.add(tile.index, rgb)
-                if tile.index == len(tile.tiling) - 1:
-                    size = native_size(tile.example["label"])
-                    predictions.append(task.decode(tile.tiling.take(), size))
+                whole = tile.add(rgb)
+                if whole is not None:
+                    predictions.append(task.decode(whole, native_size(tile.example["label"])))
 
         seconds = time.perf_counter() - began
         total = int(processes.gather_values(np.asarray(len(examples), np.int32)).sum())
@@ -181,11 +183,28 @@ class Tiles:
 
 
 class _Tile(NamedTuple):
-    """One tile of an example."""
+    """One tile of an example.
+
+    Attributes:
+      example: what it is of.
+      tiling: all tiles of the image; None for an image that is seen whole.
+      index: of the tile.
+    """
 
     example: Example
-    tiling: Tiling
+    tiling: Tiling | None
     index: int
+
+    def cut(self) -> np.ndarray:
+        """Returns what the model is shown, uint8 (h, w, 3)."""
+        return self.example["image"] if self.tiling is None else self.tiling.cut(self.index)
+
+    def add(self, rgb: np.ndarray) -> np.ndarray | None:
+        """Takes what was painted for it, and returns all that was for the image after the last."""
+        if self.tiling is None:
+            return rgb
+        self.tiling.add(self.index, rgb)
+        return self.tiling.take() if self.index == len(self.tiling) - 1 else None
 
 
 def decode(task: Task, rgbs: Mapping[str, np.ndarray], examples: Sequence[Example]) -> list[Any]:
@@ -219,6 +238,11 @@ def native_size(label: Any) -> tuple[int, int]:
     array = label[0] if isinstance(label, tuple) else label
     height, width = array.shape[:2]
     return height, width
+
+
+def _as_batch(images: list[np.ndarray]) -> np.ndarray | list[np.ndarray]:
+    """Images of one size as an array; the model itself resizes those of several sizes."""
+    return np.stack(images) if len({image.shape for image in images}) == 1 else images
 
 
 def _same(images: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> bool:

@@ -109,9 +109,10 @@ class Generalist:
             is the prediction's `uncertainty`. They differ only where the sampler is random (it
             starts from noise, or eta > 0); else one is drawn and the deviation is 0.
           seed: of that randomness, 0 to 2^32 - 1.
-          tile: for restoration, whether to work at native resolution in overlapping tiles of the
-            model's target size; an integer is the overlap in pixels (True: a quarter of the side).
-            None tiles images larger than the target. The other tasks always see the whole image.
+          tile: for denoising, deraining and whatever else prefers tiles (`Task.prefers_tiles`),
+            whether to work at native resolution in overlapping tiles of the model's target size; an
+            integer is the overlap in pixels (True: a quarter of the side). None tiles images larger
+            than the target. The other tasks, low light too, always see the whole image.
 
         Returns:
           For a name its prediction, for several {name: prediction}; all at the image's own height

@@ -64,6 +64,22 @@ def test_tiles_have_the_models_side_and_overlap_by_a_quarter():
     assert prediction.image.shape == (16, 40, 3) and (prediction.image == 128).all()
 
 
+def test_an_image_that_fits_into_a_tile_is_seen_whole():
+    """As `Generalist.predict` sees it, and as training shows an image of that size: enlarged."""
+    seen = []
+
+    def paint(images, name):
+        seen.append([image.shape for image in images])
+        return np.full((len(images), SIZE, SIZE, 3), 0.5, np.float32)
+
+    task = SCENES_TASKS["denoise"]
+    images = [np.zeros(shape, np.uint8) for shape in [(10, 12, 3), (16, 20, 3), (16, 16, 3)]]
+    examples = [{"image": image, "label": image} for image in images]
+    predictions = Tiles(paint, SIZE)(task, examples)
+    assert seen == [[(10, 12, 3), (16, 16, 3), (16, 16, 3), (16, 16, 3)]]
+    assert [prediction.image.shape for prediction in predictions] == [i.shape for i in images]
+
+
 def test_a_call_takes_tiles_of_several_images():
     """Nine tiles each would be padded to sixteen places of a batch."""
     seen = []
