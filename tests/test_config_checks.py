@@ -8,6 +8,7 @@ import pytest
 from generalist.config_checks import RULES, check_model
 from generalist.configs import common
 from generalist.recipe import Recipe
+from generalist.training.due import is_due
 from generalist.training.workdir import flatten
 
 PARTS = ("model.unet.", "model.image_encoder.", "model.text_encoder.", "model.autoencoder.")
@@ -153,7 +154,8 @@ def test_the_sizes_of_published_parts_are_tuples(settings):
 @pytest.mark.parametrize("field", ["checkpoint.every_steps", "log.every_steps", "eval.every_steps"])
 def test_every_0_steps_is_never(settings, field):
     replace(settings, field, 0)
-    Recipe.from_config(settings)
+    assert flatten(Recipe.from_config(settings).config.to_dict())[field] == 0
+    assert not is_due(7, every_steps=0)
 
 
 @pytest.mark.parametrize("content", [[], None, "scenes", 5, {}, {"model_type": "dinov2"}])

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from generalist import diffusion
-from generalist.diffusion.objective import Objective
+from generalist.configs import common
 from generalist.diffusion.schedules import StableDiffusionSchedule
 from generalist.diffusion.unet_time import unet_time
+from generalist.recipe import Recipe
 
 AT_128 = diffusion.CosineSchedule.for_resolution(128)
 
@@ -39,7 +40,7 @@ def test_equal_logsnr_is_the_identity_on_its_own_schedule_and_ends_with_it():
     np.testing.assert_array_equal(unet_time("equal_logsnr", AT_128, ends), [0, 1, 1])
 
 
-def test_training_and_sampling_tell_the_same_time():
+def test_training_tells_the_unet_this_time():
     told = []
 
     class Model:
@@ -50,23 +51,8 @@ def test_training_and_sampling_tell_the_same_time():
             told.append(np.asarray(t))
             return x_t
 
-    objective = Objective(
-        schedule=AT_128,
-        prediction_type="x0",
-        loss_weight="x0",
-        x_init="zeros",
-        mean=jnp.zeros(1),
-        std=jnp.ones(1),
-        p_pure_noise=jnp.ones(1),
-        task_weight=jnp.ones(1),
-        prompts=jnp.zeros((1, 1, 1)),
-        drop_image=0.0,
-        drop_text=0.0,
-        palettes={},
-        prototype_weight=0.0,
-        prototype_temperature=1.0,
-        unet_time="equal_logsnr",
-    )
+    recipe = Recipe.from_config(common.get_config("paper,depth"))
+    objective = recipe.objective(np.zeros((1, 1, 1), np.float32))
     pixels = jnp.zeros((1, 1, 1, 3))
     batch = {name: pixels for name in ("target", "x_t", "eps")} | {
         "image": pixels.astype(jnp.uint8),
@@ -77,6 +63,6 @@ def test_training_and_sampling_tell_the_same_time():
         "keep_image": None,
         "keep_text": None,
     }
-    objective.loss(Model(), batch)
-    dataclasses.replace(objective, unet_time="linear").loss(Model(), batch)
+    for name in ("equal_logsnr", "linear"):
+        dataclasses.replace(objective, unet_time=name).loss(Model(), batch)
     np.testing.assert_allclose(np.ravel(told) * 999, [562, 499.5], atol=1)
