@@ -279,9 +279,10 @@ def _unet_time(name: str, published: Mapping | None) -> str:
 
     A run that is continued or used has no "auto" any more.
     """
+    one_of(name, ("auto", *UNET_TIMES), "diffusion.unet_time")
     if name == "auto":
         return "equal_logsnr" if published and "unet" in published else "linear"
-    return one_of(name, UNET_TIMES, "diffusion.unet_time")
+    return name
 
 
 def _schedule(settings: Mapping) -> Schedule:
