@@ -72,8 +72,7 @@ setup(
         "data": [
             "gcsfs>=2025.1",
             "h5py>=3.12",
-            "scipy>=1.14",
-        ],  # gs:// paths, and the .mat files of SIDD and NYU
+        ],  # gs:// paths, and NYU's labeled .mat file
         "pretrained": [
             "huggingface_hub>=0.30",
             "tokenizers>=0.20",

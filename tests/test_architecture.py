@@ -88,7 +88,6 @@ LIBRARIES = {
         "grain",
         "absl",
         "etils",
-        "scipy",
         "h5py",
         "tensorflow_datasets",
         "array_record",

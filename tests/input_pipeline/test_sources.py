@@ -232,7 +232,7 @@ def test_nyu_names_what_is_wrong_with_the_mat(tmp_path, monkeypatch):
     scipy.io.savemat(splits, {"testNdxs": np.array([[1], [3]])})
     refused(r"splits\.mat: testNdxs names image 3\. .*has the images 1\.\.2")
     splits.write_bytes(b"MATLAB 5.0")
-    refused(r"splits\.mat: cannot be read .*version 5 \.mat file with testNdxs")
+    refused(r"splits\.mat: cannot be read \(it has no header.*version 5 \.mat file")
     splits.unlink()
     refused(r"splits\.mat: no such file(.|\n)*cs\.nyu\.edu")
     content = mat.read_bytes()
@@ -488,7 +488,7 @@ def test_sidd_validation_reads_the_blocks_scene_by_scene(tmp_path, folder):
 def test_sidd_validation_names_wrong_blocks(tmp_path):
     blocks = np.zeros((2, 3, 4, 5, 3), np.uint8)
     save_blocks(tmp_path, "", blocks, blocks.astype(np.float32))
-    message = r"GtBlocksSrgb\.mat: .*is single \(2, 3, 4, 5, 3\).*uint8 \(40, 32, 256, 256, 3\)"
+    message = r"GtBlocksSrgb\.mat: .*is float32 \(2, 3, 4, 5, 3\).*uint8 \(40, 32, 256, 256, 3\)"
     with pytest.raises(LayoutError, match=message):
         open_source("sidd", "denoise", "val", tmp_path)
     save_blocks(tmp_path, "", blocks, blocks[:1])
@@ -512,14 +512,6 @@ def test_sidd_validation_names_a_damaged_or_absent_mat(tmp_path):
     with pytest.raises(
         LayoutError, match=r"GtBlocksSrgb\.mat: no such file(.|\n)*also below sidd/val/"
     ):
-        open_source("sidd", "denoise", "val", tmp_path)
-
-
-def test_sidd_validation_without_scipy_says_what_to_install(tmp_path, monkeypatch):
-    blocks = np.zeros((1, 1, 2, 2, 3), np.uint8)
-    save_blocks(tmp_path, "", blocks, blocks)
-    monkeypatch.setitem(sys.modules, "scipy.io", None)
-    with pytest.raises(ImportError, match="pip install scipy"):
         open_source("sidd", "denoise", "val", tmp_path)
 
 

@@ -17,7 +17,7 @@ from generalist.input_pipeline.sources.files import (
     LayoutError,
     read_map,
 )
-from generalist.input_pipeline.sources.matlab import open_hdf5, scipy_io
+from generalist.input_pipeline.sources.matlab import open_hdf5, read_variable
 
 EXTRACTED = "official_splits/test"
 LABELED = "nyu_depth_v2_labeled.mat"
@@ -240,17 +240,7 @@ def read_indices(path: str, variable: str, count: int) -> np.ndarray:
       FileNotFoundError: there is no such file.
       LayoutError: it has no such variable, or a row is not in 1..count.
     """
-    io = scipy_io()
-    try:
-        with epath.Path(path).open("rb") as file:
-            indices = io.loadmat(file)[variable].ravel().astype(int)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # scipy raises many kinds
-        problem = f"cannot be read ({type(error).__name__}: {error})"
-        allowed = f"It must be a version 5 .mat file with {variable}."
-        raise LayoutError(path, problem, allowed) from error
-
+    indices = read_variable(path, variable).ravel().astype(int)
     if not len(indices) or indices.min() < 1 or indices.max() > count:
         problem = f"{variable} names image {indices.max(initial=0)}"
         raise LayoutError(path, problem, f"{LABELED} has the images 1..{count}.")

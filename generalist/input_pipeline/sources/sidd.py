@@ -18,7 +18,7 @@ from generalist.input_pipeline.sources.files import (
     read_image,
     require_same_size,
 )
-from generalist.input_pipeline.sources.matlab import scipy_io
+from generalist.input_pipeline.sources.matlab import read_variable, variables
 
 PRE_CUT = "train/input"
 FRAMES = "SIDD_Medium_Srgb/Data"
@@ -194,17 +194,9 @@ def block_shape(path: str, variable: str) -> tuple[int, ...]:
     Raises:
       LayoutError: the file is no version 5 .mat file with such a uint8 array.
     """
-    io = scipy_io()
-    allowed = f"It must be a version 5 .mat file with {variable}, uint8 (40, 32, 256, 256, 3)."
-    try:
-        with epath.Path(path).open("rb") as file:
-            variables = {name: (shape, dtype) for name, shape, dtype in io.whosmat(file)}
-    # scipy raises many kinds: NotImplementedError for v7.3, ValueError, zlib.error, ...
-    except Exception as error:
-        raise LayoutError(path, f"cannot be read ({error})", allowed) from error
-
-    shape, dtype = variables.get(variable, ((), "absent"))
+    shape, dtype = variables(path).get(variable, ((), "absent"))
     if len(shape) != 5 or shape[-1] != 3 or dtype != "uint8":
+        allowed = f"It must be a version 5 .mat file with {variable}, uint8 (40, 32, 256, 256, 3)."
         raise LayoutError(path, f"{variable} is {dtype} {shape}", allowed)
     return shape
 
@@ -218,15 +210,7 @@ def load_blocks(path: str, variable: str) -> np.ndarray:
         return _load_blocks(path, variable)
 
 
-@functools.lru_cache(maxsize=2)
-def _load_blocks(path: str, variable: str) -> np.ndarray:
-    io = scipy_io()
-    try:
-        with epath.Path(path).open("rb") as file:
-            return io.loadmat(file, variable_names=[variable])[variable]
-    except Exception as error:
-        allowed = "The file is damaged: get it again."
-        raise LayoutError(path, f"cannot be read ({error})", allowed) from error
+_load_blocks = functools.lru_cache(maxsize=2)(read_variable)
 
 
 def load_frames(noisy: str, clean: str) -> tuple[np.ndarray, np.ndarray]:
