@@ -74,6 +74,7 @@ def test_any_size_and_its_dtypes(size):
         (shape, np.float32),
         (shape, np.int32),
         (shape, np.int32),
+        (shape, np.uint8),
     ]
 
 
@@ -251,7 +252,9 @@ def test_source_gives_the_task_its_label(task):
         return
     field = {"depth": "depth", "semantic": "classes", "instance": "instances"}.get(task, "image")
     np.testing.assert_array_equal(example["label"], getattr(scene, field))
-    assert (example["image"] != scene.image).any() == (field == "image")
+    degraded = task in ("denoise", "derain", "light")
+    assert (example["image"] != scene.image).any() == degraded
+    assert ("prompt" in example) == (task == "text_to_image")
     np.testing.assert_array_equal(example["image"], source[4]["image"])
 
 

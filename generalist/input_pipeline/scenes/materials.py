@@ -225,7 +225,7 @@ FRAMED = Pattern(_crate, 3, 6)
 CLOUDS = Pattern(_sky, 4, 10)
 
 # A material's `pattern` is an index of this table.
-_PATTERNS = (
+PATTERNS = (
     PLASTER,
     PLANKS,
     TILES,
@@ -248,7 +248,7 @@ _PATTERNS = (
     CLOUDS,
 )
 _FREQUENCIES = np.array(
-    [[pattern.frequency_u, pattern.frequency_v] for pattern in _PATTERNS], np.float32
+    [[pattern.frequency_u, pattern.frequency_v] for pattern in PATTERNS], np.float32
 ).T
 
 
@@ -264,7 +264,7 @@ class Recipe(NamedTuple):
 
     def row(self) -> tuple[float, ...]:
         """Returns the twelve numbers, the pattern by its index."""
-        index = _PATTERNS.index(self.pattern)
+        index = PATTERNS.index(self.pattern)
         return (index, *self.hue, *self.saturation, *self.value, *self.scale, *self.second)
 
 
@@ -434,10 +434,10 @@ def mix(
     # Sorted by pattern, the points of each are one slice: a call a pattern instead of masks.
     order = patterns.argsort(kind="stable")
     points = take(np.array([u, v, scale, phase, half_u, half_v, smooth]), order)
-    ends = np.cumsum(np.bincount(patterns, minlength=len(_PATTERNS))).tolist()
+    ends = np.cumsum(np.bincount(patterns, minlength=len(PATTERNS))).tolist()
 
     ordered = np.empty(patterns.shape, np.float32)
-    for pattern, start, end in zip(_PATTERNS, [0, *ends[:-1]], ends, strict=True):
+    for pattern, start, end in zip(PATTERNS, [0, *ends[:-1]], ends, strict=True):
         if end > start:
             ordered[start:end] = pattern.second_fraction(Points(*points[:, start:end]))
 

@@ -42,6 +42,7 @@ class Scene(NamedTuple):
     depth: np.ndarray  # float32 (h, w), z-depth in meters, 0.5 to 10; 0 = invalid
     classes: np.ndarray  # int32 (h, w), 0..15; -1 = void
     instances: np.ndarray  # int32 (h, w), things 1..N, all N visible; 0 = none
+    patterns: np.ndarray  # uint8 (h, w), indices in materials.PATTERNS: what the surface wears
 
 
 class _Candidates(NamedTuple):
@@ -112,8 +113,9 @@ def render(seed: int, split: str, index: int, size: int | tuple[int, int]) -> Sc
 
     classes = world.classes.astype(np.int32)[hits.surface].reshape(h, w)
     instances = _consecutive(world.instances[hits.surface]).reshape(h, w)
+    patterns = materials.pattern[hits.surface].reshape(h, w)
     depth = _sensed_depth(world, hits, (h, w), rng)
-    return Scene(image, depth, classes, instances)
+    return Scene(image, depth, classes, instances, patterns)
 
 
 def _camera(world: World, size: tuple[int, int]) -> Camera:

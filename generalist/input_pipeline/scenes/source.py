@@ -7,13 +7,18 @@ from types import MappingProxyType
 import numpy as np
 
 from generalist import names
+from generalist.input_pipeline.scenes.captions import caption
 from generalist.input_pipeline.scenes.degradations import add_noise, add_rain, low_light
 from generalist.input_pipeline.scenes.renderer import Scene, image_size, render, split_index
 from generalist.input_pipeline.source import Decoded, Example, ReadWindow, cut
 
 _DEGRADATIONS = {"denoise": add_noise, "derain": add_rain, "light": low_light}
-SCENES_SOURCE_TASKS = ("depth", "semantic", "instance", "panoptic", *_DEGRADATIONS)
-_DEGRADATION_STREAM = 1_000  # keeps the degradations' seeds apart from those of the scenes
+_CAPTIONED = "text_to_image"
+SCENES_SOURCE_TASKS = ("depth", "semantic", "instance", "panoptic", *_DEGRADATIONS, _CAPTIONED)
+
+# Keep the seeds of degradations and captions apart from those of the scenes.
+_DEGRADATION_STREAM = 1_000
+_CAPTION_STREAM = 2_000
 
 
 class ScenesSource:
@@ -26,7 +31,9 @@ class ScenesSource:
     * semantic: int32 (h, w) classes 0..15, -1 = void;
     * instance: int32 (h, w), 0 = none;
     * panoptic: (id map int32 (h, w), segments_info), 0 = void, category id = class + 1;
-    * denoise, derain, light: the clean image uint8 (h, w, 3); "image" is the degraded one.
+    * denoise, derain, light: the clean image uint8 (h, w, 3); "image" is the degraded one;
+    * text_to_image: the image once more; the example also has "prompt", its caption. A window of
+      it has a caption of its own.
 
     Args:
       task: one of SCENES_SOURCE_TASKS.
@@ -82,6 +89,12 @@ class ScenesSource:
             )
 
         scene = render(self.seed, self.split, int(index), self.size)
+        if self.task == _CAPTIONED and window is not None:
+            # Before it is captioned: a caption names what is seen.
+            crop = window.crop(self.size)
+            scene = Scene(*(part[crop] for part in scene))
+            window = None
+
         image = scene.image
         if self.task in _DEGRADATIONS:
             image = self._degraded(image, int(index))
@@ -90,6 +103,8 @@ class ScenesSource:
             "label": _label(self.task, scene),
             "key": f"scenes/{self.seed}/{self.split}/{index:08d}",
         }
+        if self.task == _CAPTIONED:
+            example["prompt"] = caption(scene, self._generator(int(index), _CAPTION_STREAM))
         return cut(example, window)
 
     def intact(self, index: int, decoded: Decoded | None = None) -> Example:
@@ -102,15 +117,14 @@ class ScenesSource:
 
     def _degraded(self, image: np.ndarray, index: int) -> np.ndarray:
         """Returns the image as the task's degradation leaves it."""
-        words = (
-            self.seed,
-            split_index(self.split),
-            index,
-            _DEGRADATION_STREAM,
-            zlib.crc32(self.task.encode()),  # no two tasks draw alike
-        )
-        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(words)))
+        # No two tasks draw alike.
+        rng = self._generator(index, _DEGRADATION_STREAM, zlib.crc32(self.task.encode()))
         return _DEGRADATIONS[self.task](image, rng)
+
+    def _generator(self, index: int, *stream: int) -> np.random.Generator:
+        """Returns random numbers for example `index` that no other use of it draws."""
+        words = (self.seed, split_index(self.split), index, *stream)
+        return np.random.Generator(np.random.Philox(np.random.SeedSequence(words)))
 
 
 def _label(task: str, scene: Scene):
@@ -119,7 +133,7 @@ def _label(task: str, scene: Scene):
         return panoptic_label(scene.classes, scene.instances)
     labels = {"depth": scene.depth, "semantic": scene.classes, "instance": scene.instances}
 
-    # The restoration tasks have the clean image for a label.
+    # Restoration and text to image have the clean image for a label.
     return labels.get(task, scene.image)
 
 
