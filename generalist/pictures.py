@@ -13,7 +13,8 @@ from PIL import Image
 FORMATS = "PNG, JPEG, WebP, TIFF, BMP, GIF or PPM"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm")
 
-# Of an image, or of a label: a header can claim more than any memory has.
+# Of an image, or of a label: a file can have, and a header claim, more than any memory has.
+MOST_BYTES = 2**31
 MOST_PIXELS = 500_000_000
 Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2  # Pillow refuses more than twice as many
 

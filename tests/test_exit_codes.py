@@ -37,6 +37,8 @@ def test_the_table_has_every_code(table):
         (FloatingPointError("loss nan"), "nan"),
         (CheckpointError("not written"), "disk"),
         (ValueError("batch_size=0"), "config"),
+        (OSError(36, "File name too long"), "config"),
+        (NotADirectoryError(20, "Not a directory"), "config"),
         (ImportError("no scipy"), "data"),
     ],
 )

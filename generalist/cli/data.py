@@ -80,6 +80,13 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
         "--out", required=True, metavar="DIR", help="the new data directory, a path or gs://..."
     )
 
+    parser.add_argument(
+        "--skip-damaged",
+        action="store_true",
+        help="read everything first, name damaged examples and leave them out (default: stop at "
+        "the first)",
+    )
+
     # How the work is shared: among machines, threads or Beam's workers.
     parser.add_argument(
         "--shards",
@@ -116,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _prepare(args: argparse.Namespace) -> int:
-    from generalist.input_pipeline.prepare import open_original, prepare
+    from generalist.input_pipeline.prepare import find_damaged, open_original, prepare
     from generalist.input_pipeline.sources import reader_of
 
     if args.workers < 1:
@@ -133,14 +140,18 @@ def _prepare(args: argparse.Namespace) -> int:
     splits = [args.split] if args.split else ["train", reader_of(args.dataset).EVAL_SPLIT]
     sources = [open_original(args.dataset, split, args.data_dir) for split in splits]
 
-    if args.beam is None:
-        for source in sources:
+    for source in sources:
+        damaged = find_damaged(source, args.workers) if args.skip_damaged else {}
+        if damaged:
+            source.leave_out(damaged)
+        if args.beam is None:
             prepare(source, args.out, shards, args.workers)
-    else:
-        from generalist.input_pipeline.prepare_on_beam import prepare_on_beam
+        else:
+            from generalist.input_pipeline.prepare_on_beam import prepare_on_beam
 
-        for source in sources:
-            prepare_on_beam(source, args.data_dir, args.out, args.beam, args.workers)
+            prepare_on_beam(
+                source, args.data_dir, args.out, args.beam, args.workers, sorted(damaged)
+            )
     return 0
 
 

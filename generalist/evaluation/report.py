@@ -16,7 +16,7 @@ from generalist.evaluation import tables
 from generalist.evaluation.curves import Series, line_chart
 from generalist.evaluation.page import page
 from generalist.evaluation.record import CARD, METRICS, PANELS
-from generalist.files import read_json, write_atomically
+from generalist.files import read_json, read_text, write_atomically
 
 Metrics = Mapping[str, float | None]  # the content of metrics.json
 History = Sequence[Mapping[str, Any]]  # the lines of metrics.jsonl, one a step
@@ -107,7 +107,7 @@ def _history(path: pathlib.Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     by_step = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in read_text(path).splitlines():
         try:
             scalars = json.loads(line)
         except ValueError:

@@ -46,6 +46,8 @@ def _read_file(path: pathlib.Path) -> np.ndarray:
     if not path.is_file():
         reason = "a folder, not an image file" if path.is_dir() else "no such file"
         raise ImageError(f"{path}: {reason}")
+    if path.stat().st_size > pictures.MOST_BYTES:
+        raise ImageError(f"{path}: longer than {pictures.MOST_BYTES >> 20} MiB")
 
     try:
         return pictures.read_photo(path.read_bytes())

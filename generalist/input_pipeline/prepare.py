@@ -28,6 +28,7 @@ from generalist.input_pipeline.sources import (
 )
 from generalist.input_pipeline.sources.base import EVALUATION
 from generalist.input_pipeline.sources.coco import NUM_CATEGORIES
+from generalist.input_pipeline.sources.files import naming
 from generalist.input_pipeline.sources.tfds import (
     INFO,
     VERSION,
@@ -35,7 +36,7 @@ from generalist.input_pipeline.sources.tfds import (
     split_counts,
     subsets_file,
 )
-from generalist.names import one_of
+from generalist.names import listed, one_of
 
 logger = logging.getLogger("generalist")
 
@@ -63,10 +64,12 @@ def prepare(
       The folder.
 
     Raises:
-      ValueError: unknown shards, or a damaged example.
+      ValueError: unknown shards, a damaged example, or nothing to write.
       OSError: writing fails; the message names the shard.
     """
     paths = shard_paths(source, out)
+    if not paths:
+        raise ValueError(f"{source.NAME}/{source.split} in {source.root} has no example to prepare")
     first, end = shards or (0, len(paths))
     if not 0 <= first < end <= len(paths):
         raise ValueError(
@@ -107,8 +110,8 @@ def prepare_hint() -> Iterator[None]:
         path, problem, allowed = error.args
         raise ValueError(
             f"{path}: {problem}. {allowed} "
-            "Repair it or take the pair away (`generalist data check` lists all such files), "
-            "then run the command again: finished shards are kept."
+            "Repair it, or take the pair away (`generalist data check` lists all such files), or "
+            "give --skip-damaged, then run the command again: finished shards are kept."
         ) from error
 
 
@@ -250,13 +253,47 @@ def _labels(name: str, tfds) -> dict[str, Any]:
 def encode_row(source: Dataset, form: RecordForm, row: int) -> bytes:
     """Returns the stored form of an example, after decoding it to see that it can be."""
     with prepare_hint():
-        record = source.record(row)
+        return form.encode(readable_record(source, row))
+
+
+def readable_record(source: Dataset, row: int) -> dict[str, Any]:
+    """Returns what is stored of an example; DataError where it cannot be decoded."""
+    record = source.record(row)
+    try:
+        source.read_record(record, source.root)
+    except DataError:
+        source.read(row)  # fails as well, and names the file
+        raise
+    return record
+
+
+def find_damaged(source: Dataset, threads: int = 8) -> dict[int, str]:
+    """Reads every example of a split.
+
+    Returns:
+      {row: what is wrong} of those that cannot be stored.
+    """
+
+    def problem(row: int) -> str:
         try:
-            source.read_record(record, source.root)
-        except DataError:
-            source.read(row)  # fails as well, and names the file
+            with naming(f"{source.root} ({source.split}, example {row})"):
+                readable_record(source, row)
+        except LayoutError:
             raise
-    return form.encode(record)
+        except DataError as error:
+            path, what, _ = error.args
+            return f"{path}: {what}"
+        return ""
+
+    name = f"{source.NAME}/{source.split}"
+    problems = in_threads(problem, range(len(source)), threads, f"{name}: looked for damage")
+    damaged = {row: line for row, line in enumerate(problems) if line}
+    if damaged:
+        logger.warning(
+            f"{name}: {len(damaged)} of {len(source)} examples are damaged and left out:\n"
+            f"{listed(list(damaged.values()))}"
+        )
+    return damaged
 
 
 def write_shard(

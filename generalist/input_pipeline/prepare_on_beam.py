@@ -2,6 +2,7 @@
 
 import logging
 import shlex
+from collections.abc import Collection
 
 from etils import epath
 
@@ -23,16 +24,21 @@ class WriteShard(beam.DoFn):
     Every worker opens the data set once.
     """
 
-    def __init__(self, name: str, split: str, data_dir: str, out: str, threads: int):
+    def __init__(
+        self, name: str, split: str, data_dir: str, out: str, threads: int, damaged: Collection[int]
+    ):
         self._name = name
         self._split = split
         self._data_dir = data_dir
         self._out = out
         self._threads = threads
+        self._damaged = damaged
 
     def setup(self):
         """Opens the data set."""
         self._source = open_original(self._name, self._split, self._data_dir)
+        if self._damaged:
+            self._source.leave_out(self._damaged)
 
     def process(self, index: int):
         """Writes one shard."""
@@ -42,19 +48,25 @@ class WriteShard(beam.DoFn):
 
 
 def prepare_on_beam(
-    source: Dataset, data_dir, out, options: str = "", threads: int = 8
+    source: Dataset,
+    data_dir,
+    out,
+    options: str = "",
+    threads: int = 8,
+    damaged: Collection[int] = (),
 ) -> epath.Path:
     """Prepares a split as `prepare.prepare` does, with a shard as Beam's unit of work.
 
     What the workers log goes to Beam's log. Finished shards are kept.
 
     Args:
-      source: what `open_original` returns for `data_dir`.
+      source: what `open_original` returns for `data_dir`, with `damaged` left out.
       data_dir: where every worker must see the data set, under this name.
       out: where every worker must be able to write, see `prepare`.
       options: Beam's options in one string: "--runner=DataflowRunner --project=... --region=...".
         Empty: on this machine.
       threads: number of reading threads of each worker.
+      damaged: rows that are left out.
 
     Returns:
       The folder.
@@ -67,7 +79,7 @@ def prepare_on_beam(
         f"{source.NAME}/{source.split}: {len(source)} examples in {len(paths)} shard(s), by Beam"
     )
 
-    write = WriteShard(source.NAME, source.split, str(data_dir), str(out), threads)
+    write = WriteShard(source.NAME, source.split, str(data_dir), str(out), threads, damaged)
     try:
         with beam.Pipeline(options=PipelineOptions(shlex.split(options))) as pipeline:
             (

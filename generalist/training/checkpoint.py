@@ -12,7 +12,7 @@ import json
 import logging
 import pathlib
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -32,11 +32,32 @@ from generalist.training.state import State
 logger = logging.getLogger("generalist")
 
 SEAL = "files.json"  # in a checkpoint: size and CRC-32 of all its other files
+PARTS = ("state", "meta", "_CHECKPOINT_METADATA")  # one of them is in every checkpoint
 FOREIGN = ("Thumbs.db", "desktop.ini", "Icon\r")  # what Windows and macOS leave in folders
 
 
 class CheckpointError(RuntimeError):
     """No checkpoint can be used, or one could not be written."""
+
+
+class _Checkpoints(ocp.path.step.NameFormat):
+    """Finds checkpoints by their step and content: a folder "2026" of the user's is none."""
+
+    _by_name = ocp.path.step.standard_name_format()
+
+    def build_name(self, step: int) -> str:
+        """Returns the folder's name."""
+        return str(step)
+
+    def find_all(self, base_path) -> Iterator[ocp.path.step.Metadata]:
+        """Yields what is known of every checkpoint."""
+        for found in self._by_name.find_all(base_path):
+            if any((found.path / name).exists() for name in PARTS):
+                yield found
+
+    def find_step(self, base_path, step: int) -> ocp.path.step.Metadata:
+        """Returns what is known of a step; ValueError if it is not there."""
+        return self._by_name.find_step(base_path, step)
 
 
 class Checkpointer:
@@ -65,7 +86,9 @@ class Checkpointer:
     @functools.cached_property
     def _manager(self) -> ocp.CheckpointManager:
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=self._keep, enable_async_checkpointing=True
+            max_to_keep=self._keep,
+            enable_async_checkpointing=True,
+            step_name_format=_Checkpoints(),
         )
         return ocp.CheckpointManager(LiteralPath(self.folder), options=options)
 

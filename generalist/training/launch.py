@@ -44,6 +44,7 @@ EXPECTED_ERRORS = (
     MemoryError,
     JaxRuntimeError,
 )
+PATH_CANNOT_BE = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR)
 DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 # How errors of JAX's runtime begin.
@@ -155,6 +156,8 @@ def check_data(config: FrozenConfigDict) -> None:
 
 def exit_code(error: Exception) -> int:
     """Returns 1 for what the same command may survive: a full disk, memory, a dead neighbor."""
+    if isinstance(error, OSError) and error.errno in PATH_CANNOT_BE:
+        return 2
     survivable = (FloatingPointError, CheckpointError, OSError, MemoryError)
     return 1 if isinstance(error, survivable) or _is_jax_error(error) else 2
 

@@ -400,6 +400,14 @@ def test_a_header_that_claims_more_than_there_is_takes_no_memory(tmp_path):
     with pytest.raises(ImageError, match=said):
         read_image(path)
 
+    # A file of 3 GiB that takes no room on the disk.
+    with open(path, "wb") as file:
+        file.truncate(3 * 2**30)
+    with pytest.raises(DataError, match=r"a\.png: longer than 2048 MiB\. It must be a whole image"):
+        Folder(tmp_path, "train", "far", scalar)[0]
+    with pytest.raises(ImageError, match=r"a\.png: longer than 2048 MiB"):
+        read_image(path)
+
 
 def test_a_jpeg_without_height_is_named_in_a_window_too():
     jpeg = bytearray(encoded(photo(), "jpeg"))

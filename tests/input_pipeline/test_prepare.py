@@ -410,6 +410,37 @@ def test_a_damaged_example_stops_with_its_name_and_keeps_the_finished_shards(
     assert f"{tmp_path}/lol/our485/low/3.png: has no label" in capsys.readouterr().err
 
 
+def test_damaged_examples_are_named_and_left_out_where_asked(tmp_path, small_shards, capsys):
+    save_lol(tmp_path)
+    whole = open_original("lol", "train", tmp_path)
+    expected = [whole[row] for row in (0, 2, 4)]
+    for name in ("low/1.png", "high/3.png"):
+        bad = tmp_path / "lol/our485" / name
+        bad.write_bytes(bad.read_bytes()[:-30])
+
+    command = ["data", "prepare", "lol", "--data-dir", str(tmp_path), "--split", "train"]
+    command += ["--out", str(tmp_path / "out"), "--skip-damaged"]
+    assert cli.main(command) == 0
+    said = "".join(capsys.readouterr())
+    assert "lol/train: 2 of 5 examples are damaged and left out:" in said
+    assert "our485/low/1.png: cannot be decoded" in said
+    assert "our485/high/3.png: cannot be decoded" in said
+
+    stored = open_source("lol", None, "train", tmp_path / "out", hold_out=False)
+    assert [example["key"] for example in stored] == ["0", "2", "4"]
+    for example, original in zip(stored, expected, strict=True):
+        np.testing.assert_array_equal(example["image"], original["image"])
+        np.testing.assert_array_equal(example["label"], original["label"])
+
+
+def test_a_split_of_damaged_examples_alone_is_refused(tmp_path, capsys):
+    save_lol(tmp_path, count=1)
+    (tmp_path / "lol/our485/low/0.png").write_bytes(b"no picture")
+    command = ["data", "prepare", "lol", "--data-dir", str(tmp_path), "--split", "train"]
+    assert cli.main([*command, "--out", str(tmp_path / "out"), "--skip-damaged"]) == 2
+    assert f"lol/train in {tmp_path}/lol has no example to prepare" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "arguments, said",
     [
@@ -472,6 +503,30 @@ def test_a_prepared_set_reads_in_spawned_processes_and_names_damage(tmp_path, sm
     (tmp_path / "out/lol/1.0.0/dataset_info.json").write_text("{")
     with pytest.raises(LayoutError, match=r"dataset_info\.json: cannot be read \(JSONDecodeError"):
         open_source("lol", None, "train", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("dataset_info", None, r"cannot be read \(ValueError: longer than 64 MiB"),
+        ("dataset_info", "[" * 100_000, r"cannot be read \(RecursionError"),
+        ("features", None, r"cannot be read \(ValueError: longer than 64 MiB"),
+        ("subsets-train", None, r"cannot be read \(ValueError: longer than 64 MiB"),
+        ("subsets-train", "[1]", r"cannot be read \(AttributeError"),
+        ("subsets-train", '{"held_out": [0, 5]}', r"names rows that are not in 0\.\.4"),
+    ],
+)
+def test_what_lies_beside_the_shards_is_bounded_and_checked(tmp_path, name, content, said):
+    save_lol(tmp_path)
+    prepare(open_original("lol", "train", tmp_path), tmp_path / "out")
+    path = tmp_path / f"out/lol/1.0.0/{name}.json"
+    if content is None:
+        with open(path, "wb") as file:
+            file.truncate(2**26 + 1)
+    else:
+        path.write_text(content, encoding="utf-8")
+    with pytest.raises(LayoutError, match=said):
+        open_source("lol", None, "train", tmp_path / "out")[0]
 
 
 def test_shards_go_to_a_bucket_whole_and_are_kept_there(tmp_path, small_shards, bucket, caplog):

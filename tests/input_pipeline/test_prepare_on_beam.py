@@ -8,7 +8,7 @@ from PIL import Image
 
 from generalist import cli
 from generalist.input_pipeline import prepare as prepares
-from generalist.input_pipeline.prepare import open_original, prepare
+from generalist.input_pipeline.prepare import find_damaged, open_original, prepare
 
 
 @pytest.fixture
@@ -67,6 +67,21 @@ def test_a_damaged_file_is_named_and_the_split_stays_unreadable(data, tmp_path, 
         "low/3.png: cannot be decoded (10 bytes, cut short or damaged)" in capsys.readouterr().err
     )
     assert not (tmp_path / "beam/lol/1.0.0/dataset_info.json").exists()
+
+
+def test_damaged_files_are_left_out_where_asked(data, tmp_path):
+    (data / "lol/our485/low/3.png").write_bytes(b"no picture")
+    source = open_original("lol", "train", data)
+    damaged = find_damaged(source)
+    source.leave_out(damaged)
+    assert list(damaged) == [3]
+    prepare(source, tmp_path / "plain")
+    # Only here, since it needs Apache Beam.
+    from generalist.input_pipeline.prepare_on_beam import prepare_on_beam
+
+    options = "--runner=DirectRunner"
+    prepare_on_beam(source, data, tmp_path / "beam", options, 1, sorted(damaged))
+    assert contents(tmp_path / "beam") == contents(tmp_path / "plain")
 
 
 def test_an_unknown_runner_is_named(data, tmp_path, capsys):

@@ -264,6 +264,24 @@ def test_what_others_leave_in_and_between_checkpoints_changes_nothing(folder):
     assert left >= {"2", "3", "2 (copy)", ".DS_Store"} and "1" not in left
 
 
+def test_a_folder_of_a_number_is_no_checkpoint(folder):
+    (folder / "2026" / "notes").mkdir(parents=True)
+    (folder / "2026" / "notes" / "a.txt").write_text("mine", encoding="utf-8")
+    state, log = restore(folder)
+    assert_is_step(state, 2)
+    assert log == []
+
+    # It counts for nothing: later steps are saved, the last two kept, and it stays.
+    checkpointer = Checkpointer(folder, keep=2)
+    assert checkpointer.steps() == [2, 1]
+    checkpointer.forget_after(2)
+    checkpointer.save(make_state(3), SEED)
+    checkpointer.close()
+    assert {path.name for path in folder.iterdir() if path.is_dir()} == {"2", "3", "2026"}
+    assert (folder / "2026" / "notes" / "a.txt").read_text(encoding="utf-8") == "mine"
+    assert Checkpointer(folder, keep=2).steps() == [3, 2]
+
+
 @pytest.mark.parametrize("name", ["run [1]", "[a-z]*", "**", "wörk #2?", "%20 {b}\n", "[", "]"])
 def test_a_path_is_never_a_pattern(tmp_path, name):
     with Checkpointer(tmp_path / name / "checkpoints", keep=2) as checkpointer:

@@ -5,7 +5,7 @@ Paths go through `etils.epath`, so that `data_dir` may be a local folder or gs:/
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -219,6 +219,12 @@ class Dataset:
                 image.size, location.image, stored.shape[:2], location.label, self.UPRIGHT
             )
         return image, stored
+
+    def leave_out(self, rows: Collection[int]) -> None:
+        """Leaves examples out of a source of original files, as if their files were not there."""
+        kept = [row for row in range(len(self)) if row not in rows]
+        self.examples = self.examples.part(kept)
+        self.subsets = self.choose(self.examples)
 
     # Reading.
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -26,6 +27,7 @@ from generalist.tasks import COCO_CATEGORIES
 from generalist.tasks.arrays import find_runs
 
 LARGEST_ID = 2**24 - 1  # that three bytes of a pixel hold
+MOST_BYTES = 2**31  # of the JSON; that of train2017 has a quarter of it
 NUM_CATEGORIES = 133  # 80 things and 53 stuff
 OBJECTS = "panoptic_objects"  # feature of the segments in the prepared form, as in the TFDS catalog
 
@@ -127,6 +129,9 @@ def read_annotations(path: str) -> Annotations:
     )
     try:
         with epath.Path(path).open("rb") as file:
+            if file.seek(0, os.SEEK_END) > MOST_BYTES:
+                raise ValueError(f"longer than {MOST_BYTES >> 20} MiB")
+            file.seek(0)
             annotations = pack(json.load(file))
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         problem = f"cannot be read ({type(error).__name__}: {error})"

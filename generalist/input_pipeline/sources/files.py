@@ -1,6 +1,7 @@
 """Image and label files: how they are read, and the errors that name what is wrong with them."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -98,17 +99,21 @@ def naming(file: str) -> Iterator[None]:
 
 def read_bytes(path: str) -> bytes:
     """Returns the content of a file; DataError if it cannot be read or is empty."""
+    too_long = False
     try:
         if "://" in path:
             data = epath.Path(path).read_bytes()
         else:
             # epath would look at the path first, which takes longer than to read a label.
             with open(path, "rb") as file:
-                data = file.read()
+                too_long = os.fstat(file.fileno()).st_size > pictures.MOST_BYTES
+                data = b"" if too_long else file.read()
     except OSError as error:
         reason = NO_FILE if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
         raise DataError(path, reason, "Every example needs its image and its label.") from error
 
+    if too_long:
+        raise DataError(path, f"longer than {pictures.MOST_BYTES >> 20} MiB", WHOLE_IMAGE)
     if not data:
         raise DataError(path, "the file is empty (0 bytes)", WHOLE_IMAGE)
     return data

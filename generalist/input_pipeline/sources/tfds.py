@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from etils import epath
 
+from generalist.files import MOST_JSON
 from generalist.input_pipeline.sources.files import DataError, LayoutError
+from generalist.names import first_line
 
 if TYPE_CHECKING:
     from generalist.input_pipeline.sources.base import Dataset
@@ -65,9 +67,23 @@ class Shards:
             raise DataError(where, f"cannot be read ({error})", allowed) from error
 
     def subsets(self) -> dict[str, list[int]]:
-        """Returns the rows held out, and by task those it is trained on, as far as prepared."""
+        """Returns the rows held out, and by task those it is trained on, as far as prepared.
+
+        Raises:
+          LayoutError: their file is damaged, or of other data.
+        """
         path = epath.Path(self.folder) / subsets_file(self.split)
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if not path.exists():
+            return {}
+        try:
+            subsets = _read_metadata(path)
+            if all(set(rows) <= set(range(len(self))) for rows in subsets.values()):
+                return subsets
+            problem = f"names rows that are not in 0..{len(self) - 1}"
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            problem = f"cannot be read ({type(error).__name__}: {first_line(error)})"
+        allowed = "It must be of `generalist data prepare`: delete it and run that again."
+        raise LayoutError(path, problem, allowed)
 
 
 @functools.lru_cache(maxsize=32)
@@ -95,6 +111,8 @@ def open_records(folder: str, split: str, process: int):
         )
 
     try:
+        for path in epath.Path(folder).glob("*.json"):
+            _check_length(path.stat().length)
         builder = tfds.builder_from_directory(folder)
         images = [
             name
@@ -167,8 +185,20 @@ def split_counts(folder: epath.Path) -> dict[str, int]:
     if not path.exists():
         return {}
     try:
-        splits = json.loads(path.read_text(encoding="utf-8"))["splits"]
+        splits = _read_metadata(path)["splits"]
         return {split["name"]: sum(map(int, split["shardLengths"])) for split in splits}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         problem = f"cannot be read ({type(error).__name__}: {error})"
         raise LayoutError(path, problem, DAMAGED_INFO) from error
+
+
+def _read_metadata(path: epath.Path) -> Any:
+    with path.open("rb") as file:
+        content = file.read(MOST_JSON + 1)
+    _check_length(len(content))
+    return json.loads(content)
+
+
+def _check_length(length: int) -> None:
+    if length > MOST_JSON:
+        raise ValueError(f"longer than {MOST_JSON >> 20} MiB, which no such file is")
