@@ -54,7 +54,10 @@ def hold(folder: pathlib.Path) -> Iterator[None]:
         yield
     finally:
         if file:
-            # Removed while it is locked, so that no other can have begun to use it.
+            # Windows removes no open file.
+            if fcntl is None:
+                file.close()
+            # Elsewhere it is removed while it is locked, so that no other can have begun to use it.
             (folder / LOCK).unlink(missing_ok=True)
             if is_new:
                 # Only where nothing was written.

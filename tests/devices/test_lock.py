@@ -1,7 +1,9 @@
 """One folder, one writer; what a dead process leaves behind locks nothing."""
 
+import importlib.util
 import json
 import os
+import pathlib
 import signal
 import socket
 import subprocess
@@ -84,6 +86,32 @@ def test_a_damaged_lock_file_and_a_file_system_without_locks(tmp_path, monkeypat
         assert (
             "cannot be locked ([Errno 95] Operation not supported): start no other" in caplog.text
         )
+
+
+def test_a_system_without_locks_that_removes_no_open_file(tmp_path, monkeypatch):
+    """Windows: the module loads without fcntl, and a run leaves nothing behind."""
+    spec = importlib.util.spec_from_file_location("lock_of_windows", lock.__file__)
+    module = importlib.util.module_from_spec(spec)
+    with monkeypatch.context() as hidden:
+        hidden.setitem(sys.modules, "fcntl", None)
+        spec.loader.exec_module(module)
+    opened = []
+    remove = pathlib.Path.unlink
+
+    def unlink(path, missing_ok=False):
+        if any(not file.closed for file in opened):
+            raise PermissionError(13, "The process cannot access the file", str(path))
+        remove(path, missing_ok)
+
+    def keep(path, *args, **kwargs):
+        opened.append(open(path, *args, **kwargs))
+        return opened[-1]
+
+    monkeypatch.setattr(pathlib.Path, "unlink", unlink)
+    monkeypatch.setattr(module, "open", keep, raising=False)
+    with module.hold(tmp_path / "run"):
+        assert json.loads((tmp_path / "run" / LOCK).read_text())["process"] == os.getpid()
+    assert list(tmp_path.iterdir()) == [] and len(opened) == 1
 
 
 def test_the_other_processes_hear_of_it(tmp_path, monkeypatch):

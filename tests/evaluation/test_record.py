@@ -1,8 +1,12 @@
 """The card as Markdown: what the figures are, and of what."""
 
+import importlib.util
 import json
 import re
+import sys
+import types
 
+from generalist.evaluation import record
 from generalist.evaluation.record import markdown
 
 
@@ -41,3 +45,18 @@ def test_every_table_is_one(finished):
                 and len({len(line) for line in lines}) == 1
             )
             assert set(lines[1]) <= set("|-: ")
+
+
+def test_a_system_that_counts_no_memory(monkeypatch):
+    """Windows: the module loads without `resource`, and the card says that nothing is counted."""
+    spec = importlib.util.spec_from_file_location("record_of_windows", record.__file__)
+    module = importlib.util.module_from_spec(spec)
+    with monkeypatch.context() as hidden:
+        hidden.setitem(sys.modules, "resource", None)
+        spec.loader.exec_module(module)
+    device = types.SimpleNamespace(memory_stats=lambda: None)
+    assert module._peak_memory(device) == {
+        "of": "the process, which this system does not count",
+        "bytes": 0,
+    }
+    assert record._peak_memory(device)["bytes"] > 2**20
