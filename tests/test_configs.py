@@ -152,6 +152,38 @@ def test_tiny_is_the_small_recipe_from_scratch_with_every_part_of_its_model(data
     assert tiny.total_steps * tiny.batch_size < 100
 
 
+@pytest.mark.parametrize("data", ["scenes", "paper,small"])
+def test_the_small_model_at_128_has_the_grids_of_that_at_64(data):
+    """Only what is counted in pixels doubles, so that a step takes about as long."""
+    small = flatten(common.get_config(f"{data},scratch").to_dict())
+    assert small == flatten(common.get_config(f"{data},64,scratch").to_dict())
+    large = flatten(common.get_config(f"{data},scratch,128").to_dict())
+    assert {field: large[field] for field in large if large[field] != small[field]} == {
+        "data.image_size": 128,
+        "data.scenes_size": 128,
+        "model.target_size": 128,
+        "model.unet.patch": 8,
+        "model.unet.refine_block": 4,
+        "model.image_encoder.image_size": 128,
+        "model.image_encoder.patch": 16,
+    }
+    Recipe.from_config(common.get_config(f"{data},scratch,128"))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("scenes,128", "the shipped weights paint 64x64: add 'scratch'"),
+        ("scenes,scratch,64,128", "give one of them"),
+        ("scenes,tiny,128", "not 'tiny'"),
+        ("paper,128", "'128' is the size of the small model, which is 'scenes' or 'paper,small'"),
+    ],
+)
+def test_a_size_that_cannot_be_meant_is_an_error(words, said):
+    with pytest.raises(ValueError, match=said):
+        common.get_config(words)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

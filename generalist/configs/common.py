@@ -16,6 +16,26 @@ SCENES = ("depth", "semantic", "instance", "denoise", "derain", "light")
 PAPER = ("depth", "semantic", "coco_semantic", "instance", "denoise", "derain", "light")
 
 
+class Size(NamedTuple):
+    """What the size of the small model's images and targets decides.
+
+    The grids of the UNet, of its last residual and of the encoder are the same at every size, and
+    so is nearly the time of a step.
+    """
+
+    side: int  # of images and targets, pixels
+    stem_patch: int
+    refine_block: int
+    encoder_patch: int
+
+
+# By the word behind a config file; the first is taken without one.
+SIZES = {
+    "64": Size(side=64, stem_patch=4, refine_block=2, encoder_patch=8),
+    "128": Size(side=128, stem_patch=8, refine_block=4, encoder_patch=16),
+}
+
+
 class Choice(NamedTuple):
     """What the words behind a config file choose.
 
@@ -24,6 +44,7 @@ class Choice(NamedTuple):
       small: the small model instead of the full-size one; the scenes always take the small one.
       scratch: do not start from the shipped weights.
       tiny: a model from scratch that is trained in seconds, see `tiny`.
+      size: side of the small model's images and targets, a key of SIZES.
       tasks: the tasks to train; empty takes all.
     """
 
@@ -31,6 +52,7 @@ class Choice(NamedTuple):
     small: bool
     scratch: bool
     tiny: bool
+    size: str
     tasks: tuple[str, ...]
 
 
@@ -47,17 +69,31 @@ def parse(arg: str) -> Choice:
     else:
         data = "paper" if os.environ.get("GENERALIST_DATA_DIR") else "scenes"
 
-    switches = ("small", "scratch", "tiny")
+    switches = ("small", "scratch", "tiny", *SIZES)
     tasks = tuple(word for word in words if word not in (*data_words, *switches))
     known_tasks = (*(SCENES if data == "scenes" else PAPER), "panoptic")
     if len(data_words) > 1 or set(tasks) - set(known_tasks):
         hints = _hints(tasks, (*known_tasks, *switches))
         raise ValueError(
             f"config argument {arg!r}:{hints} choose 'scenes' or 'paper', and optionally 'small', "
-            f"'scratch', 'tiny' and the tasks to train, by default all of them: "
+            f"'scratch', 'tiny', '64' or '128' and the tasks to train, by default all of them: "
             f"{', '.join(known_tasks)}"
         )
-    return Choice(data, "small" in words, "scratch" in words, "tiny" in words, tasks)
+
+    sizes = [word for word in words if word in SIZES]
+    is_small = (data == "scenes" or "small" in words) and "tiny" not in words
+    if len(sizes) > 1 or (sizes and not is_small):
+        raise ValueError(
+            f"config argument {arg!r}: '64' or '128' is the size of the small model, which is "
+            "'scenes' or 'paper,small': give one of them, and not 'tiny'"
+        )
+    if sizes == ["128"] and "scratch" not in words:
+        raise ValueError(
+            f"config argument {arg!r}: the shipped weights paint 64x64: add 'scratch', or leave "
+            "'128' out"
+        )
+    size = sizes[0] if sizes else next(iter(SIZES))
+    return Choice(data, "small" in words, "scratch" in words, "tiny" in words, size, tasks)
 
 
 def _hints(words: Collection[str], known: Collection[str]) -> str:
@@ -279,6 +315,7 @@ def _full_size_model() -> ConfigDict:
             "groups": 32,
             "position": False,
             "refine": 64,
+            "refine_block": 2,
         }
     )
     m.image_encoder = ConfigDict(
@@ -293,22 +330,24 @@ def _full_size_model() -> ConfigDict:
     return m
 
 
-def small(c: ConfigDict, scratch: bool = False) -> ConfigDict:
-    """Turns `c` into a small model at 64x64, for two CPU cores and twelve minutes.
+def small(c: ConfigDict, scratch: bool = False, size: str = "64") -> ConfigDict:
+    """Turns `c` into a small model, for two CPU cores and twelve minutes.
 
-    It starts from the shipped weights, or with `scratch` from nothing.
+    It starts from the shipped weights, or with `scratch` from nothing. `size` is a key of SIZES.
     """
+    chosen = SIZES[size]
     c.total_steps = 1100 if scratch else 480
     c.batch_size = 16
     c.tasks.timesteps = ConfigDict(
         {name: timesteps(mean=0.0, p_pure_noise=0.9) for name in c.tasks.weights}
     )
-    c.data.image_size = 64
+    c.data.image_size = chosen.side
+    c.data.scenes_size = chosen.side
     c.data.threads = 2
 
     c.model.init_from = "" if scratch else "scenes"  # the weights shipped with the package
     c.model.dtype = "float32"
-    c.model.target_size = 64
+    c.model.target_size = chosen.side
     c.model.pooled_text = True
     c.model.unet = ConfigDict(
         {
@@ -319,14 +358,21 @@ def small(c: ConfigDict, scratch: bool = False) -> ConfigDict:
             "heads": 4,
             "head_dim": 32,
             "window": 0,
-            "patch": 4,
+            "patch": chosen.stem_patch,
             "groups": 16,
             "position": True,
             "refine": 64,
+            "refine_block": chosen.refine_block,
         }
     )
     c.model.image_encoder = ConfigDict(
-        {"image_size": 64, "patch": 8, "dim": 128, "depth": 2, "heads": 4}
+        {
+            "image_size": chosen.side,
+            "patch": chosen.encoder_patch,
+            "dim": 128,
+            "depth": 2,
+            "heads": 4,
+        }
     )
     c.model.text_encoder = ConfigDict({"dim": 64, "depth": 2, "heads": 2})
 
@@ -388,7 +434,7 @@ def tiny(c: ConfigDict) -> ConfigDict:
     return c
 
 
-def scenes(scratch: bool = False) -> ConfigDict:
+def scenes(scratch: bool = False, size: str = "64") -> ConfigDict:
     """Returns the small model on the built-in scenes."""
     c = full_size()
     c.data_dir = ""
@@ -421,7 +467,7 @@ def scenes(scratch: bool = False) -> ConfigDict:
 
     c.diffusion.prototype_weight = 0.2
     c.eval.tasks = (*SCENES, "panoptic")
-    return small(c, scratch)
+    return small(c, scratch, size)
 
 
 def own(definitions: Mapping[str, Mapping]) -> ConfigDict:
@@ -469,9 +515,9 @@ def get_config(arg: str = "") -> ConfigDict:
     choice = parse(arg)
     scratch = choice.scratch or choice.tiny
     if choice.data == "scenes":
-        c = scenes(scratch)
+        c = scenes(scratch, choice.size)
     elif choice.small or choice.tiny:
-        c = small(full_size(), scratch)
+        c = small(full_size(), scratch, choice.size)
     else:
         c = full_size()
 

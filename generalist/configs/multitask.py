@@ -10,6 +10,7 @@ behind the file choose otherwise, in any order:
     multitask.py:paper,small                 the paper's data with the small model, for a laptop
     multitask.py:paper,small,depth,semantic  only these tasks: no other data set is needed
     multitask.py:scenes,scratch              a small model that does not start from shipped weights
+    multitask.py:scenes,scratch,128          that paints 128x128, the paper's size, instead of 64x64
     multitask.py:tiny                        trained and evaluated in about a minute
 
 What to expect on two CPU cores, evaluation on 200 held-out scenes included (one run each; the

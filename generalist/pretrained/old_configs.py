@@ -37,6 +37,11 @@ def rename_fields(config: Any) -> Any:
     if diffusion:
         diffusion.setdefault("unet_time", "linear")
 
+    # The last residual had one size of blocks.
+    unet = _group(config, "model", "unet")
+    if "refine" in unet:
+        unet.setdefault("refine_block", 2)
+
     timesteps = _group(config, "tasks", "timesteps")
     for task, numbers in timesteps.items():
         timesteps[task] = _named(TIMESTEPS, numbers)
