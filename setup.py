@@ -79,6 +79,7 @@ setup(
         ],  # published weights: the hub, and the text encoders' tokenizers
         "beam": ["apache-beam>=2.60"],  # data prepare --beam
         "notebook": ["ipykernel>=6.29", "nbclient>=0.10", "nbformat>=5.10"],
+        "fuzz": ["atheris>=3.0", "h5py>=3.12", "scipy>=1.14"],  # benchmarks/fuzz.py
         "dev": ["pre-commit>=4", "pyright>=1.1.400", "ruff>=0.15"],  # make lint
         # What the tests compare with; nothing of it is imported by the package.
         "test": [
@@ -86,6 +87,7 @@ setup(
             "beartype>=0.20",  # checks the shape types of the package while the tests run
             "diffusers>=0.35",
             "h5py>=3.12",
+            "hypothesis>=6.100",
             "ipykernel>=6.29",
             "nbclient>=0.10",
             "nbformat>=5.10",

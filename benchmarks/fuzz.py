@@ -1,56 +1,56 @@
 """Feeds changed files to the readers: each is read or refused with a message, nothing else.
 
-    python benchmarks/fuzz.py --seconds 60 --seed 0 --out fuzz
+    pip install -e '.[fuzz]'
+    python benchmarks/fuzz.py --seconds 60 --seed 1 --out fuzz
 
-Every reader starts from small whole files. An input is a change of one that was kept: bytes, cuts,
-repetitions, numbers at the edge, pieces of another. It is kept where it leads to a result or a
-message that none before led to, so that the changes go on from there. A fault is any exception but
-the reader's own, more than 10 seconds, or the end of the process (a reader has one of its own, of
-at most 4 GiB).
+Every reader starts from small whole files. Atheris changes them and keeps a change that reaches new
+lines of this package's Python, so that the next ones go on from there; NumPy, OpenCV, Pillow, h5py
+and safetensors run unwatched. A fault is any exception but the reader's own, more than 10 seconds,
+or the end of the process (a reader has one of its own, of at most 4 GiB).
 
-Prints a line a reader: inputs, outcomes, faults. The input of each fault is in the folder; the exit
-code is 1 if there are any.
+Prints a line a reader: inputs, inputs kept, faults. The input of each fault is in the folder; the
+exit code is 1 if there are any.
 """
 
 import argparse
+import contextlib
 import io
 import json
-import multiprocessing
 import os
 import pathlib
-import random
-import re
-import resource
-import signal
+import subprocess
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import atheris
 import cv2
 import h5py
 import numpy as np
 import safetensors.numpy
 import scipy.io
 
-from generalist.configs import common
-from generalist.files import DamagedFileError, read_json
-from generalist.inference.images import read_image
-from generalist.input_pipeline.sources import files, matlab, nyu, sidd
-from generalist.pretrained import huggingface, weights
-from generalist.pretrained.old_configs import rename_fields
-from generalist.recipe import Recipe
-from generalist.training import flags
+# What is watched is imported here, in the processes that read.
+watched = contextlib.nullcontext()
+if "--here" in sys.argv:
+    watched = atheris.instrument_imports(include=["generalist"])
+with watched:
+    from generalist.configs import common
+    from generalist.files import DamagedFileError, read_json
+    from generalist.inference.images import read_image
+    from generalist.input_pipeline.sources import coco, files, folder, matlab, nyu, sidd
+    from generalist.pretrained import huggingface, weights
+    from generalist.pretrained.old_configs import rename_fields
+    from generalist.recipe import Recipe
+    from generalist.training import flags
 
 MOST_SECONDS = 10  # an input
-MOST_MEMORY = 4 * 2**30  # bytes of a reader's process
+MOST_MEMORY = 4096  # MiB of a reader's process
 MOST_BYTES = 2**16  # an input
-EDGES = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 2**63 - 1, 2**64 - 1)
-
-
-class TooSlowError(BaseException):
-    """An input takes longer than MOST_SECONDS; no reader catches it."""
+MANY = 100  # inputs between two reports
+REPORT = "report.json"
+CORPUS = "kept"
 
 
 class Reader(NamedTuple):
@@ -101,6 +101,12 @@ def readers() -> dict[str, Reader]:
             [json.dumps(vision).encode(), json.dumps(unet).encode()],
         ),
         "blocks of SIDD": Reader(read_blocks, (files.DataError,), "a.mat", [matlab_file()]),
+        "numbers of a label": Reader(
+            of_text(folder._load_array), (files.DataError,), "a.npy", [array_file()]
+        ),
+        "annotations of COCO": Reader(
+            read_annotations, (files.DataError,), "a.json", [annotations_file()]
+        ),
         "frames of NYU": Reader(read_frame, (files.DataError,), "a.mat", [hdf5_file()]),
         "command line": Reader(
             lambda path: flags.parse(["main.py", *path.read_text("utf-8").split("\n")]),
@@ -128,6 +134,13 @@ def read_blocks(path: pathlib.Path) -> Any:
     return shape, sidd.load_blocks(str(path), "blocks").shape
 
 
+def read_annotations(path: pathlib.Path) -> Any:
+    """Reads COCO's JSON, and the segments of its images."""
+    coco.read_annotations.cache_clear()
+    annotations = coco.read_annotations(str(path))
+    return annotations.with_things()
+
+
 def read_frame(path: pathlib.Path) -> np.ndarray:
     """Reads the first frame of NYU's labeled file, opened anew."""
     matlab._open_hdf5.cache_clear()
@@ -143,6 +156,23 @@ def tensor_files() -> list[bytes]:
     """Returns safetensors files of one and of several types."""
     arrays = {"a": np.ones((2, 3), np.float32), "b": np.zeros(5, np.float16)}
     return [safetensors.numpy.save({"w": arrays["a"]}), safetensors.numpy.save(arrays, {"k": "v"})]
+
+
+def array_file() -> bytes:
+    """Returns a .npy file."""
+    file = io.BytesIO()
+    np.save(file, np.ones((3, 4), np.float32))
+    return file.getvalue()
+
+
+def annotations_file() -> bytes:
+    """Returns a panoptic JSON like COCO's."""
+    categories = [{"id": index, "name": "a", "isthing": 1} for index in range(coco.NUM_CATEGORIES)]
+    segment = {"id": 7, "category_id": 1, "iscrowd": 0, "area": 9}
+    annotation = {"image_id": 1, "file_name": "1.png", "segments_info": [segment]}
+    images = [{"id": 1, "file_name": "1.jpg"}]
+    content = {"images": images, "annotations": [annotation], "categories": categories}
+    return json.dumps(content).encode()
 
 
 def matlab_file() -> bytes:
@@ -162,132 +192,113 @@ def hdf5_file() -> bytes:
     return content.getvalue()
 
 
-# Changes ------------------------------------------------------------------------------------------
-
-
-def mutate(data: bytes, other: bytes, rng: random.Random) -> bytes:
-    """Returns `data` with one to four changes; `other` gives pieces."""
-    for _ in range(rng.choice((1, 1, 1, 2, 4))):
-        start = rng.randrange(len(data) + 1)
-        end = min(len(data), start + rng.choice((0, 1, 1, 2, 4, 8, 64)))
-        data = data[:start] + piece(data[start:end], other, rng) + data[end:]
-        if rng.random() < 0.05:
-            data = data[: rng.randrange(len(data) + 1)]
-    return data[:MOST_BYTES]
-
-
-def piece(old: bytes, other: bytes, rng: random.Random) -> bytes:
-    """Returns what replaces a piece of a file."""
-    kind = rng.randrange(6)
-    if kind == 0:
-        return bytes(rng.randrange(256) for _ in old)
-    if kind == 1:
-        return rng.choice(EDGES).to_bytes(8, rng.choice(("little", "big")))[: len(old) or 1]
-    if kind == 2:
-        return old * rng.choice((0, 2, 3, 100))
-    if kind == 3:
-        start = rng.randrange(len(other) + 1)
-        return other[start : start + rng.choice((1, 4, 16, 64))]
-    if kind == 4:
-        # What a text holds: numbers, brackets, signs.
-        words = ("0", "-1", "1e999", "null", "[]", "{}", '"', "\\", "=", "\n", "--", "(", "9" * 20)
-        return rng.choice(words).encode()
-    return bytes(byte ^ (1 << rng.randrange(8)) for byte in old)
-
-
 # One reader ---------------------------------------------------------------------------------------
 
 
-def stop_slow(number: int, frame: Any) -> None:
-    """Ends an input that takes too long."""
-    raise TooSlowError
+class Trial:
+    """Reads input after input, and writes down what came of them.
 
-
-def outcome(reader: Reader, path: pathlib.Path) -> tuple[str, str]:
-    """Reads a file.
-
-    Returns:
-      What came of it, without its numbers; and the traceback of a fault, or "".
+    Args:
+      reader: what reads.
+      folder: gets the current input, every fault, and the report.
     """
-    signal.alarm(MOST_SECONDS)
-    try:
-        result = reader.read(path)
-        return f"read {type(result).__name__}", ""
-    except reader.refuses as error:
-        message = str(error).replace(str(path.parent), "")
-        # Quoted pieces of the input and numbers differ from each input to the next.
-        return re.sub(r"'[^']*'|\d+|[^\x20-\x7e]", "#", message)[:80], ""
-    except (Exception, TooSlowError) as error:
-        return f"fault {type(error).__name__}", traceback.format_exc()
-    finally:
-        signal.alarm(0)
 
+    def __init__(self, reader: Reader, folder: pathlib.Path):
+        self._reader = reader
+        self._folder = folder
+        self._tried = 0
+        self._faults: set[tuple[str, ...]] = set()
 
-def try_reader(name: str, seconds: float, seed: int, out: pathlib.Path, results: Any) -> None:
-    """Tries changed files for a time; puts how many inputs, outcomes and faults into `results`."""
-    resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
-    signal.signal(signal.SIGALRM, stop_slow)
-    # A command line prints its config, decoders write straight to the process's own streams.
-    quiet = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(quiet, 1)
-    os.dup2(quiet, 2)
-    rng = random.Random(f"{seed} {name}")
-    reader = readers()[name]
-
-    kept = list(reader.seeds)
-    seen = set()
-    faults = {}
-    tried = 0
-    path = out / name.replace(" ", "_") / reader.name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    began = time.monotonic()
-    while time.monotonic() - began < seconds:
-        # The whole files come first.
-        data = kept[tried] if tried < len(reader.seeds) else rng.choice(kept)
-        if tried >= len(reader.seeds):
-            data = mutate(data, rng.choice(kept), rng)
+    def __call__(self, data: bytes) -> None:
+        """Reads one input."""
+        path = self._folder / self._reader.name
         path.write_bytes(data)
-        what, problem = outcome(reader, path)
-        tried += 1
+        try:
+            self._reader.read(path)
+        except self._reader.refuses:
+            pass
+        except Exception:
+            self._keep(data, traceback.format_exc())
 
-        if what not in seen:
-            seen.add(what)
-            kept.append(data)
-        if problem:
-            place = problem.splitlines()[-4:-1]
-            if (what, *place) not in faults:
-                faults[(what, *place)] = problem
-                (path.parent / f"fault_{len(faults)}").write_bytes(data)
-                (path.parent / f"fault_{len(faults)}.txt").write_text(problem, encoding="utf-8")
-    results.put((tried, len(seen), len(faults)))
+        # The process ends without a word to this class.
+        self._tried += 1
+        if self._tried % MANY == 0:
+            self.report()
+
+    def _keep(self, data: bytes, problem: str) -> None:
+        """Keeps the first input of a fault: of those that end in the same lines."""
+        place = tuple(problem.splitlines()[-4:])
+        if place in self._faults:
+            return
+        self._faults.add(place)
+        name = f"fault_{len(self._faults)}"
+        (self._folder / name).write_bytes(data)
+        (self._folder / f"{name}.txt").write_text(problem, encoding="utf-8")
+        self.report()
+
+    def report(self) -> None:
+        """Writes how many inputs and faults there were."""
+        report = {"tried": self._tried, "faults": len(self._faults)}
+        (self._folder / REPORT).write_text(json.dumps(report), encoding="utf-8")
+
+
+def try_reader(name: str, seconds: int, seed: int, out: pathlib.Path) -> None:
+    """Tries changed files for a time; never returns, as libFuzzer ends the process."""
+    reader = readers()[name]
+    folder = out / name.replace(" ", "_")
+    corpus = folder / CORPUS
+    corpus.mkdir(parents=True, exist_ok=True)
+    for index, data in enumerate(reader.seeds):
+        (corpus / f"seed_{index}").write_bytes(data)
+
+    trial = Trial(reader, folder)
+    trial.report()
+    options = [
+        f"-max_total_time={seconds}",
+        f"-seed={seed}",
+        f"-max_len={MOST_BYTES}",
+        f"-timeout={MOST_SECONDS}",
+        f"-rss_limit_mb={MOST_MEMORY}",
+        f"-artifact_prefix={folder}/",
+    ]
+    # What the readers print would hide what they do.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    atheris.Setup([sys.argv[0], *options, str(corpus)], trial)
+    atheris.Fuzz()
 
 
 def main() -> int:
     """Tries every reader in a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=60.0, help="a reader (default: 60)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=int, default=60, help="a reader (default: 60)")
+    parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("fuzz"))
     parser.add_argument("--reader", nargs="+", default=list(readers()), help="default: all")
+    parser.add_argument("--here", action="store_true", help="a single reader in this process")
     args = parser.parse_args()
+    if args.here:
+        try_reader(args.reader[0], args.seconds, args.seed, args.out.absolute())
 
     total = 0
-    # Not forked: the readers' libraries have threads.
-    context = multiprocessing.get_context("spawn")
     for name in args.reader:
-        results = context.Queue()
-        arguments = (name, args.seconds, args.seed, args.out.absolute(), results)
-        process = context.Process(target=try_reader, args=arguments)
-        process.start()
-        process.join()
+        folder = args.out / name.replace(" ", "_")
+        folder.mkdir(parents=True, exist_ok=True)
+        options = ["--seconds", str(args.seconds), "--seed", str(args.seed), "--out", str(args.out)]
+        command = [sys.executable, __file__, "--here", "--reader", name, *options]
+        with open(folder / "log.txt", "w", encoding="utf-8") as log:
+            code = subprocess.run(command, stderr=log, check=False).returncode
 
-        if process.exitcode:
-            print(f"{name}: ended with {process.exitcode}; its last input is in {args.out}")
-            total += 1
-            continue
-        tried, outcomes, faults = results.get()
+        report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+        faults = report["faults"]
+        ended = ""
+        if code:
+            faults += 1
+            ended = f"; the process ended with {code}, see {folder}/log.txt"
+        kept = len(list((folder / CORPUS).iterdir()))
+        print(
+            f"{name}: {report['tried']:,} inputs, {kept} kept, {faults} faults{ended}", flush=True
+        )
         total += faults
-        print(f"{name}: {tried:,} inputs, {outcomes} outcomes, {faults} faults", flush=True)
     print(f"{total} faults")
     return 1 if total else 0
 
