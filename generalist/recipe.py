@@ -4,8 +4,10 @@ Training, `--mode=compile`, evaluation and prediction begin with `Recipe.from_co
 """
 
 import dataclasses
+import functools
 import json
-from collections.abc import Iterable, Mapping
+import pathlib
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -18,9 +20,9 @@ from generalist.diffusion.combinations import check_combination
 from generalist.diffusion.objective import Objective
 from generalist.diffusion.schedules import Schedule
 from generalist.diffusion.unet_time import UNET_TIMES
-from generalist.models.text_encoder import tokenize
+from generalist.models.text_encoder import LENGTH, tokenize
 from generalist.names import one_of
-from generalist.pretrained import parts
+from generalist.pretrained import parts, tokenizer
 from generalist.tasks import Task, get_tasks
 
 FULL_RATE = [r"^image_encoder\.", 1.0]  # row of `optimizer.lr_multipliers`
@@ -98,7 +100,8 @@ class Recipe:
         settings["optimizer"]["lr_multipliers"] = _lr_multipliers(settings, published)
         if published:
             prompts = {name: task.prompt for name, task in tasks.items()}
-            settings["model"] = parts.settle(settings["model"], published, prompts)
+            own_prompts = any(task.own_prompts for task in tasks.values())
+            settings["model"] = parts.settle(settings["model"], published, prompts, own_prompts)
         check_model(settings["model"])
 
         get_tasks(settings["tasks"]["set"], settings["data"]["augment"]["tasks"])
@@ -147,6 +150,33 @@ class Recipe:
         """Returns the content of `config.json`."""
         return json.dumps(self.config.to_dict(), indent=1)
 
+    @property
+    def own_prompts(self) -> bool:
+        """Whether examples of a trained task have prompts of their own."""
+        return any(task.own_prompts for task in self.tasks.values())
+
+    def tokenizer(self, folder: str | pathlib.Path) -> Callable[..., np.ndarray]:
+        """Returns what turns prompts into ids: (prompts, cut=False) -> int32 (k, n).
+
+        A prompt that is too long is a ValueError, or with `cut` loses its end.
+
+        Args:
+          folder: of the run or model, which has the files of a published tokenizer.
+
+        Raises:
+          WeightsError: it has not, or they are damaged.
+        """
+        model = self.config.model
+        if not model.prompt_ids:
+            return functools.partial(tokenize, length=model.text_encoder.get("length", LENGTH))
+
+        # T5 takes any number of ids; all prompts of a model have the same.
+        ids = next(iter(model.prompt_ids.values()))
+        own = tokenizer.read_tokenizer(
+            pathlib.Path(folder) / tokenizer.FOLDER, model.text_encoder.get("length")
+        )
+        return dataclasses.replace(own, length=len(ids))
+
     def prompt_ids(self, tasks: Iterable[str] | None = None) -> np.ndarray:
         """Returns the token ids of the tasks' prompts, int32 (tasks, n).
 
@@ -161,7 +191,8 @@ class Recipe:
         names = list(self.tasks if tasks is None else tasks)
         published = self.config.model.prompt_ids
         if not published:
-            return tokenize([self.known_tasks[name].prompt for name in names])
+            length = self.config.model.text_encoder.get("length", LENGTH)
+            return tokenize([self.known_tasks[name].prompt for name in names], length)
 
         missing = [name for name in names if name not in published]
         if missing:

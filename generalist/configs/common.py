@@ -13,6 +13,8 @@ from ml_collections.config_dict import ConfigDict
 from generalist.names import did_you_mean
 
 SCENES = ("depth", "semantic", "instance", "denoise", "derain", "light")
+# Words of a caption that a model of own captions reads.
+CAPTION_LENGTH = 32
 PAPER = ("depth", "semantic", "coco_semantic", "instance", "denoise", "derain", "light")
 
 
@@ -324,7 +326,8 @@ def _full_size_model() -> ConfigDict:
     # The normalization that the image encoder was trained with.
     m.image_mean = (0.5, 0.5, 0.5)
     m.image_std = (0.5, 0.5, 0.5)
-    m.text_encoder = ConfigDict({"dim": 768, "depth": 12, "heads": 12})
+    # `length`: words of a prompt. Longer captions of examples are cut.
+    m.text_encoder = ConfigDict({"dim": 768, "depth": 12, "heads": 12, "length": 8})
     m.prompt_ids = ConfigDict()  # of a published tokenizer, by task; empty: words are hashed
     m.autoencoder = ConfigDict()
     return m
@@ -374,7 +377,7 @@ def small(c: ConfigDict, scratch: bool = False, size: str = "64") -> ConfigDict:
             "heads": 4,
         }
     )
-    c.model.text_encoder = ConfigDict({"dim": 64, "depth": 2, "heads": 2})
+    c.model.text_encoder.update({"dim": 64, "depth": 2, "heads": 2})
 
     c.optimizer.lr = 2e-3 if scratch else 2e-4
     c.optimizer.warmup_steps = 50
@@ -483,6 +486,8 @@ def own(definitions: Mapping[str, Mapping]) -> ConfigDict:
     c.tasks.timesteps = ConfigDict(
         {name: timesteps(mean=0.0, p_pure_noise=0.5) for name in definitions}
     )
+    if any(definition.get("captions") for definition in definitions.values()):
+        c.model.text_encoder.length = CAPTION_LENGTH
     c.data.source = "folder"
     c.data.augment.tasks = tuple(definitions)
     c.eval.split = "val"  # what the user holds out, measured all along

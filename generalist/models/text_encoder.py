@@ -1,6 +1,7 @@
-"""Text encoders: frozen, run once at start on the prompts of the tasks."""
+"""Text encoders, which are frozen, and the ids of the words that they take."""
 
 import zlib
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,17 +16,26 @@ VOCABULARY = 4096  # ids
 LENGTH = 8  # words of a prompt
 
 
-def tokenize(prompts: list[str], length: int = LENGTH) -> Int[np.ndarray, "k length"]:
+def tokenize(
+    prompts: Sequence[str], length: int = LENGTH, cut: bool = False
+) -> Int[np.ndarray, "k length"]:
     """Returns a checksum of each lower-cased word as its id, int32; 0 is padding.
 
     Needs no vocabulary file, so a model that is trained from scratch is complete in itself.
 
+    Args:
+        prompts: k texts.
+        length: ids of each.
+        cut: leave out the words beyond `length`.
+
     Raises:
-        ValueError: for a prompt of more than `length` words, which it names.
+        ValueError: for a prompt of more than `length` words, which it names, unless `cut`.
     """
     ids = np.zeros((len(prompts), length), np.int32)
     for row, prompt in zip(ids, prompts, strict=True):
         words = prompt.lower().split()
+        if cut:
+            words = words[:length]
         if len(words) > length:
             raise ValueError(
                 f"prompt {prompt!r} has {len(words)} words, at most {length} are allowed"

@@ -42,6 +42,11 @@ def rename_fields(config: Any) -> Any:
     if "refine" in unet:
         unet.setdefault("refine_block", 2)
 
+    # Hashed words had one number of positions.
+    text_encoder = _group(config, "model", "text_encoder")
+    if text_encoder and text_encoder.get("kind") != "t5":
+        text_encoder.setdefault("length", 8)
+
     timesteps = _group(config, "tasks", "timesteps")
     for task, numbers in timesteps.items():
         timesteps[task] = _named(TIMESTEPS, numbers)

@@ -4,6 +4,7 @@
 `unet=FOLDER,image_encoder=FOLDER,...`.
 """
 
+import dataclasses
 import logging
 import pathlib
 import re
@@ -35,6 +36,9 @@ READERS = {
 # What a UNet must have in common with its checkpoint; the rest (variant, stem, extras) is the
 # config's.
 UNET_SIZES = ("channels", "layers_per_block", "context_dim", "heads", "head_dim", "groups")
+
+# Ids of a prompt where the text encoder takes any number (T5) and examples have their own: CLIP's.
+CAPTION_LENGTH = 77
 
 STRATEGIES = ("cycle", "mean", "fresh")  # see `adapt_channels`; "fresh" keeps the initial values
 
@@ -90,7 +94,10 @@ def read_parts(init_from: str) -> dict[str, PublishedModel]:
 
 
 def settle(
-    model: Mapping, published: Mapping[str, PublishedModel], prompts: Mapping[str, str]
+    model: Mapping,
+    published: Mapping[str, PublishedModel],
+    prompts: Mapping[str, str],
+    own_prompts: bool = False,
 ) -> dict:
     """Returns the `model` group of a config with the sizes of the published components.
 
@@ -101,6 +108,7 @@ def settle(
       model: the group, as plain dicts.
       published: from `read_parts`.
       prompts: {task: prompt}, for the published text encoder's own tokenizer.
+      own_prompts: whether examples have others, which may be longer.
     """
     model = dict(model)
 
@@ -128,6 +136,8 @@ def settle(
 
         # The ids are kept in the config, so that the model predicts without the tokenizer's files.
         tokenizer = read_tokenizer(text.report.source, text.settings.get("length"))
+        if own_prompts and tokenizer.length is None:
+            tokenizer = dataclasses.replace(tokenizer, length=CAPTION_LENGTH)
         ids = tokenizer(list(prompts.values())).tolist()
         model["prompt_ids"] = dict(zip(prompts, ids, strict=True))
 

@@ -1,34 +1,84 @@
 """The tokenizer beside a published text encoder.
 
-It is read from its own files: tokenizer.json, or CLIP's vocab.json and merges.txt.
+It is read from its own files: tokenizer.json, or CLIP's vocab.json and merges.txt. A run whose
+examples have prompts of their own keeps a copy of them, in `tokenizer` of its workdir.
 """
 
+import dataclasses
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from generalist.files import read_json, read_text
+from generalist.files import read_json, read_text, write_atomically
 from generalist.pretrained.weights import WeightsError
 
 # How CLIP cuts a text into words, from its published code.
 CLIP_PATTERN = r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
 
+FOLDER = "tokenizer"  # beside a text encoder, and in a model folder
+# The files that one may have.
+FILES = (
+    "tokenizer.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+)
 
-def read_tokenizer(folder, length: int | None) -> Callable[[Sequence[str]], np.ndarray]:
+
+@dataclasses.dataclass(frozen=True)
+class Tokenizer:
+    """Turns prompts into ids; picklable.
+
+    Attributes:
+      folder: of the text encoder, for errors.
+      tokens: a `tokenizers.Tokenizer`.
+      length: ids a prompt; None: as many as the longest of a call.
+      padding: the id that fills a shorter one.
+    """
+
+    folder: str
+    tokens: Any
+    length: int | None
+    padding: int
+
+    def __call__(self, prompts: Sequence[str], cut: bool = False) -> np.ndarray:
+        """Returns the ids of k prompts, int32 (k, n).
+
+        Args:
+          prompts: k texts.
+          cut: leave out what does not fit into `length`, but for the last id, which ends a prompt.
+
+        Raises:
+          WeightsError: a prompt has more ids than `length`, unless `cut`.
+        """
+        rows = [self.tokens.encode(prompt).ids for prompt in prompts]
+        width = self.length or max(map(len, rows))
+        if cut:
+            rows = [row if len(row) <= width else row[: width - 1] + row[-1:] for row in rows]
+
+        # Never cut a prompt silently: its end may be what matters.
+        for prompt, row in zip(prompts, rows, strict=True):
+            if len(row) > width:
+                raise WeightsError(
+                    f"prompt {prompt!r} has {len(row)} tokens, the text encoder in {self.folder} "
+                    f"takes {width}: shorten it"
+                )
+        return np.asarray([row + [self.padding] * (width - len(row)) for row in rows], np.int32)
+
+
+def read_tokenizer(folder, length: int | None) -> Tokenizer:
     """Reads the tokenizer of a text encoder, from its folder or from `tokenizer` beside it.
 
     Args:
-      folder: a text encoder's folder.
+      folder: a text encoder's folder, or that of a copy.
       length: ids a prompt (CLIP: 77, filled with its padding token, which it is trained to see);
         None pads with 0 to the longest prompt (T5, which masks it).
 
-    Returns:
-      A function of k prompts that returns their ids, int32 (k, n).
-
     Raises:
-      WeightsError: no tokenizer files, damaged ones, or no `tokenizers` package; the function
-        raises it for a prompt that is too long.
+      WeightsError: no tokenizer files, damaged ones, or no `tokenizers` package.
     """
     place = find_tokenizer(pathlib.Path(folder))
     tokenizer = _load(place)
@@ -42,21 +92,23 @@ def read_tokenizer(folder, length: int | None) -> Callable[[Sequence[str]], np.n
                 "tokenizer's files again."
             )
 
-    def encode(prompts: Sequence[str]) -> np.ndarray:
-        rows = [tokenizer.encode(prompt).ids for prompt in prompts]
-        width = length or max(map(len, rows))
+    return Tokenizer(str(folder), tokenizer, length, padding)
 
-        # Never cut a prompt silently: its end may be what matters.
-        for prompt, row in zip(prompts, rows, strict=True):
-            if len(row) > width:
-                raise WeightsError(
-                    f"prompt {prompt!r} has {len(row)} tokens, the text encoder in {folder} takes "
-                    f"{width}: shorten it"
-                )
 
-        return np.asarray([row + [padding] * (width - len(row)) for row in rows], np.int32)
+def copy_tokenizer(source, model_folder: pathlib.Path) -> None:
+    """Copies the files of a tokenizer into a model folder, each atomically.
 
-    return encode
+    Args:
+      source: the text encoder's folder, as of `read_tokenizer`.
+      model_folder: gets them in FOLDER.
+
+    Raises:
+      WeightsError: no tokenizer files.
+    """
+    place = find_tokenizer(pathlib.Path(source))
+    for name in FILES:
+        if (place / name).is_file():
+            write_atomically(model_folder / FOLDER / name, (place / name).read_bytes())
 
 
 def find_tokenizer(folder: pathlib.Path) -> pathlib.Path:
@@ -65,7 +117,7 @@ def find_tokenizer(folder: pathlib.Path) -> pathlib.Path:
     Raises:
       WeightsError: there is none; it says which files were looked for, and where.
     """
-    places = [folder, folder.parent / "tokenizer"]
+    places = [folder, folder.parent / FOLDER]
     for place in places:
         if (place / "tokenizer.json").is_file():
             return place

@@ -127,9 +127,10 @@ class Task(abc.ABC):
 
     Attributes:
       name: key of the task in configs, reports and checkpoints.
-      prompt: the text that tells the model which task to do.
+      prompt: the text that tells the model which task to do, where an example has no other.
       protocol: id of the official evaluation protocol that `metric` follows.
       version: of the codec; a checkpoint is decoded by the version it was trained with.
+      own_prompts: whether examples may have prompts of their own (`example["prompt"]`).
       averages_samples: whether colors are quantities, so that the mean of several samples is a
         prediction too.
       jitters_color: whether training may change the colors of the image but not the label.
@@ -140,6 +141,7 @@ class Task(abc.ABC):
     prompt: str
     protocol: str
     version: int = 1
+    own_prompts: bool = False
 
     averages_samples: ClassVar[bool] = False
     jitters_color: ClassVar[bool] = True
@@ -153,6 +155,10 @@ class Task(abc.ABC):
                 f"is version {self.version}. Decode it with the release that wrote it, or train "
                 "again."
             )
+
+    def prompt_of(self, example: Mapping[str, Any]) -> str:
+        """Returns the prompt of an example: its own where the task takes one, else the task's."""
+        return example.get("prompt", self.prompt) if self.own_prompts else self.prompt
 
     # Codec ----------------------------------------------------------------------------------------
 

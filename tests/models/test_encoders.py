@@ -140,6 +140,7 @@ def test_case_and_spaces_of_a_prompt_do_not_matter():
 def test_too_long_a_prompt_is_named():
     with pytest.raises(ValueError, match="prompt 'a b c' has 3 words, at most 2 are allowed"):
         tokenize(["a", "a b c"], length=2)
+    np.testing.assert_array_equal(tokenize(["a b c"], length=2, cut=True), tokenize(["a b"], 2))
 
 
 @pytest.mark.parametrize("name", TASK_SETS)

@@ -27,6 +27,14 @@ def test_the_shipped_config_has_the_fields_of_today():
     assert paths(rename_fields(saved)) == paths(today)
 
 
+def test_hashed_words_had_eight_positions():
+    """Else a run of an earlier version would not find itself again."""
+    old = {"model": {"text_encoder": {"dim": 64}}}
+    assert rename_fields(old)["model"]["text_encoder"] == {"dim": 64, "length": 8}
+    t5 = {"model": {"text_encoder": {"dim": 64, "kind": "t5"}}}
+    assert rename_fields(t5) == t5
+
+
 def test_numbers_get_their_names_and_values_their_new_words():
     old = {
         "seed": 3,
