@@ -11,6 +11,7 @@ from generalist import pictures
 from generalist.input_pipeline.measure import (
     THUMBNAIL,
     Measured,
+    describe_captions,
     describe_labels,
     describe_sizes,
     measure,
@@ -233,6 +234,8 @@ def look(source: Dataset, definition: Mapping[str, Any] | None, row: int) -> tup
         with naming(f"{source.root} ({example['key']})"):
             measured = measure(example, definition, source.official_split)
             measured.problems += lost_data(source, row)
+            if "prompt" in example:
+                measured.words = len(example["prompt"].split())
             return example["key"], measured
     except DataError as error:
         return "", Measured((0, 0), problems=[one_line(error)])
@@ -287,6 +290,7 @@ def summarize(
         all_measured = [measured for _, measured in examples]
         report.sizes = describe_sizes(all_measured)
         report.values = describe_labels(all_measured, definition)
+        report.values += describe_captions(all_measured)
 
 
 def leaks(name: str, splits: Iterable[SplitReport]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,12 +17,37 @@ from generalist.input_pipeline.transforms import CropAndFlip, Jitter
 from generalist.tasks import Task
 from generalist.tasks.arrays import resize_image
 
+logger = logging.getLogger("generalist")
+
 Batch = dict[str, np.ndarray]
+# (prompts, cut=False) -> int32 (k, n); ValueError for one that is too long, unless it may be cut.
+Tokenizer = Callable[..., np.ndarray]
 
 # Sides of a decoded window over those of the network's image, at least. With less, a JPEG decoded
 # at a fraction of its size and then shrunk is further from the mean of the area than one that
 # bicubic shrinks.
 FINER = 1.5
+
+
+class Prompts:
+    """Turns the prompts of examples into ids. One that is too long loses its end.
+
+    The first such prompt is named in the log, once in every process that reads.
+    """
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._tokenizer = tokenizer
+        self._named = False
+
+    def __call__(self, prompt: str) -> np.ndarray:
+        """Returns the ids of a prompt, int32 (n,)."""
+        try:
+            return self._tokenizer([prompt])[0]
+        except ValueError as error:
+            if not self._named:
+                logger.warning(f"{error}. Its end is cut off, as are those of all longer ones")
+            self._named = True
+            return self._tokenizer([prompt], cut=True)[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,13 +56,15 @@ class Encode:
 
     The result has `image` uint8 (S, S, 3) for the encoder and `picture` uint8 (s, s, 3) at the
     target's size, each antialiased from the stored pixels, `target` float32 (s, s, 3), `mask`
-    float32 (s, s, 1), and `task`, the index as int32.
+    float32 (s, s, 1), and `task`, the index as int32. With `prompts` it has `prompt_ids` int32
+    (n,) too: of the example's prompt where the task's examples have their own, else of the task's.
     """
 
     task: Task
     index: int  # of the task, in a batch
     image_size: int  # S
     target_size: int  # s
+    prompts: Prompts | None = None
 
     def __call__(self, example: Example) -> Batch:
         """Returns the encoded example."""
@@ -45,13 +73,17 @@ class Encode:
         picture = image
         if self.target_size != self.image_size:
             picture = resize_image(example["image"], (self.target_size, self.target_size))
-        return {
+
+        sample = {
             "image": image,
             "picture": picture,
             "target": target.rgb,
             "mask": target.mask,
             "task": np.int32(self.index),
         }
+        if self.prompts is not None:
+            sample["prompt_ids"] = self.prompts(self.task.prompt_of(example))
+        return sample
 
 
 class _Unread:
@@ -119,6 +151,7 @@ def training_batches(
     threads: int = 2,
     prefetch: int = 8,
     workers: int = 0,
+    tokenizer: Tokenizer | None = None,
 ) -> Iterator[Batch]:
     """Yields an endless shuffled mixture of the tasks, from the batch of step `first_step` on.
 
@@ -140,15 +173,17 @@ def training_batches(
       prefetch: batches made ahead; by each worker, where there are any.
       workers: processes that read; 0 reads in threads of this one, which is enough wherever NumPy
         and OpenCV do the work.
+      tokenizer: gives every sample `prompt_ids`, see `Encode`; None leaves them out.
     """
     rows = range(batch_size) if rows is None else rows
     index_of_task = {name: index for index, name in enumerate(tasks)}
     names = [name for name in tasks if weights.get(name, 0) > 0]
+    prompts = Prompts(tokenizer) if tokenizer else None
 
     # Each task is shuffled by itself, by a seed that depends on its place among the trained ones.
     samples = []
     for place, name in enumerate(names):
-        encode = Encode(tasks[name], index_of_task[name], image_size, target_size)
+        encode = Encode(tasks[name], index_of_task[name], image_size, target_size, prompts)
         augmented = augment is not None and name in augment["tasks"]
         source = _Unread(sources[name]) if augmented else sources[name]
         examples = grain.MapDataset.source(source).seed(seed + place).shuffle().repeat()

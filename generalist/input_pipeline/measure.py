@@ -36,6 +36,8 @@ class Measured:
 
     classes: frozenset[int] = frozenset()  # ids in the label
 
+    words: int | None = None  # of the caption, where the example has its own
+
 
 def measure(
     example: Example, definition: Mapping[str, Any] | None = None, split: str = "train"
@@ -168,6 +170,12 @@ def describe_sizes(measured: Sequence[Measured]) -> str:
     smallest = "x".join(map(str, sizes[0]))
     largest = "x".join(map(str, sizes[-1]))
     return smallest if len(sizes) == 1 else f"{smallest}..{largest}"
+
+
+def describe_captions(measured: Sequence[Measured]) -> str:
+    """Returns how long the captions of examples are, for people; "" if there are none."""
+    words = [one.words for one in measured if one.words is not None]
+    return f", captions of {min(words)}..{max(words)} words" if words else ""
 
 
 def describe_labels(measured: Sequence[Measured], definition: Mapping[str, Any] | None) -> str:

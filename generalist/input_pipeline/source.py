@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
-# {"image": uint8 (h, w, 3) RGB, "label": the form of the task, "key": str}
+# {"image": uint8 (h, w, 3) RGB, "label": the form of the task, "key": str}, and where the example
+# has a prompt of its own {"prompt": str}
 Example = dict[str, Any]
 
 # What sources of several tasks have decoded of the files that they share, in a form of their own.

@@ -1,5 +1,6 @@
 """Tasks on a user's own data: from their definitions in a config (docs/own_data.md) to tasks."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -51,7 +52,8 @@ def own_task(name: str, definition: Any) -> Task:
     """
     kind = _check_definition(name, definition)
     prompt = definition.get("prompt") or f"Performance {name}"
-    return kind.make(name, prompt, definition)
+    task = kind.make(name, prompt, definition)
+    return dataclasses.replace(task, own_prompts=definition.get("captions", False))
 
 
 # Definitions that were checked -> tasks -----------------------------------------------------------
@@ -141,11 +143,12 @@ _KINDS = {
 }
 
 # Fields of every kind; only `kind` is required.
-_COMMON = ("kind", "prompt", "folder")
+_COMMON = ("kind", "prompt", "captions", "folder")
 
 # `classes` and `void` depend on each other and are checked apart.
 _FIELDS = {
     "prompt": _Field(_is_text, "a text"),
+    "captions": _Field(_is_bool, "True or False"),
     "folder": _Field(_is_text, "a text, the folder below the data directory"),
     "unit": _Field(_is_text, "a text"),
     "range": _Field(_is_range, "two numbers (low, high) with low < high"),

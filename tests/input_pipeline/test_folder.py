@@ -195,3 +195,52 @@ def test_a_missing_folder_shows_the_layout(tmp_path):
 def test_the_kind_of_source_is_checked():
     with pytest.raises(ValueError, match="unknown data.source 'foldr'. Did you mean 'folder'"):
         open_sources({"data": {"source": "foldr"}}, ["mine"], "train")
+
+
+CAPTIONED = {"kind": "instances", "captions": True}
+
+
+def captioned(root, text, name="a"):
+    """A data directory with one pair, and what lies beside its image."""
+    folder(root, np.array([[1, 0]], np.uint8), name=name)
+    if text is not None:
+        (root / f"train/images/{name}.txt").write_bytes(text)
+    return root
+
+
+def test_a_caption_lies_beside_its_image(tmp_path):
+    captioned(tmp_path, "\ufeff  two red \n b\u00e4lle\n".encode())
+    source = pickle.loads(pickle.dumps(Folder(tmp_path, "train", "mine", CAPTIONED)))
+    assert source[0]["prompt"] == "two red b\u00e4lle"
+    assert "a.txt" in source.stamp()
+    assert "prompt" not in Folder(tmp_path, "train", "mine", {"kind": "instances"})[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"", r"a.txt: the file is empty \(0 bytes\). A caption is text in UTF-8, of at most 4096"),
+        (b" \n\t", r"a.txt: holds no word. A caption is text"),
+        (b"caf\xe9", r"a.txt: is no UTF-8 .* A caption is text"),
+        (b"a " * 2049, r"a.txt: has 4098 bytes. A caption is text"),
+    ],
+)
+def test_a_wrong_caption_is_named(tmp_path, text, said):
+    with pytest.raises(DataError, match=said):
+        Folder(captioned(tmp_path, text), "train", "mine", CAPTIONED)[0]
+
+
+def test_an_image_without_a_caption_is_named_or_skipped(tmp_path):
+    captioned(tmp_path, b"a ball", name="b")
+    captioned(tmp_path, None, name="a")
+    with pytest.raises(DataError, match="a.jpg: has no caption: there is no a.txt beside it. Task"):
+        Folder(tmp_path, "train", "mine", CAPTIONED)
+    source = Folder(tmp_path, "train", "mine", CAPTIONED, on_error="skip")
+    assert [example["key"] for example in source] == ["b"]
+
+
+def test_a_folder_without_captions_shows_the_layout(tmp_path):
+    with pytest.raises(
+        LayoutError, match=r"holds no file \*.*\n.*\n.*\n  train,val|images/<name>.txt"
+    ):
+        Folder(captioned(tmp_path, None), "train", "mine", CAPTIONED)

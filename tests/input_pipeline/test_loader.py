@@ -1,5 +1,7 @@
 """Batches are a pure function of (seed, step), whoever reads them."""
 
+import dataclasses
+import functools
 import itertools
 import threading
 
@@ -9,6 +11,7 @@ import pytest
 from generalist.input_pipeline.loader import Encode, training_batches
 from generalist.input_pipeline.scenes import ScenesSource
 from generalist.input_pipeline.source import cut
+from generalist.models.text_encoder import tokenize
 from generalist.tasks import SCENES_TASKS, get_tasks
 from generalist.tasks.arrays import resize_image
 
@@ -220,3 +223,35 @@ def test_enlarging_does_not_wrap_around_where_bicubic_overshoots():
     larger = resize_image(image, (9, 9))
     assert larger[0, 0, 0] == 0 and larger[0, -1, 0] == 255
     assert (np.diff(larger[4, :, 0].astype(int)) >= 0).all()
+
+
+class Captioned(Numbered):
+    """Every third image has no caption; those of the others are one word, or four."""
+
+    def read(self, i, window=None):
+        words = {0: {}, 1: {"prompt": "one"}, 2: {"prompt": "one two three four"}}[i % 3]
+        return super().read(i, window) | words
+
+
+def test_examples_bring_their_prompts_and_the_others_carry_their_tasks(caplog):
+    tasks = {
+        "derain": dataclasses.replace(TASKS["derain"], own_prompts=True, prompt="rain"),
+        "light": dataclasses.replace(TASKS["light"], prompt="lamp"),
+    }
+    sources = {"derain": Captioned(6), "light": Captioned(6)}
+    settings = {"seed": 0, "batch_size": 4, "image_size": 4, "target_size": 2}
+    tokenizer = functools.partial(tokenize, length=3)
+    given = training_batches(
+        sources, tasks, {"derain": 1.0, "light": 1.0}, **settings, tokenizer=tokenizer
+    )
+    found = set()
+    for batch in itertools.islice(given, 6):
+        assert batch["prompt_ids"].shape == (4, 3) and batch["prompt_ids"].dtype == np.int32
+        for (task, i), ids in zip(order([batch]), batch["prompt_ids"].tolist(), strict=True):
+            found.add((task, i % 3 if task == 0 else "any", tuple(ids)))
+    texts = {(0, 0): "rain", (0, 1): "one", (0, 2): "one two three", (1, "any"): "lamp"}
+    assert found == {(*key, *map(tuple, tokenizer([text]))) for key, text in texts.items()}
+    assert caplog.messages == [
+        "prompt 'one two three four' has 4 words, at most 3 are allowed. Its end is cut off, as "
+        "are those of all longer ones"
+    ]

@@ -5,7 +5,7 @@ Paths go through `etils.epath`, so that `data_dir` may be a local folder or gs:/
 
 import logging
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -28,6 +28,7 @@ from generalist.input_pipeline.sources.files import (
     Stored,
     naming,
     png_or_jpeg,
+    read_caption,
     read_image,
     read_window,
     require_same_size,
@@ -275,7 +276,10 @@ class Dataset:
         image, stored = self.decode_files(location, window, decoded)
         with naming(self._name(location.label, location)):
             label = self.to_label(stored[image.crop], location, whole=window is None)
-        return {"image": image.pixels, "label": label, "key": location.key}
+        example = {"image": image.pixels, "label": label, "key": location.key}
+        if location.caption:
+            example["prompt"] = read_caption(location.caption)
+        return example
 
     def _name(self, file: File | np.ndarray, location: Location) -> str:
         """Returns what errors call a file; pixels that were cut out of one have a key only."""
@@ -352,13 +356,20 @@ class Dataset:
 
     # Help for `index`.
 
-    def files(self, folder: str, pattern: str = "*", strip: str = "") -> dict[str, str]:
+    def files(
+        self,
+        folder: str,
+        pattern: str = "*",
+        strip: str = "",
+        suffixes: Sequence[str] | None = None,
+    ) -> dict[str, str]:
         """Lists the image files of a folder.
 
         Args:
           folder: path below the root.
           pattern: glob pattern of the files in it.
           strip: text to remove from the names, so that image and label have one name.
+          suffixes: of the files; None takes SUFFIXES.
 
         Returns:
           {path below `folder` without suffix and `strip`: full path}.
@@ -368,12 +379,13 @@ class Dataset:
         """
         base = epath.Path(self.root) / folder
         paths_by_key: dict[str, str] = {}
+        suffixes = suffixes or self.SUFFIXES
 
         # Plain strings: path objects double the time, and some data sets have 200,000 files.
         for path in map(str, base.glob(pattern) if base.exists() else ()):
             stem, suffix = os.path.splitext(path[len(str(base)) + 1 :])
             hidden = os.path.basename(stem).startswith(".")
-            if hidden or suffix.lower() not in self.SUFFIXES:
+            if hidden or suffix.lower() not in suffixes:
                 continue
 
             key = stem.replace(strip, "")
@@ -383,7 +395,8 @@ class Dataset:
             paths_by_key[key] = path
 
         if not paths_by_key:
-            problem = f"holds no image {pattern}" if base.exists() else NO_FOLDER
+            kind = "image" if suffixes == self.SUFFIXES else "file"
+            problem = f"holds no {kind} {pattern}" if base.exists() else NO_FOLDER
             raise LayoutError(base, problem, self.expected_layout())
         return paths_by_key
 

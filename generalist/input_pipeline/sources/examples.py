@@ -18,12 +18,14 @@ class Location(NamedTuple):
       image: path or content of a file, or pixels that were cut from a larger file.
       label: likewise.
       segments: what an annotation file adds to the label (COCO).
+      caption: path of the text file that holds the example's prompt, if it has its own.
     """
 
     key: str
     image: File | np.ndarray
     label: File | np.ndarray
     segments: Any = None
+    caption: str | None = None
 
 
 class Examples:
@@ -100,10 +102,12 @@ class OriginalFiles(Examples):
         return self._locations[index]
 
     def paths(self) -> Iterable[str]:
-        """Returns the paths of all images and labels."""
+        """Returns the paths of all images, labels and captions."""
         for location in self._locations:
             yield str(location.image)
             yield str(location.label)
+            if location.caption:
+                yield location.caption
 
 
 class PreparedRecords(Examples):

@@ -27,6 +27,8 @@ SHRINK = {
 
 WHOLE_IMAGE = f"It must be a whole image: {pictures.FORMATS}."
 
+MOST_CAPTION = 4096  # bytes
+
 # The problems of a LayoutError where something whole is absent.
 NO_FILE = "no such file"
 NO_FOLDER = "no such folder"
@@ -97,8 +99,12 @@ def naming(file: str) -> Iterator[None]:
         raise DataError(file, f"cannot be read ({reason})", "It must be a whole file.") from error
 
 
-def read_bytes(path: str) -> bytes:
-    """Returns the content of a file; DataError if it cannot be read or is empty."""
+def read_bytes(path: str, allowed: str = WHOLE_IMAGE) -> bytes:
+    """Returns the content of a file.
+
+    Raises:
+      DataError: it cannot be read, is too long or empty; `allowed` is what it must be.
+    """
     too_long = False
     try:
         if "://" in path:
@@ -113,10 +119,29 @@ def read_bytes(path: str) -> bytes:
         raise DataError(path, reason, "Every example needs its image and its label.") from error
 
     if too_long:
-        raise DataError(path, f"longer than {pictures.MOST_BYTES >> 20} MiB", WHOLE_IMAGE)
+        raise DataError(path, f"longer than {pictures.MOST_BYTES >> 20} MiB", allowed)
     if not data:
-        raise DataError(path, "the file is empty (0 bytes)", WHOLE_IMAGE)
+        raise DataError(path, "the file is empty (0 bytes)", allowed)
     return data
+
+
+def read_caption(path: str) -> str:
+    """Reads a prompt from a text file, on one line.
+
+    Raises:
+      DataError: it cannot be read, is longer than MOST_CAPTION bytes, no UTF-8, or empty.
+    """
+    allowed = f"A caption is text in UTF-8, of at most {MOST_CAPTION} bytes and not empty."
+    data = read_bytes(path, allowed)
+    if len(data) > MOST_CAPTION:
+        raise DataError(path, f"has {len(data)} bytes", allowed)
+    try:
+        words = data.decode("utf-8-sig").split()
+    except UnicodeDecodeError as error:
+        raise DataError(path, f"is no UTF-8 ({error})", allowed) from error
+    if not words:
+        raise DataError(path, "holds no word", allowed)
+    return " ".join(words)
 
 
 def content(file: File) -> bytes:

@@ -36,6 +36,8 @@ LABELS = {
     "image": "clean images",
 }
 
+CAPTION = (".txt",)  # suffix of the file beside an image
+
 # Version of a .npy file -> what reads its header.
 HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -49,6 +51,9 @@ NO_CLASS = -2
 
 class Folder(Dataset):
     """Pairs `<folder>/<split>/images/<name>` and `<folder>/<split>/labels/<name>`.
+
+    Where the definition says `captions`, the prompt of an example is in
+    `<folder>/<split>/images/<name>.txt`.
 
     Images have any image suffix, labels may also be .npy files. The label is, by kind:
 
@@ -96,11 +101,15 @@ class Folder(Dataset):
             f"Layout expected below data_dir for task '{self.NAME}':\n"
             f"  {folder}{{train,val}}/images/<name>.jpg or .png\n"
             f"  {folder}{{train,val}}/labels/<name>.png     {LABELS[self._kind]}"
+            + f"\n  {folder}{{train,val}}/images/<name>.txt     captions"
+            * self._has_captions
         )
 
     def index(self) -> OriginalFiles:
-        """Pairs the images and labels of the split."""
-        return self.pair_files(f"{self.official_split}/images", f"{self.official_split}/labels")
+        """Pairs the images and labels of the split, and their captions where there are any."""
+        images = f"{self.official_split}/images"
+        pairs = self.pair_files(images, f"{self.official_split}/labels")
+        return self._with_captions(pairs, images) if self._has_captions else pairs
 
     def decode_label(self, label: File) -> np.ndarray:
         """Reads a label as it is stored: numbers (h, w), or colors uint8 (h, w, 3)."""
@@ -120,6 +129,24 @@ class Folder(Dataset):
         if self._kind == "instances":
             return stored.astype(np.int32)
         return stored
+
+    def _with_captions(self, pairs: OriginalFiles, images: str) -> OriginalFiles:
+        """Gives every example the path of its caption; one without a caption is damaged."""
+        captions = self.files(images, suffixes=CAPTION)
+        captioned = []
+        for location in map(pairs.locate, range(len(pairs))):
+            caption = captions.get(location.key)
+            if caption:
+                captioned.append(location._replace(caption=caption))
+                continue
+            problem = f"has no caption: there is no {location.key}.txt beside it"
+            allowed = f"Task '{self.NAME}' says captions=True: every image needs one."
+            self.skip_or_raise(DataError(location.image, problem, allowed))
+        return OriginalFiles(captioned)
+
+    @property
+    def _has_captions(self) -> bool:
+        return self._definition.get("captions", False)
 
     @property
     def _has_colors(self) -> bool:

@@ -167,10 +167,10 @@ class Crops(Examples):
     def locate(self, index: int) -> Location:
         """Cuts one crop out of both frames; copies, so that the full frames can be freed."""
         frame, crop = divmod(index, self._per_frame)
-        key, noisy_path, clean_path, _ = self._frames.locate(frame)
-        noisy, clean = load_frames(noisy_path, clean_path)
+        location = self._frames.locate(frame)
+        noisy, clean = load_frames(location.image, location.label)
         window = crop_window(noisy.shape[:2], index)
-        return Location(f"{key}_{crop}", noisy[window].copy(), clean[window].copy())
+        return Location(f"{location.key}_{crop}", noisy[window].copy(), clean[window].copy())
 
     def paths(self) -> Iterable[str]:
         """Returns the paths of all frames."""
