@@ -31,6 +31,7 @@ class Objective:
       target: float32 (b, h, w, c), x0: RGB in [-1, 1], or latents.
       mask: float32 (b, h, w, 1) in {0, 1}; the loss counts only where it is 1.
       task: int32 (b,).
+      prompt_ids: int32 (b, n), only where examples have prompts of their own.
     """
 
     schedule: Schedule
@@ -44,7 +45,8 @@ class Objective:
     p_pure_noise: Float[Array, " tasks"]
 
     task_weight: Float[Array, " tasks"]  # multiplies the loss
-    prompts: Float[Array, "tasks n d"]  # tokens of the frozen text encoder
+    # Tokens of the frozen text encoder, where prompts do not change.
+    prompts: Float[Array, "tasks n d"]
 
     # Probabilities of hiding a condition, for classifier-free guidance.
     drop_image: float
@@ -101,7 +103,7 @@ class Objective:
         # What the network sees, and what it predicts.
         condition = model.encode(
             from_levels(batch["image"]),
-            self.prompts[task],
+            self._text(model, batch),
             picture=from_levels(batch["picture"]),
             keep_image=batch["keep_image"],
             keep_text=batch["keep_text"],
@@ -119,6 +121,12 @@ class Objective:
             x0_hat = to_x0(self.prediction_type, prediction, x_t, alpha, sigma)
             losses += self.prototype_weight * self._prototype_loss(x0_hat, batch)
         return (losses * self.task_weight[task]).mean(), losses
+
+    def _text(self, model: Any, batch: Batch) -> Float[Array, "b n d"]:
+        """Returns the prompts' tokens; those of examples are encoded in the step."""
+        if "prompt_ids" in batch:
+            return jax.lax.stop_gradient(model.encode_text(batch["prompt_ids"]))
+        return self.prompts[batch["task"]]
 
     def _alpha_sigma(self, t: Array, x0: Array) -> tuple[Array, Array]:
         alpha, sigma = self.schedule.alpha_sigma(t)

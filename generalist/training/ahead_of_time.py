@@ -12,6 +12,7 @@ from ml_collections import FrozenConfigDict
 from generalist.devices.memory import GIB, advice
 from generalist.devices.mesh import replicated, shardings_of
 from generalist.models import flops
+from generalist.recipe import Recipe
 from generalist.training.state import State
 
 logger = logging.getLogger("generalist")
@@ -34,20 +35,26 @@ class CompiledStep:
 
 
 def batch_shapes(
-    config: FrozenConfigDict, sharding: jax.sharding.NamedSharding
+    recipe: Recipe, sharding: jax.sharding.NamedSharding
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns the shapes, dtypes and sharding of a batch."""
+    config = recipe.config
     b = config.batch_size
     image = config.data.image_size
     target = config.model.target_size
     shaped = functools.partial(jax.ShapeDtypeStruct, sharding=sharding)
-    return {
+    shapes = {
         "image": shaped((b, image, image, 3), jnp.uint8),
         "picture": shaped((b, target, target, 3), jnp.uint8),
         "target": shaped((b, target, target, 3), jnp.float32),
         "mask": shaped((b, target, target, 1), jnp.float32),
         "task": shaped((b,), jnp.int32),
     }
+
+    # Fixed prompts are no part of a batch.
+    if recipe.own_prompts:
+        shapes["prompt_ids"] = shaped((b, recipe.prompt_ids().shape[1]), jnp.int32)
+    return shapes
 
 
 def trace_step(

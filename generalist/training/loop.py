@@ -87,13 +87,13 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[
         state = checkpointer.restore(target, config.seed)
         if state is None:
             state = initial_state(recipe, published, target, optimizer)
-        del published  # a copy of the weights
         first_step = int(state.step)
         checkpointer.forget_after(first_step)
 
         # Workdir: only now, so that a config that cannot start leaves no folder behind ----------
         log_parameter_counts(state)
-        write_facts(workdir, recipe)
+        write_facts(workdir, recipe, published)
+        del published  # a copy of the weights
         write_parameters(workdir, {"trained": state.parameters, "frozen": target.frozen})
         checkpointer.save_frozen(state.frozen)
         writer = Writer(workdir, first_step, config.total_steps)
@@ -118,12 +118,13 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[
                 threads=config.data.threads,
                 prefetch=config.data.prefetch,
                 workers=config.data.workers,
+                tokenizer=recipe.tokenizer(workdir) if recipe.own_prompts else None,
             )
 
             # Loss and step ----------------------------------------------------------------------
             prompts = encode_prompts(recipe, graphdef, state, target, mesh)
             objective = recipe.objective(prompts)
-            state = place_frozen(state, target)
+            state = place_frozen(state, target, recipe.own_prompts)
             step_fn = make_step(
                 graphdef,
                 objective,
@@ -140,7 +141,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[
                 unused=text_encoder(target),
             )
             train_step = compile_step(
-                step_fn, state, batch_shapes(config, batch_sharding), config, mesh
+                step_fn, state, batch_shapes(recipe, batch_sharding), config, mesh
             )
             # The first step connects the processes, and on CPUs gives up after 30 s.
             processes.wait_for_all("compiled")

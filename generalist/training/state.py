@@ -26,7 +26,7 @@ class State(NamedTuple):
       parameters: {path: float32 array}, trained.
       ema: {path: float32 array}, their exponential moving average: what is evaluated and shipped.
       frozen: {path: float32 array}, not trained. Before `place_frozen` in host memory and all of
-        them; then on the devices and without the text encoder, which no step uses.
+        them; then on the devices and without the text encoder, where no step uses it.
       optimizer: the optax state.
     """
 
@@ -95,20 +95,30 @@ def abstract_state(
     return jax.tree.map(placed, state, shardings)
 
 
-def place_frozen(state: State, target: State) -> State:
+def place_frozen(state: State, target: State, own_prompts: bool) -> State:
     """Returns the state of a step: what it uses of the frozen parameters, where it uses them.
 
     Args:
       state: with frozen parameters in host memory.
       target: shapes and shardings of all, see `abstract_state`.
+      own_prompts: see `in_step`.
     """
-    target = in_step(target)
+    target = in_step(target, own_prompts)
     used = {path: state.frozen[path] for path in target.frozen}
     return state._replace(frozen=place_on_devices(used, shardings_of(target.frozen)))
 
 
-def in_step(state: State) -> State:
-    """Returns the state, or its shapes, without the text encoder: prompts are encoded once."""
+def in_step(state: State, own_prompts: bool) -> State:
+    """Returns what a step takes of a state, or of its shapes.
+
+    Prompts that do not change are encoded once, so that no step uses the text encoder.
+
+    Args:
+      state: with all parameters.
+      own_prompts: whether examples have prompts of their own, which every step encodes.
+    """
+    if own_prompts:
+        return state
     used = {
         path: x for path, x in state.frozen.items() if not parameters_lib.is_of_text_encoder(path)
     }
@@ -116,7 +126,7 @@ def in_step(state: State) -> State:
 
 
 def text_encoder(state: State) -> dict[str, Any]:
-    """Returns what `in_step` leaves out, {path: array or shape}."""
+    """Returns the text encoder's parameters, {path: array or shape}."""
     return {path: x for path, x in state.frozen.items() if parameters_lib.is_of_text_encoder(path)}
 
 

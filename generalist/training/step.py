@@ -47,7 +47,7 @@ def make_step(
         As the noise is drawn for the whole batch first, the gradient is the same.
       gather_parameters: makes {path: array} whole before the model uses them, where devices share
         them.
-      unused: {path: shape} of parameters that are not in the state: the text encoder's.
+      unused: {path: shape} of parameters that the state may lack: the text encoder's.
       shard_microbatches: splits microbatches (accum_steps, b / accum_steps, ...) over the devices.
 
     Returns:

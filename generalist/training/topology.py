@@ -179,7 +179,7 @@ def lower_programs(
     trained = trainable(recipe.frozen, shapes)
     optimizer, _ = make_optimizer(config.optimizer, trained, config.total_steps, known=list(shapes))
     target = abstract_state(shapes, trained, optimizer, mesh, config.sharding)
-    state = in_step(target)
+    state = in_step(target, recipe.own_prompts)
 
     def encode(values):
         return parameters_lib.merge(graphdef, values).encode_text(recipe.prompt_ids())
@@ -200,7 +200,7 @@ def lower_programs(
         shard_microbatches=functools.partial(mesh_lib.shard_microbatches, mesh=mesh),
         unused=text_encoder(target),
     )
-    batch = batch_shapes(config, mesh_lib.batch_sharding(mesh))
+    batch = batch_shapes(recipe, mesh_lib.batch_sharding(mesh))
     training = trace_step(step, state, batch, mesh)
     sampling = _trace_sampling(recipe, graphdef, target, prompts.shape[1:], mesh)
     platforms = (platform,) if platform else None

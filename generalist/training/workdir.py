@@ -6,6 +6,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -17,7 +18,9 @@ from generalist.devices import processes
 from generalist.devices.mesh import to_host
 from generalist.files import write_atomically
 from generalist.pretrained import weights
+from generalist.pretrained.huggingface import PublishedModel
 from generalist.pretrained.old_configs import rename_fields
+from generalist.pretrained.tokenizer import copy_tokenizer
 from generalist.recipe import Recipe
 from generalist.training.checkpoint import CheckpointError
 from generalist.training.state import State
@@ -55,9 +58,18 @@ def check_workdir(path: str | pathlib.Path, recipe: Recipe) -> pathlib.Path:
     return path
 
 
-def write_facts(path: pathlib.Path, recipe: Recipe) -> None:
-    """Writes `config.json`, and `run.json`: versions, devices, command line, git commit."""
+def write_facts(
+    path: pathlib.Path,
+    recipe: Recipe,
+    published: Mapping[str, PublishedModel] = MappingProxyType({}),
+) -> None:
+    """Writes `config.json`, and `run.json`: versions, devices, command line, git commit.
+
+    Where examples have prompts of their own, the files of a published tokenizer go beside them.
+    """
     if processes.is_first():
+        if recipe.own_prompts and "text_encoder" in published:
+            copy_tokenizer(published["text_encoder"].report.source, path)
         write_atomically(path / weights.CONFIG, recipe.to_json().encode())
         write_atomically(path / "run.json", json.dumps(_facts(), indent=1).encode())
     processes.wait_for_all("workdir")

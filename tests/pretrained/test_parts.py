@@ -2,6 +2,7 @@
 
 import json
 import logging
+import pickle
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 
 import generalist
 from generalist import models
+from generalist.configs import common
 from generalist.input_pipeline import open_sources
 from generalist.input_pipeline.loader import training_batches
 from generalist.models import parameters
@@ -390,6 +392,9 @@ def test_padding_changes_nothing_for_t5(tiny_config, tmp_path):
     words.save(str(tmp_path / "tokenizer.json"))
     recipe, values = prepared(tiny_config, f"text_encoder={tmp_path}")
     assert recipe.config.model.text_encoder.kind == "t5"
+    captions = common.own({"x": {"kind": "instances", "captions": True}})
+    captioned = Recipe.from_config(captions, read_parts(f"text_encoder={tmp_path}"))
+    assert captioned.prompt_ids().shape == (1, 77)
     graphdef, _ = parameters.abstract(lambda: models.build(recipe.model))
     tasks = get_tasks("scenes", ["depth", "light"])
     ids = recipe.prompt_ids(tasks)
@@ -520,3 +525,34 @@ def test_latents_have_no_palette(tiny_config):
         "to 0",
     ):
         Recipe.from_config(tiny_config)
+
+
+def test_a_caption_that_is_cut_keeps_its_end_token(tmp_path):
+    write_clip_tokenizer(tmp_path)
+    start, a, b, end = read_tokenizer(tmp_path, 4)(["a b"])[0]
+    tokenizer = pickle.loads(pickle.dumps(read_tokenizer(tmp_path, 3)))
+    ids = tokenizer(["a b", "b"], cut=True)
+    np.testing.assert_array_equal(ids, [[start, a, end], [start, b, end]])
+
+
+@pytest.mark.parametrize("captions", [True, False])
+def test_a_run_keeps_the_tokenizer_that_its_captions_need(
+    tiny_config, pipeline, tmp_path, captions
+):
+    """And no other run does: fixed prompts are in the config."""
+    c = common.tiny(
+        common.small(common.own({"x": {"kind": "instances", "captions": captions}}), scratch=True)
+    )
+    init_from = f"text_encoder={pipeline[0]}"
+    recipe = Recipe.from_config(c, read_parts(init_from))
+    write_facts(tmp_path, recipe, read_parts(init_from))
+    assert (tmp_path / "tokenizer").exists() == captions
+
+    if captions:
+        ids = recipe.tokenizer(tmp_path)(["a depth map", *"ab"])
+        expected = read_tokenizer(pipeline[0] / "tokenizer", 77)(["a depth map", *"ab"])
+        np.testing.assert_array_equal(ids, expected)
+        assert ids.shape == (3, 77) and ids.shape[1] == recipe.prompt_ids().shape[1]
+    else:
+        with pytest.raises(WeightsError, match=rf"{tmp_path}/tokenizer: no tokenizer\.json"):
+            recipe.tokenizer(tmp_path)

@@ -1,9 +1,10 @@
 """The state of a run: its digest, and how many parameters it has."""
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from generalist.training.state import State, digest
+from generalist.training.state import State, digest, in_step
 
 STATE = State(
     jnp.int32(3),
@@ -31,3 +32,9 @@ def test_digest_is_of_values_not_of_the_order_of_paths():
 )
 def test_digest_changes_with_one_value(changed):
     assert digest(changed) != digest(STATE)
+
+
+def test_the_text_encoder_is_in_a_step_only_where_examples_have_prompts():
+    state = STATE._replace(frozen={"text_encoder.a": np.ones(2), "unet.b": np.ones(3)})
+    assert list(in_step(state, own_prompts=False).frozen) == ["unet.b"]
+    assert list(in_step(state, own_prompts=True).frozen) == ["text_encoder.a", "unet.b"]

@@ -320,3 +320,24 @@ def test_conditions_are_dropped_as_often_as_asked(batch, drop, kept):
     drawn = add_noise(dataclasses.replace(OBJECTIVE, drop_image=drop, drop_text=1 - drop), batch)
     np.testing.assert_array_equal(drawn["keep_image"], np.full(8, kept))
     np.testing.assert_array_equal(drawn["keep_text"], np.full(8, 1 - kept))
+
+
+class Captioned(Pointwise):
+    """Its text encoder is a table of tokens: one word a prompt."""
+
+    def encode_text(self, ids):
+        return OBJECTIVE.prompts[ids[:, 0]]
+
+
+@pytest.mark.parametrize("accum_steps", [1, 4])
+def test_prompts_of_examples_are_encoded_in_the_step(step, state, batch, accum_steps):
+    """The tasks' own, as ids of examples, give the step of fixed prompts; others another."""
+    graphdef, _ = parameters_lib.abstract(lambda: Captioned(nnx.Rngs(0)))
+    captioned = compile_step(graphdef, accum_steps)
+    fixed, metrics = step(state, batch)
+    same, metrics_same = captioned(state, batch | {"prompt_ids": TASKS[:, None]})
+    np.testing.assert_allclose(metrics_same["loss"], metrics["loss"], rtol=1e-6)
+    for path, value in fixed.parameters.items():
+        np.testing.assert_allclose(same.parameters[path], value, atol=1e-6)
+    _, metrics_other = captioned(state, batch | {"prompt_ids": 1 - TASKS[:, None]})
+    assert abs(float(metrics_other["loss"] - metrics["loss"])) > 1e-3
