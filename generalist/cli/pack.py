@@ -20,6 +20,7 @@ def run(args: argparse.Namespace) -> int:
     import numpy as np
 
     from generalist.files import write_atomically
+    from generalist.pretrained.tokenizer import FOLDER, copy_tokenizer
     from generalist.pretrained.weights import (
         CONFIG,
         folder_of,
@@ -34,6 +35,10 @@ def run(args: argparse.Namespace) -> int:
     save_weights(out, values, read_metadata(source), np.float16)
     write_atomically(out / CONFIG, (source / CONFIG).read_bytes())
 
-    size = sum(file.stat().st_size for file in out.iterdir())
+    # Captions are read by a published tokenizer's own files.
+    if (source / FOLDER).is_dir():
+        copy_tokenizer(source / FOLDER, out)
+
+    size = sum(file.stat().st_size for file in out.rglob("*"))
     print(f"{source} -> {out}: {size / 1e6:.1f} MB")
     return 0

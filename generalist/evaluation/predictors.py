@@ -1,5 +1,6 @@
 """Predictors: the model on the whole image, or in tiles at the image's own resolution."""
 
+import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,8 +20,9 @@ T = TypeVar("T")
 
 # (images uint8 (b, h, w, 3) or a list of (h, w, 3), task name)
 # -> float32 (b, s, s, 3) in about [-1, 1].
+# For a task whose examples have their own prompts, the third argument is a list of b of them.
 # Of several processes all call it at once, each for its own images, of which there may be none.
-PredictRGB = Callable[[np.ndarray | list[np.ndarray], str], np.ndarray]
+PredictRGB = Callable[..., np.ndarray]
 
 
 class Predictor(Protocol):
@@ -37,13 +39,20 @@ def on_all_processes(generalist: Generalist, steps: int) -> PredictRGB:
     The batch is that of one process, so its noise is too: first come the images of process 0.
     """
 
-    def predict_rgb(images: np.ndarray | list[np.ndarray], task: str) -> np.ndarray:
+    def predict_rgb(
+        images: np.ndarray | list[np.ndarray], task: str, prompts: list[str] | None = None
+    ) -> np.ndarray:
         # At the model's own sizes the images of all processes fit into one array.
         seen = generalist.see(images)
         parts = [processes.gather_rows(own) for own in seen]
         whole = Seen(*map(np.concatenate, parts))
 
-        rgb = generalist.predict_seen(whole, task, steps)
+        if prompts is not None:
+            packed = np.frombuffer(json.dumps(prompts).encode(), np.uint8)
+            gathered = processes.gather_rows(packed)
+            prompts = [prompt for own in gathered for prompt in json.loads(own.tobytes())]
+
+        rgb = generalist.predict_seen(whole, task, steps, prompts=prompts)
         first = sum(len(part) for part in parts[0][: jax.process_index()])
         return rgb[first : first + len(images)]
 
@@ -55,12 +64,14 @@ class Painted(NamedTuple):
 
     Attributes:
       images: those of this process, uint8 (h, w, 3) each.
+      prompts: of the images, where they have their own.
       rgb: float32 (b, s, s, 3) in about [-1, 1].
       total: number of images of all processes.
       seconds: how long they took.
     """
 
     images: list[np.ndarray]
+    prompts: list[str] | None
     rgb: np.ndarray
     total: int
     seconds: float
@@ -85,8 +96,7 @@ class Model:
 
     def __call__(self, task: Task, examples: Sequence[Example]) -> list[Any]:
         """Returns the task's prediction for each example of a batch, at the size of its label."""
-        images = [example["image"] for example in examples]
-        painted = {part.name: self._paint(images, part.name) for part in task.component_tasks}
+        painted = {part.name: self._paint(examples, part) for part in task.component_tasks}
 
         began = time.perf_counter()
         rgbs = {name: part.rgb for name, part in painted.items()}
@@ -99,10 +109,13 @@ class Model:
         self.seconds.setdefault(task, []).append((decoding + painting) / total)
         return predictions
 
-    def _paint(self, images: list[np.ndarray], name: str) -> Painted:
+    def _paint(self, examples: Sequence[Example], part: Task) -> Painted:
         """Returns what the model paints for these images; the same batch is not painted again."""
+        name = part.name
+        images = [example["image"] for example in examples]
+        prompts = _prompts(part, examples)
         last = self._last.get(name)
-        same = last is not None and _same(last.images, images)
+        same = last is not None and _same(last.images, images) and last.prompts == prompts
         # All processes paint, or none does.
         counts = processes.gather_values(np.asarray([len(images), same], np.int32))
         total, agreeing = counts.sum(axis=0).tolist()
@@ -110,7 +123,8 @@ class Model:
             return last
 
         began = time.perf_counter()
-        rgb = np.asarray(self._predict_rgb(_as_batch(images), name))
+        own_prompts = () if prompts is None else (prompts,)
+        rgb = np.asarray(self._predict_rgb(_as_batch(images), name, *own_prompts))
         seconds = time.perf_counter() - began
 
         # Without these checks a wrong model would fail in a decoder, or have figures of nan.
@@ -125,7 +139,7 @@ class Model:
                 f"Task '{name}': predict_rgb returned nan or inf: "
                 "the weights are broken, take an older checkpoint."
             )
-        self._last[name] = Painted(images, rgb, total, seconds)
+        self._last[name] = Painted(images, prompts, rgb, total, seconds)
         return self._last[name]
 
 
@@ -170,7 +184,10 @@ class Tiles:
         predictions = []
         for start in range(0, int(counts.sum()), self._batch_size):
             own = tiles[max(start - first, 0) : max(start + self._batch_size - first, 0)]
-            painted = self._predict_rgb(_as_batch([tile.cut() for tile in own]), task.name)
+            prompts = _prompts(task, [tile.example for tile in own])
+            own_prompts = () if prompts is None else (prompts,)
+            cut = _as_batch([tile.cut() for tile in own])
+            painted = self._predict_rgb(cut, task.name, *own_prompts)
             for tile, rgb in zip(own, painted, strict=True):
                 whole = tile.add(rgb)
                 if whole is not None:
@@ -238,6 +255,11 @@ def native_size(label: Any) -> tuple[int, int]:
     array = label[0] if isinstance(label, tuple) else label
     height, width = array.shape[:2]
     return height, width
+
+
+def _prompts(task: Task, examples: Sequence[Example]) -> list[str] | None:
+    """The prompts of examples; None where all have the task's."""
+    return [task.prompt_of(example) for example in examples] if task.own_prompts else None
 
 
 def _as_batch(images: list[np.ndarray]) -> np.ndarray | list[np.ndarray]:

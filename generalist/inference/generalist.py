@@ -1,9 +1,11 @@
 """A trained model for use: images in, what each task predicts out."""
 
 import contextlib
+import functools
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import pathlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -26,6 +28,8 @@ logger = logging.getLogger("generalist")
 
 # Batches are padded to one of these sizes, so that few programs are compiled.
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
+# Prompts whose tokens are kept.
+MOST_PROMPTS = 256
 
 
 class Seen(NamedTuple):
@@ -48,6 +52,7 @@ class Generalist:
       parameters: {dotted path: array}, all of the model's.
       mesh: the devices that sample, each a part of every batch; all processes must then predict
         alike. None takes the first device.
+      folder: of the model, where its tokenizer lies if it has a published one.
 
     Attributes:
       recipe: what the config says.
@@ -62,6 +67,7 @@ class Generalist:
         config: Mapping[str, Any],
         parameters: Mapping[str, np.ndarray],
         mesh: Mesh | None = None,
+        folder: str | os.PathLike = "",
     ):
         self.recipe = Recipe.from_config(config)
         self.tasks = self.recipe.known_tasks
@@ -74,14 +80,15 @@ class Generalist:
         self._whole = None if mesh is None else replicated(mesh)
         self.parameters = {path: self._placed(path, parameters[path]) for path in shapes}
 
-        self._prompts: dict[str, np.ndarray] = {}
+        self._folder = pathlib.Path(folder)
+        self._prompts: dict[str, np.ndarray] = {}  # tokens (1, n, d) by text
         self._warned_of_steps = False
         self._sample = jit_sampler(self.recipe.config, self._graphdef, self._whole)
 
     def _placed(self, path: str, value: np.ndarray) -> np.ndarray | jax.Array:
         """A parameter where it is used: on each device once, never twice on the first."""
         if parameters_lib.is_of_text_encoder(path):
-            # It encodes each prompt once: no place for it on a device that also trains.
+            # It encodes few prompts: no place for it on a device that also trains.
             return np.asarray(value, np.float32)
         if self._whole is None:
             return jnp.asarray(value, jnp.float32)
@@ -95,6 +102,7 @@ class Generalist:
         samples: int = 1,
         seed: int = 0,
         tile: bool | int | None = None,
+        prompt: str | Sequence[str] | None = None,
     ) -> Prediction | dict[str, Prediction] | list[Prediction] | list[dict[str, Prediction]]:
         """Predicts one task or several, of one image or several; they share batches.
 
@@ -113,6 +121,8 @@ class Generalist:
             whether to work at native resolution in overlapping tiles of the model's target size; an
             integer is the overlap in pixels (True: a quarter of the side). None tiles images larger
             than the target. The other tasks, low light too, always see the whole image.
+          prompt: what takes the place of the tasks' prompts; for several images one text, or one
+            for each. None leaves the tasks theirs.
 
         Returns:
           For a name its prediction, for several {name: prediction}; all at the image's own height
@@ -127,10 +137,12 @@ class Generalist:
         names = [task] if isinstance(task, str) else list(task)
         tasks = self.recipe.select(names)
         check_samples(tasks.values(), samples)
+        prompts = self._check_prompts(prompt, len(images))
 
         # Without randomness all samples are equal: one is enough.
         draws = samples if self.stochastic else 1
-        rgbs = self._sample_components(images, self.components(names), steps, draws, seed, tile)
+        components = self.components(names)
+        rgbs = self._sample_components(images, components, prompts, steps, draws, seed, tile)
 
         results = []
         for own_rgbs, own_image in zip(rgbs, images, strict=True):
@@ -147,6 +159,7 @@ class Generalist:
         task: str | Sequence[str],
         steps: int | None = None,
         seed: int = 0,
+        prompts: Sequence[str] | None = None,
     ) -> np.ndarray:
         """Samples the RGB images of tasks, which `Task.decode` reads.
 
@@ -156,6 +169,8 @@ class Generalist:
             it is encoded once.
           steps: denoising steps; None takes the config's.
           seed: of the noise, where the sampler starts from or adds any.
+          prompts: one for each image, or for each task of one image; what is too long for the
+            model is cut. None takes the tasks'.
 
         Returns:
           float32 (b, s, s, 3) in about [-1, 1], s being the model's target size.
@@ -163,20 +178,28 @@ class Generalist:
         Raises:
           ValueError: an argument out of range, or weights that give nan.
         """
-        return self.predict_seen(self.see(images), task, steps, seed)
+        return self.predict_seen(self.see(images), task, steps, seed, prompts)
 
     def see(self, images: np.ndarray | Sequence[np.ndarray]) -> Seen:
         """Returns what the model sees of images, uint8 (h, w, 3) each; there may be none."""
         return Seen(self._resized(images, self.image_size), self._resized(images, self.target_size))
 
     def predict_seen(
-        self, seen: Seen, task: str | Sequence[str], steps: int | None = None, seed: int = 0
+        self,
+        seen: Seen,
+        task: str | Sequence[str],
+        steps: int | None = None,
+        seed: int = 0,
+        prompts: Sequence[str] | None = None,
     ) -> np.ndarray:
         """Does what `predict_rgb` does, for the images of which `seen` is what the model sees."""
         steps, sampler = self._steps_and_sampler(steps)
         if not 0 <= seed < 2**32:
             raise ValueError(f"seed={seed!r} must be a whole number of 0 to 2^32 - 1")
         names = [task] * len(seen.images) if isinstance(task, str) else list(task)
+        if prompts is None:
+            tasks = self.recipe.select(names)
+            prompts = [tasks[name].prompt for name in names]
 
         # One padded size for all batches: the next of BATCH_SIZES that the devices divide.
         padded = next((n for n in BATCH_SIZES if n >= len(names)), BATCH_SIZES[-1])
@@ -190,7 +213,7 @@ class Generalist:
                 self._sample_batch(
                     seen.images[rows],
                     seen.pictures[rows],
-                    names[batch],
+                    prompts[batch],
                     padded,
                     steps,
                     sampler,
@@ -235,22 +258,59 @@ class Generalist:
             )
         return list(components)
 
-    def prompt(self, task: str) -> np.ndarray:
-        """Returns the tokens (1, n, d) of a task's prompt, which is encoded once.
+    def prompt_tokens(self, prompts: Sequence[str]) -> np.ndarray:
+        """Returns the tokens of prompts, float32 (b, n, d). Those that were encoded are kept.
 
-        Raises ValueError for an unknown task, with the closest match.
+        A prompt that is too long for the model is cut.
         """
-        if task not in self._prompts:
-            self.recipe.select([task])
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._prompts]
+        if new:
             text = {
                 path: jnp.asarray(value)
                 for path, value in self.parameters.items()
                 if parameters_lib.is_of_text_encoder(path)
             }
             model = parameters_lib.merge(self._graphdef, {**self.parameters, **text})
-            ids = jnp.asarray(self.recipe.prompt_ids([task]))
-            self._prompts[task] = np.asarray(model.encode_text(ids))
-        return self._prompts[task]
+            for prompt in new:
+                ids = jnp.asarray(self._prompt_ids(prompt, cut=True))
+                self._prompts[prompt] = np.asarray(model.encode_text(ids))
+
+        # The oldest make room only when this batch has what it needs.
+        tokens = np.concatenate([self._prompts[prompt] for prompt in prompts])
+        for prompt in list(self._prompts)[:-MOST_PROMPTS]:
+            del self._prompts[prompt]
+        return tokens
+
+    def _prompt_ids(self, prompt: str, cut: bool) -> np.ndarray:
+        """Returns the ids (1, n) of a prompt; a published tokenizer is asked for new ones only."""
+        for name in self.recipe.config.model.prompt_ids:
+            if name in self.tasks and self.tasks[name].prompt == prompt:
+                return self.recipe.prompt_ids([name])
+        return self._tokenizer([prompt], cut=cut)
+
+    @functools.cached_property
+    def _tokenizer(self) -> Callable[..., np.ndarray]:
+        return self.recipe.tokenizer(self._folder)
+
+    def _check_prompts(self, prompt: str | Sequence[str] | None, count: int) -> list[str] | None:
+        """Returns the prompt of each of `count` images, if they have their own.
+
+        Raises:
+          ValueError: another number of prompts, one that is no text or empty, or too long a one.
+        """
+        if prompt is None:
+            return None
+        prompts = [prompt] * count if isinstance(prompt, str) else list(prompt)
+        if len(prompts) != count:
+            raise ValueError(
+                f"{len(prompts)} prompts for {count} images: give one, or one for each"
+            )
+
+        for text in dict.fromkeys(prompts):
+            if not isinstance(text, str) or not text.strip():
+                raise ValueError(f"prompt {text!r} says nothing: give a text of at least a word")
+            self._prompt_ids(text, cut=False)
+        return prompts
 
     @staticmethod
     def _resized(images: Iterable[np.ndarray], side: int) -> np.ndarray:
@@ -267,6 +327,7 @@ class Generalist:
         self,
         images: Sequence[np.ndarray],
         names: Sequence[str],
+        prompts: Sequence[str] | None,
         steps: int | None,
         draws: int,
         seed: int,
@@ -276,10 +337,13 @@ class Generalist:
         rgbs: list[dict[str, np.ndarray]] = [{} for _ in images]
         seen_whole: dict[tuple[str, ...], list[int]] = {}  # tasks -> images that they see whole
         for index, image in enumerate(images):
+            prompt = None if prompts is None else prompts[index]
             whole = []
             for name in names:
                 if self._tiles(name, image, tile):
-                    rgbs[index][name] = self._sample_tiled(image, name, steps, draws, seed, tile)
+                    rgbs[index][name] = self._sample_tiled(
+                        image, name, prompt, steps, draws, seed, tile
+                    )
                 else:
                     whole.append(name)
             if whole:
@@ -291,7 +355,10 @@ class Generalist:
             shown = [images[index] for index in indices]
             if len(indices) > 1:
                 shown = [image for image in shown for _ in repeated]
-            sampled = self.predict_rgb(shown, repeated * len(indices), steps, seed)
+            texts = None
+            if prompts is not None:
+                texts = [prompts[index] for index in indices for _ in repeated]
+            sampled = self.predict_rgb(shown, repeated * len(indices), steps, seed, texts)
             for index, own in zip(indices, np.split(sampled, len(indices)), strict=True):
                 rgbs[index] |= zip(tasks, np.split(own, len(tasks)), strict=True)
         return rgbs
@@ -323,6 +390,7 @@ class Generalist:
         self,
         image: np.ndarray,
         name: str,
+        prompt: str | None,
         steps: int | None,
         draws: int,
         seed: int,
@@ -333,7 +401,8 @@ class Generalist:
 
         def sample(tiles: np.ndarray) -> np.ndarray:
             nonlocal next_seed
-            rgb = self.predict_rgb(tiles, name, steps, next_seed)
+            prompts = None if prompt is None else [prompt] * len(tiles)
+            rgb = self.predict_rgb(tiles, name, steps, next_seed, prompts)
             next_seed += 1
             return rgb
 
@@ -344,7 +413,7 @@ class Generalist:
         self,
         images: np.ndarray,
         pictures: np.ndarray,
-        names: Sequence[str],
+        prompts: Sequence[str],
         padded: int,
         steps: int,
         sampler: str,
@@ -355,8 +424,8 @@ class Generalist:
         if len(images) > 1 or self._mesh is not None:
             images = _padded(images, padded)
             pictures = _padded(pictures, padded)
-        padded_names = [*names, *[names[-1]] * (padded - len(names))]
-        prompts = np.concatenate([self.prompt(name) for name in padded_names])
+        padding = [prompts[-1]] * (padded - len(prompts))
+        tokens = self.prompt_tokens([*prompts, *padding])
 
         on_mesh = contextlib.nullcontext()
         if self._mesh is not None:
@@ -364,18 +433,18 @@ class Generalist:
             split = batch_sharding(self._mesh)
             images = place_on_devices(images, split)
             pictures = place_on_devices(pictures, split)
-            prompts = place_on_devices(prompts, split)
+            tokens = place_on_devices(tokens, split)
         with on_mesh:
             rgb = self._sample(
                 self.parameters,
                 images,
                 pictures,
-                prompts,
+                tokens,
                 np.uint32(seed),
                 steps=steps,
                 sampler=sampler,
             )
-        return np.asarray(rgb)[: len(names)]
+        return np.asarray(rgb)[: len(prompts)]
 
 
 def _padded(array: np.ndarray, length: int) -> np.ndarray:
@@ -399,11 +468,11 @@ def load(name_or_path: str | os.PathLike, mesh: Mesh | None = None) -> Generalis
       WeightsError: the folder is missing, damaged or does not fit.
       ValueError: a task's codec is of another version.
     """
+    folder = weights.folder_of(name_or_path)
     config, parameters = weights.load_weights(name_or_path)
     try:
-        generalist = Generalist(config, parameters, mesh)
+        generalist = Generalist(config, parameters, mesh, folder)
     except ValueError as error:
-        folder = weights.folder_of(name_or_path)
         raise weights.WeightsError(f"{folder} cannot be used: {error}") from error
 
     for name, version in weights.read_codecs(name_or_path).items():

@@ -1,10 +1,12 @@
 """Restoration in tiles: at native resolution nothing is lost to resizing."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from generalist.evaluation import EvaluationSettings, evaluate
-from generalist.evaluation.predictors import Tiles
+from generalist.evaluation.predictors import Model, Tiles
 from generalist.input_pipeline.scenes import ScenesSource
 from generalist.tasks import SCENES_TASKS
 
@@ -100,3 +102,22 @@ def test_a_call_takes_tiles_of_several_images():
         np.testing.assert_allclose(prediction.image, image, atol=1)
         (alone,) = Tiles(paint, SIZE, 16)(task, [{"image": image, "label": image}])
         np.testing.assert_array_equal(prediction.image, alone.image)
+
+
+@pytest.mark.parametrize("predictor", [Model, Tiles])
+def test_a_model_is_told_the_prompts_of_examples_where_they_have_their_own(predictor):
+    told = []
+
+    def paint(images, name, *prompts):
+        told.append(prompts)
+        return np.zeros((len(images), SIZE, SIZE, 3), np.float32)
+
+    image = np.zeros((SIZE, SIZE, 3), np.uint8)
+    examples = [{"image": image, "label": image}, {"image": image, "label": image, "prompt": "a"}]
+    task = SCENES_TASKS["denoise"]
+    predict = predictor(paint, SIZE)
+    predict(task, examples)
+    own = dataclasses.replace(task, name="own", own_prompts=True, prompt="none")
+    predict(own, examples)
+    predict(own, examples[1:] * 2)  # the same images, with other prompts
+    assert told == [(), (["none", "a"],), (["a", "a"],)]

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from generalist.inference import Generalist, ImageError, load
+from generalist.inference import generalist as generalist_module
 from generalist.pretrained.weights import load_weights
 from generalist.tasks.arrays import resize_image
 
@@ -238,3 +239,53 @@ def test_a_task_the_model_was_not_trained_on(tiny_workdir):
 def test_a_model_that_is_loaded_again_is_not_compiled_again(tiny_workdir, tiny_model):
     """As before every evaluation of a run."""
     assert load(tiny_workdir)._sample is tiny_model._sample
+
+
+def test_a_prompt_takes_the_place_of_the_tasks(tiny_model):
+    light = tiny_model.tasks["light"].prompt
+    own = tiny_model.predict_rgb(SMALL[None], "light")
+    np.testing.assert_array_equal(
+        tiny_model.predict_rgb(SMALL[None], "depth", prompts=[light]), own
+    )
+    assert np.abs(tiny_model.predict_rgb(SMALL[None], "depth") - own).max() > 1e-2
+
+    # One for all images, or one for each; tiles have that of their image.
+    expected = [tiny_model.predict(image, "light").image for image in (SMALL, LARGE)]
+    several = tiny_model.predict([SMALL, LARGE], "denoise", tile=False, prompt=light)
+    each = tiny_model.predict([SMALL, LARGE], "denoise", tile=False, prompt=["a dog", light])
+    tiled = tiny_model.predict(LARGE, "denoise", prompt="a dog")
+    for given, wanted in zip([*several, each[1]], [*expected, expected[1]], strict=True):
+        np.testing.assert_allclose(given.image, wanted, atol=1)
+    assert np.abs(each[0].levels - several[0].levels).max() > 1
+    assert np.abs(tiled.levels - tiny_model.predict(LARGE, "denoise").levels).max() > 1
+
+
+def test_a_prompt_is_encoded_once(tiny_workdir, monkeypatch):
+    model = load(tiny_workdir)
+    seen = []
+    tokenize = model._prompt_ids
+    monkeypatch.setattr(
+        model, "_prompt_ids", lambda text, cut: seen.append(text) or tokenize(text, cut)
+    )
+    monkeypatch.setattr(generalist_module, "MOST_PROMPTS", 2)
+    tokens = model.prompt_tokens(["a", "b", "a", "c"])
+    assert tokens.shape == (4, 8, 16) and seen == ["a", "b", "c"]
+    np.testing.assert_array_equal(tokens[0], tokens[2])
+    model.prompt_tokens(["c", "b"])
+    model.prompt_tokens(["a"])  # the oldest has made room
+    assert seen == ["a", "b", "c", "a"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("", "prompt '' says nothing: give a text of at least a word"),
+        (["a", " "], "prompt ' ' says nothing"),
+        (["a"], "1 prompts for 2 images: give one, or one for each"),
+        ("a b c d e f g h i", "has 9 words, at most 8 are allowed"),
+        ([1, 2], "prompt 1 says nothing"),
+    ],
+)
+def test_a_wrong_prompt_is_an_error(tiny_model, prompt, said):
+    with pytest.raises(ValueError, match=said):
+        tiny_model.predict([SMALL, SMALL], "depth", prompt=prompt)
