@@ -37,16 +37,7 @@ def rename_fields(config: Any) -> Any:
     if diffusion:
         diffusion.setdefault("unet_time", "linear")
 
-    # The last residual had one size of blocks.
-    unet = _group(config, "model", "unet")
-    if "refine" in unet:
-        unet.setdefault("refine_block", 2)
-
-    # Hashed words had one number of positions.
-    text_encoder = _group(config, "model", "text_encoder")
-    if text_encoder and text_encoder.get("kind") != "t5":
-        text_encoder.setdefault("length", 8)
-
+    _fill_in_model(config)
     timesteps = _group(config, "tasks", "timesteps")
     for task, numbers in timesteps.items():
         timesteps[task] = _named(TIMESTEPS, numbers)
@@ -67,6 +58,19 @@ def rename_fields(config: Any) -> Any:
         augment["jitter"] = _named(JITTER, augment["jitter"])
         augment.setdefault("native", 0.0)
     return config
+
+
+def _fill_in_model(config: Any) -> None:
+    """Gives the model what it had before there was a choice."""
+    # The last residual had one size of blocks.
+    unet = _group(config, "model", "unet")
+    if "refine" in unet:
+        unet.setdefault("refine_block", 2)
+
+    # Hashed words had one number of positions.
+    text_encoder = _group(config, "model", "text_encoder")
+    if text_encoder and text_encoder.get("kind") != "t5":
+        text_encoder.setdefault("length", 8)
 
 
 def _group(config: Any, *path: str) -> dict[str, Any]:
