@@ -261,6 +261,7 @@ def export_model(
 
 
 def _unet(settings: Mapping[str, Any], values: Mapping[str, np.ndarray]) -> Export:
+    """Plans a UNet2DConditionModel. That of a patchify stem takes `layers.patchify(x, patch)`."""
     patch = settings.get("patch", 1)
 
     # What follows from the values.
@@ -280,11 +281,6 @@ def _unet(settings: Mapping[str, Any], values: Mapping[str, np.ndarray]) -> Expo
     # Whatever diffusers' class cannot compute, all at once.
     extra = [path for path in values if path.split(".")[0] in EXTRAS]
     problems = []
-    if patch > 1:
-        problems.append(
-            f"patch={patch}: the stem works on blocks of {patch}x{patch} pixels, "
-            "diffusers' conv_in on single ones"
-        )
     if full["window"]:
         problems.append(f"window={full['window']}: self-attention in windows")
     for path in extra:
@@ -297,8 +293,9 @@ def _unet(settings: Mapping[str, Any], values: Mapping[str, np.ndarray]) -> Expo
     heads = full["heads"] or [width // full["head_dim"] for width in full["channels"]]
     config = {
         "_class_name": "UNet2DConditionModel",
-        "in_channels": full["in_channels"],
-        "out_channels": full["out_channels"],
+        # Of a block of pixels: what the stem does is left to whoever calls diffusers' UNet.
+        "in_channels": full["in_channels"] * patch**2,
+        "out_channels": full["out_channels"] * patch**2,
         "block_out_channels": list(full["channels"]),
         "layers_per_block": full["layers_per_block"],
         "cross_attention_dim": full["context_dim"],

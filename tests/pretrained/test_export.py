@@ -182,6 +182,31 @@ def test_unet(tmp_path, name):
     assert_same(actual, jax.jit(ours)(x, timestep, tokens))
 
 
+def test_a_unet_on_blocks_of_pixels_is_one_of_more_channels(tmp_path):
+    """A block's channels are (row, column, color), in diffusers' UNet as in `layers.patchify`."""
+    settings = {**UNETS["sd1"], "in_channels": 3, "out_channels": 3, "patch": 2}
+    ours, values = make(UNet, settings)
+    export_component("unet", settings, values, tmp_path)
+    peer = load(UNet2DConditionModel, tmp_path)
+    assert (peer.config.in_channels, peer.config.out_channels) == (12, 12)
+
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1, 8, 16, 3), np.float32)
+    tokens = rng.standard_normal((1, 5, 24), np.float32)
+    timestep = np.array([3.0], np.float32)
+    blocks = np.asarray(layers.patchify(x, 2))
+    with torch.no_grad():
+        out = peer(nchw(blocks), torch.tensor(timestep), torch.tensor(tokens)).sample
+    actual = torch.from_numpy(np.asarray(layers.unpatchify(out.permute(0, 2, 3, 1).numpy(), 2)))
+    assert_same(actual, jax.jit(ours)(x, timestep, tokens))
+
+    # Read back, it is the same parameters.
+    read = read_unet(tmp_path)
+    assert read.settings["in_channels"] == 12
+    for path, value in values.items():
+        np.testing.assert_array_equal(read.values[path], value)
+
+
 @pytest.mark.parametrize("name", VITS)
 def test_image_encoder(tmp_path, name):
     """At the size it is made for and at another; "ours" is what the configs train from scratch."""
@@ -413,7 +438,6 @@ def test_a_unet_that_diffusers_has_not_is_refused_with_all_reasons():
     with pytest.raises(WeightsError, match="unet: UNet2DConditionModel cannot express") as error:
         plan_component("unet", settings, values)
     for reason in (
-        "patch=2: the stem works on blocks of 2x2 pixels",
         "window=4",
         "position.kernel is not zero",
         "pooled_text.bias is not zero",

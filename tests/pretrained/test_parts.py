@@ -20,7 +20,7 @@ from generalist.input_pipeline.loader import training_batches
 from generalist.models import parameters
 from generalist.models.generalist import TIMESTEP_SCALE
 from generalist.pretrained import WeightsError
-from generalist.pretrained.parts import adapt_channels, fill, parse, read_parts, settle
+from generalist.pretrained.parts import _adapt_unet, adapt_channels, fill, parse, read_parts, settle
 from generalist.pretrained.tokenizer import read_tokenizer
 from generalist.recipe import Recipe, model_arguments
 from generalist.tasks import get_tasks
@@ -193,6 +193,27 @@ def test_cycle_keeps_the_variance_of_noise_and_mean_keeps_flat_gray():
     np.testing.assert_allclose(averaged.sum(2), kernel.sum(2), atol=1e-5)
     same, _ = adapt_channels(kernel, None, 4, "mean")
     assert same is kernel
+
+
+@pytest.mark.parametrize("strategy", ["cycle", "mean"])
+def test_a_unet_on_blocks_of_pixels_keeps_its_kernels_beside_a_concatenated_image(strategy):
+    """Each pixel of x_t keeps its kernel bit for bit; those of the image begin at zero."""
+    rng = np.random.default_rng(0)
+    stem = rng.standard_normal((3, 3, 12, 5), np.float32)
+    head = rng.standard_normal((3, 3, 5, 12), np.float32)
+    theirs = {"conv_in.kernel": stem, "conv_out.kernel": head, "conv_out.bias": np.arange(12.0)}
+    initial = {
+        "unet.conv_in.kernel": np.ones((3, 3, 24, 5), np.float32),
+        "unet.conv_out.kernel": np.ones((3, 3, 5, 12), np.float32),
+    }
+    _adapt_unet(theirs, initial, {"adapt": {"conv": strategy}, "unet": {"patch": 2}})
+
+    # (position in the block; x_t, then the image; color)
+    adapted = theirs["conv_in.kernel"].reshape(3, 3, 4, 2, 3, 5)
+    np.testing.assert_array_equal(adapted[:, :, :, 0], stem.reshape(3, 3, 4, 3, 5))
+    assert not adapted[:, :, :, 1].any()
+    np.testing.assert_array_equal(theirs["conv_out.kernel"], head)
+    np.testing.assert_array_equal(theirs["conv_out.bias"], np.arange(12.0))
 
 
 def test_output_channels_are_taken_over_with_their_bias():
