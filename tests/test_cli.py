@@ -85,6 +85,8 @@ def test_mistakes_are_one_line_and_code_2(use_tiny, photos, capsys):
     for arguments, said in (
         (["a.png", "--task", "dept"], "Did you mean 'depth'"),
         (["a.png", "a.bmp"], "the results of both would be named a.*"),
+        (["a.png", "--steps", "0"], "steps=0 must be a whole number of at least 1"),
+        (["a.png", "--seed", "-1"], "seed=-1 must be a whole number of 0 to 2^32 - 1"),
     ):
         assert cli.main(["predict", *(f"{photos}/{a}" if "." in a else a for a in arguments)]) == 2
         error = capsys.readouterr().err
@@ -288,7 +290,7 @@ def test_weights_inspect_reports_every_tensor_of_a_published_folder(tmp_path, ca
 
 
 def test_weights_export_writes_what_transformers_reads(tiny_workdir, tmp_path, capsys):
-    """A small model's image encoder has SigLIP's form; its UNet's stem is nobody's: an error."""
+    """A small model's image encoder has SigLIP's form; its UNet has parts that nobody's has: an error."""
     import transformers
 
     command = ["weights", "export", "--from", str(tiny_workdir), "--out", str(tmp_path)]
@@ -302,7 +304,7 @@ def test_weights_export_writes_what_transformers_reads(tiny_workdir, tmp_path, c
     assert cli.main(command) == 2
     error = capsys.readouterr().err
     assert (
-        "patch=" in error
+        "refine.conv_out.kernel is n" in error
         and "--part image_encoder can be written" in error
         and error.count("\n") == 1
     )

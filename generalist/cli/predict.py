@@ -76,7 +76,9 @@ def run(args: argparse.Namespace) -> int:
     source = args.source or _default_source()
 
     model = generalist.load(source)
-    model.components(args.task)  # an unknown task fails here, before the first image
+    # What is wrong with the command fails here, before the first image.
+    model.components(args.task)
+    model.check_sampling(args.steps, args.seed)
     print(f"weights: {source}")
 
     failed = 0

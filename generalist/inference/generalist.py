@@ -193,9 +193,8 @@ class Generalist:
         prompts: Sequence[str] | None = None,
     ) -> np.ndarray:
         """Does what `predict_rgb` does, for the images of which `seen` is what the model sees."""
+        self.check_sampling(steps, seed)
         steps, sampler = self._steps_and_sampler(steps)
-        if not 0 <= seed < 2**32:
-            raise ValueError(f"seed={seed!r} must be a whole number of 0 to 2^32 - 1")
         names = [task] * len(seen.images) if isinstance(task, str) else list(task)
         if prompts is None:
             tasks = self.recipe.select(names)
@@ -228,6 +227,12 @@ class Generalist:
                 "are broken, take an older checkpoint"
             )
         return painted
+
+    def check_sampling(self, steps: int | None, seed: int) -> None:
+        """Raises ValueError for steps or a seed out of range, as `predict` does."""
+        self._steps_and_sampler(steps)
+        if not 0 <= seed < 2**32:
+            raise ValueError(f"seed={seed!r} must be a whole number of 0 to 2^32 - 1")
 
     @property
     def stochastic(self) -> bool:

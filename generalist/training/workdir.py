@@ -49,10 +49,13 @@ def check_workdir(path: str | pathlib.Path, recipe: Recipe) -> pathlib.Path:
     """Returns the folder of a run, which need not exist.
 
     Raises:
-      WorkdirError: it holds a run of another config; shows every field that differs.
+      WorkdirError: it is a file, or holds a run of another config; shows every field that differs.
       CheckpointError: its config.json is damaged.
     """
     path = pathlib.Path(path)
+    for part in (path, *path.parents):
+        if part.exists() and not part.is_dir():
+            raise WorkdirError(f"--workdir={path}: {part} is a file, give a folder")
     if (path / weights.CONFIG).exists():
         _check_same(_read_config(path / weights.CONFIG), json.loads(recipe.to_json()), path)
     return path

@@ -33,6 +33,14 @@ def test_a_new_workdir_holds_config_and_facts(tiny_config, tmp_path):
     assert facts["devices"] >= 1 and "jax" in facts["versions"] and facts["command"]
 
 
+def test_a_file_is_no_workdir(tmp_path, tiny_config):
+    (tmp_path / "a").write_text("mine", encoding="utf-8")
+    for path in (tmp_path / "a", tmp_path / "a" / "run"):
+        with pytest.raises(WorkdirError, match=f"--workdir={path}: {tmp_path}/a is a file, give"):
+            check_workdir(path, Recipe.from_config(tiny_config))
+    assert (tmp_path / "a").read_text(encoding="utf-8") == "mine"
+
+
 def test_the_same_config_reopens_it(tiny_config, tmp_path):
     write_facts(tmp_path, Recipe.from_config(tiny_config))
     assert check_workdir(str(tmp_path), Recipe.from_config(tiny_config)) == tmp_path
