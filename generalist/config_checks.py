@@ -171,6 +171,7 @@ RULES: Mapping[str, Rule] = {
     "data.augment.jitter_probability": _PROBABILITY,
     "model.init_from": _TEXT,
     "model.adapt.conv": _TEXT,
+    "model.adapt.image": _TEXT,
     "model.adapt.new": _PATTERNS,
     "model.dtype": _TEXT,
     "model.remat": _TEXT,

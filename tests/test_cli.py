@@ -290,7 +290,7 @@ def test_weights_inspect_reports_every_tensor_of_a_published_folder(tmp_path, ca
 
 
 def test_weights_export_writes_what_transformers_reads(tiny_workdir, tmp_path, capsys):
-    """A small model's image encoder has SigLIP's form; its UNet has parts that nobody's has: an error."""
+    """A small model's image encoder has SigLIP's form; its UNet has parts of its own: an error."""
     import transformers
 
     command = ["weights", "export", "--from", str(tiny_workdir), "--out", str(tmp_path)]

@@ -290,6 +290,8 @@ def _full_size_model() -> ConfigDict:
     # How conv_in and conv_out get another number of channels: "cycle", "mean", "fresh"
     # (pretrained/parts.py).
     m.adapt.conv = "cycle"
+    # The kernels of the concatenated image: "zero", or those of x_t, "copied" or "halved".
+    m.adapt.image = "zero"
     # Path regexes of parameters that no checkpoint has.
     m.adapt.new = (r"^unet\.(position|pooled_text|aligned|refine)\.",)
     m.dtype = "bfloat16"  # of the computation; parameters are float32

@@ -62,6 +62,11 @@ def rename_fields(config: Any) -> Any:
 
 def _fill_in_model(config: Any) -> None:
     """Gives the model what it had before there was a choice."""
+    # A concatenated image began without influence.
+    adapt = _group(config, "model", "adapt")
+    if adapt:
+        adapt.setdefault("image", "zero")
+
     # The last residual had one size of blocks.
     unet = _group(config, "model", "unet")
     if "refine" in unet:

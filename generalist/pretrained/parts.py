@@ -42,6 +42,13 @@ CAPTION_LENGTH = 77
 
 STRATEGIES = ("cycle", "mean", "fresh")  # see `adapt_channels`; "fresh" keeps the initial values
 
+# What the kernels of x_t are multiplied by, for x_t and for the image that is concatenated to it.
+IMAGE_KERNELS = {
+    "zero": (1.0, 0.0),  # the image has no influence at first
+    "copied": (1.0, 1.0),  # it is seen as x_t is
+    "halved": (0.5, 0.5),  # the same, and the sum of both keeps its size (arXiv 2312.02145)
+}
+
 
 def parse(init_from: str) -> dict[str, str]:
     """Parses `model.init_from`.
@@ -159,8 +166,9 @@ def fill(
       published: from `read_parts`.
       initial: {path: array} of the model as `settle` sized it, from scratch.
       model: that `model` group. `adapt.conv` says how conv_in and conv_out get other channels (see
-        `adapt_channels`), `adapt.new` lists regexes of parameters that no checkpoint has; they
-        keep their initial values.
+        `adapt_channels`), `adapt.image` the kernels of a concatenated image (see IMAGE_KERNELS),
+        `adapt.new` lists regexes of parameters that no checkpoint has; they keep their initial
+        values.
 
     Raises:
       WeightsError: lists every parameter that a folder does not have and `adapt.new` does not
@@ -274,14 +282,15 @@ def adapt_channels(
 def _adapt_unet(theirs: dict[str, np.ndarray], initial: Mapping, model: Mapping) -> list[str]:
     """Adapts conv_in and conv_out from latent to pixel channels, in place.
 
-    An image that is concatenated to x_t starts without influence.
-
     Returns:
       What was done, as a list of at most one line.
     """
     strategy = model["adapt"]["conv"]
     if strategy not in STRATEGIES:
         raise WeightsError(f"model.adapt.conv {strategy!r}: choose one of {', '.join(STRATEGIES)}")
+    image = model["adapt"]["image"]
+    if image not in IMAGE_KERNELS:
+        raise WeightsError(f"model.adapt.image {image!r}: choose one of {', '.join(IMAGE_KERNELS)}")
 
     old_in = theirs["conv_in.kernel"].shape[2]
     old_out = theirs["conv_out.kernel"].shape[3]
@@ -301,7 +310,10 @@ def _adapt_unet(theirs: dict[str, np.ndarray], initial: Mapping, model: Mapping)
         colors = channels // positions
         stem = np.zeros((*size, positions, total // channels, colors, width), np.float32)
         kernel, _ = adapt_channels(theirs["conv_in.kernel"], None, channels, strategy)
-        stem[:, :, :, 0] = kernel.reshape(*size, positions, colors, width)
+        kernel = kernel.reshape(*size, positions, 1, colors, width)
+        # Without an image there is only x_t, whose kernels stay.
+        factors = IMAGE_KERNELS[image] if total > channels else (1.0,)
+        stem[:] = kernel * np.reshape(np.float32(factors), (-1, 1, 1))
         theirs["conv_in.kernel"] = stem.reshape(*size, total, width)
 
         # The output is turned around, so that its channels are where those of an input are.
@@ -310,7 +322,8 @@ def _adapt_unet(theirs: dict[str, np.ndarray], initial: Mapping, model: Mapping)
             turned, theirs["conv_out.bias"], channels, strategy
         )
         theirs["conv_out.kernel"] = np.ascontiguousarray(kernel.swapaxes(2, 3))
-    return [f"conv_in {old_in} -> {total} channels, conv_out {old_out} -> {channels} ({strategy})"]
+    note = f"conv_in {old_in} -> {total} channels, conv_out {old_out} -> {channels} ({strategy})"
+    return [f"{note}, the image's kernels {image}" if total > channels else note]
 
 
 def _resize_positions(theirs: dict[str, np.ndarray], expected: Mapping, method: str) -> list[str]:

@@ -196,8 +196,13 @@ def test_cycle_keeps_the_variance_of_noise_and_mean_keeps_flat_gray():
 
 
 @pytest.mark.parametrize("strategy", ["cycle", "mean"])
-def test_a_unet_on_blocks_of_pixels_keeps_its_kernels_beside_a_concatenated_image(strategy):
-    """Each pixel of x_t keeps its kernel bit for bit; those of the image begin at zero."""
+@pytest.mark.parametrize(
+    ("image", "of_x_t", "of_image"), [("zero", 1, 0), ("copied", 1, 1), ("halved", 0.5, 0.5)]
+)
+def test_a_unet_on_blocks_of_pixels_keeps_its_kernels_beside_a_concatenated_image(
+    strategy, image, of_x_t, of_image
+):
+    """Each pixel of x_t keeps its kernel bit for bit; those of the image are zero or the same."""
     rng = np.random.default_rng(0)
     stem = rng.standard_normal((3, 3, 12, 5), np.float32)
     head = rng.standard_normal((3, 3, 5, 12), np.float32)
@@ -206,12 +211,15 @@ def test_a_unet_on_blocks_of_pixels_keeps_its_kernels_beside_a_concatenated_imag
         "unet.conv_in.kernel": np.ones((3, 3, 24, 5), np.float32),
         "unet.conv_out.kernel": np.ones((3, 3, 5, 12), np.float32),
     }
-    _adapt_unet(theirs, initial, {"adapt": {"conv": strategy}, "unet": {"patch": 2}})
+    model = {"adapt": {"conv": strategy, "image": image}, "unet": {"patch": 2}}
+    notes = _adapt_unet(theirs, initial, model)
+    assert notes[0].endswith(f"conv_out 12 -> 12 ({strategy}), the image's kernels {image}")
 
     # (position in the block; x_t, then the image; color)
     adapted = theirs["conv_in.kernel"].reshape(3, 3, 4, 2, 3, 5)
-    np.testing.assert_array_equal(adapted[:, :, :, 0], stem.reshape(3, 3, 4, 3, 5))
-    assert not adapted[:, :, :, 1].any()
+    kernels = stem.reshape(3, 3, 4, 3, 5)
+    np.testing.assert_array_equal(adapted[:, :, :, 0], np.float32(of_x_t) * kernels)
+    np.testing.assert_array_equal(adapted[:, :, :, 1], np.float32(of_image) * kernels)
     np.testing.assert_array_equal(theirs["conv_out.kernel"], head)
     np.testing.assert_array_equal(theirs["conv_out.bias"], np.arange(12.0))
 
@@ -258,7 +266,11 @@ def test_the_log_says_what_was_adapted_and_what_is_new(tiny_config, pipeline, ca
 def test_what_is_missing_or_left_over_is_listed(tiny_config, pipeline):
     parts = read_parts(f"unet={pipeline[0]}")
     tiny_config.model.unet.attention_levels = (True, False)
-    model = settle(tiny_config.model.to_dict() | {"adapt": {"conv": "cycle", "new": []}}, parts, {})
+    model = settle(
+        tiny_config.model.to_dict() | {"adapt": {"conv": "cycle", "image": "zero", "new": []}},
+        parts,
+        {},
+    )
     settings = model_arguments(model)
     initial = parameters.split(models.build(settings, 0))[1]
     parts["unet"].values["extra.kernel"] = np.zeros(3)
