@@ -417,8 +417,8 @@ def _check_target_size(model: Mapping[str, Any]) -> None:
     unet = model["unet"]
     levels = len(unet.get("channels", ()) or inspect.signature(UNet).parameters["channels"].default)
     divisor = unet.get("patch", 1) * 2 ** (levels - 1)
-    # The last residual works on blocks of its own.
-    divisor = math.lcm(divisor, unet.get("refine_block", 2) if unet.get("refine") else 1)
+    # The last residual works on blocks of 2x2.
+    divisor = math.lcm(divisor, 2 if unet.get("refine") else 1)
     if model.get("autoencoder"):
         divisor *= 2 ** (len(model["autoencoder"]["channels"]) - 1)
 

@@ -114,8 +114,6 @@ def test_every_field_has_a_rule():
         ),
         ("model.image_std", [0.5, 0.5, 0.0], "each a number above 0"),
         ("model.target_size", 50, "model.target_size=50: the UNet's patches and its 1 levels need"),
-        ("model.unet.refine_block", 3, "need a multiple of 12, such as 24 or 36"),
-        ("model.unet.refine_block", 0, "model.unet.refine_block=0: allowed"),
         ("model.unet.channels", [16, 32], "model.unet.attention_levels=[False] is for other"),
         ("model.unet.channels", [15], "model.unet.groups=8 does not divide the width 15"),
         ("model.unet.heads", 3, "model.unet.heads=3 does not divide the width 16"),

@@ -21,20 +21,21 @@ PAPER = ("depth", "semantic", "coco_semantic", "instance", "denoise", "derain", 
 class Size(NamedTuple):
     """What the size of the small model's images and targets decides.
 
-    The grids of the UNet, of its last residual and of the encoder are the same at every size, and
-    so is nearly the time of a step.
+    The grids of the UNet and of the encoder are the same at every size. The last residual, which
+    carries what is finer, gets fewer channels where it has more pixels, so that the time of a step
+    grows little.
     """
 
     side: int  # of images and targets, pixels
     stem_patch: int
-    refine_block: int
+    refine: int  # channels of the last residual
     encoder_patch: int
 
 
 # By the word behind a config file; the first is taken without one.
 SIZES = {
-    "64": Size(side=64, stem_patch=4, refine_block=2, encoder_patch=8),
-    "128": Size(side=128, stem_patch=8, refine_block=4, encoder_patch=16),
+    "64": Size(side=64, stem_patch=4, refine=64, encoder_patch=8),
+    "128": Size(side=128, stem_patch=8, refine=32, encoder_patch=16),
 }
 
 
@@ -319,7 +320,6 @@ def _full_size_model() -> ConfigDict:
             "groups": 32,
             "position": False,
             "refine": 64,
-            "refine_block": 2,
         }
     )
     m.image_encoder = ConfigDict(
@@ -366,8 +366,7 @@ def small(c: ConfigDict, scratch: bool = False, size: str = "64") -> ConfigDict:
             "patch": chosen.stem_patch,
             "groups": 16,
             "position": True,
-            "refine": 64,
-            "refine_block": chosen.refine_block,
+            "refine": chosen.refine,
         }
     )
     c.model.image_encoder = ConfigDict(

@@ -54,7 +54,7 @@ class Modulation(nnx.Module):
 
 
 class Refine(nnx.Module):
-    """Residual after the pixel shuffle, on small blocks of pixels.
+    """Residual after the pixel shuffle, on 2x2 blocks of pixels.
 
     It removes the grid that a patchify stem leaves, and the noise that the stem cannot see. The
     time embedding, which includes the prompt with `pooled_text`, scales and shifts its channels:
@@ -62,6 +62,7 @@ class Refine(nnx.Module):
     to the last convolution there is a linear path.
     """
 
+    BLOCK = 2  # side of the blocks of pixels
     LAYERS = 2
 
     def __init__(
@@ -71,13 +72,11 @@ class Refine(nnx.Module):
         c_out: int,
         time_dim: int,
         *,
-        block: int = 2,  # side of the blocks of pixels
         rngs: layers.HostRngs,
         dtype: DTypeLike,
     ):
         kw = {"rngs": rngs, "dtype": dtype}
-        self.block = block
-        area = block**2
+        area = self.BLOCK**2
         self.conv_in = layers.conv(c_in * area, channels, 3, **kw)
 
         convs = [layers.conv(channels, channels, 3, **kw) for _ in range(self.LAYERS)]
@@ -90,12 +89,12 @@ class Refine(nnx.Module):
     def __call__(
         self, x: Float[layers.AnyArray, "b h w c_in"], time: Float[Array, "b time_dim"]
     ) -> Float[Array, "b h w c_out"]:
-        """Returns the residual, zero at initialization; whole blocks must fill h and w."""
+        """Returns the residual, zero at initialization; h and w must be even."""
         *inner, last = self.modulations
-        h = self.conv_in(layers.patchify(x, self.block))
+        h = self.conv_in(layers.patchify(x, self.BLOCK))
         for conv, modulation in zip(self.convs, inner, strict=True):
             h = h + conv(modulation(jax.nn.silu(h), time))
-        return layers.unpatchify(self.conv_out(last(h, time)), self.block)
+        return layers.unpatchify(self.conv_out(last(h, time)), self.BLOCK)
 
 
 class UNet(nnx.Module):
@@ -137,8 +136,6 @@ class UNet(nnx.Module):
         aligned: int = 0,
         # Channels of the residual `Refine` after the pixel shuffle; 0: none.
         refine: int = 0,
-        # Side of the blocks of pixels that `Refine` works on.
-        refine_block: int = 2,
         # What the backward pass computes again instead of reading it from memory: a name of REMAT.
         remat: str = "none",
         rngs: layers.HostRngs,
@@ -189,9 +186,8 @@ class UNet(nnx.Module):
         # A level begins in the width of the level before it.
         entered = (width, *channels[:-1]) if aligned else ()
         self.aligned = nnx.List([layers.linear(aligned, c, **zero) for c in entered])
-        c_in = in_channels + out_channels
         self.refine = (
-            Refine(c_in, refine, out_channels, time_dim, block=refine_block, **kw)
+            Refine(in_channels + out_channels, refine, out_channels, time_dim, **kw)
             if refine
             else None
         )

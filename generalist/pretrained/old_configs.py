@@ -67,11 +67,6 @@ def _fill_in_model(config: Any) -> None:
     if adapt:
         adapt.setdefault("image", "zero")
 
-    # The last residual had one size of blocks.
-    unet = _group(config, "model", "unet")
-    if "refine" in unet:
-        unet.setdefault("refine_block", 2)
-
     # Hashed words had one number of positions.
     text_encoder = _group(config, "model", "text_encoder")
     if text_encoder and text_encoder.get("kind") != "t5":
