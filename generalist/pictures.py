@@ -22,6 +22,7 @@ Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2  # Pillow refuses more than twice as m
 MODES = tuple("1 L LA La P PA RGB RGBA RGBa RGBX CMYK YCbCr HSV LAB".split())
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
+PNG_END = b"IEND"  # the last chunk
 PNG_GRAY = 0  # the color types in a PNG's header
 PNG_PALETTE = 3
 PNG_ALPHA = (4, 6)
@@ -194,7 +195,22 @@ def damage(data: bytes) -> str:
         return str(error)
     if not 0 < h * w <= MOST_PIXELS:
         return f"its header says {w}x{h} pixels (width x height), allowed are 1 to {MOST_PIXELS:,}"
-    return _jpeg_damage(data) if data.startswith(JPEG_START) else ""
+    if data.startswith(JPEG_START):
+        return _jpeg_damage(data)
+    return _png_damage(data) if data.startswith(PNG_START) else ""
+
+
+def _png_damage(data: bytes) -> str:
+    """What is wrong with the lengths of a PNG's chunks, or "".
+
+    Decoders take memory for whatever a chunk claims, up to 2 GiB, before they look for it.
+    """
+    at = len(PNG_START)
+    while at + 8 <= len(data):
+        if data[at + 4 : at + 8] == PNG_END:
+            return ""
+        at += 12 + int.from_bytes(data[at : at + 4])
+    return "cut short" if at > len(data) else ""
 
 
 def jpeg_size(data: bytes) -> tuple[int, int] | None:
