@@ -99,9 +99,7 @@ class Recipe:
         settings["eval"]["tasks"] = tuple(evaluated)
         settings["optimizer"]["lr_multipliers"] = _lr_multipliers(settings, published)
         if published:
-            prompts = {name: task.prompt for name, task in tasks.items()}
-            own_prompts = any(task.own_prompts for task in tasks.values())
-            settings["model"] = parts.settle(settings["model"], published, prompts, own_prompts)
+            settings["model"] = _settle(settings["model"], published, tasks)
         check_model(settings["model"])
 
         get_tasks(settings["tasks"]["set"], settings["data"]["augment"]["tasks"])
@@ -117,7 +115,8 @@ class Recipe:
         choices = settings["diffusion"]
         choices["unet_time"] = _unet_time(choices["unet_time"], published)
         p_pure_noise = [distribution.p_pure_noise for distribution in timesteps.values()]
-        check_combination(choices, schedule, p_pure_noise)
+        sees_image = [task.sees_image for task in tasks.values()]
+        check_combination(choices, schedule, p_pure_noise, sees_image)
         if choices["prototype_weight"] and settings["model"]["autoencoder"]:
             raise ValueError(
                 f"diffusion.prototype_weight {choices['prototype_weight']} compares colors, which "
@@ -210,6 +209,7 @@ class Recipe:
         choices = self.config.diffusion
         distributions = np.asarray(list(self.timesteps.values()), np.float32)
         loss_weights = [self.config.tasks.loss_weights[name] for name in self.tasks]
+        sees_image = [task.sees_image for task in self.tasks.values()]
         palettes = {}
         if choices.prototype_weight:
             for index, task in enumerate(self.tasks.values()):
@@ -233,6 +233,7 @@ class Recipe:
             prototype_temperature=choices.prototype_temperature,
             latent=bool(self.config.model.autoencoder),
             unet_time=self.unet_time,
+            sees_image=None if all(sees_image) else jnp.asarray(sees_image, jnp.float32),
         )
 
 
@@ -268,6 +269,13 @@ def _evaluated_tasks(settings: Mapping, trained: Mapping[str, Task]) -> dict[str
             "or name a trained one in eval.tasks."
         )
     return evaluated
+
+
+def _settle(model: Mapping, published: Mapping, tasks: Mapping[str, Task]) -> dict:
+    """The `model` group with the sizes and the tokenizer of published parts."""
+    prompts = {name: task.prompt for name, task in tasks.items()}
+    own_prompts = any(task.own_prompts for task in tasks.values())
+    return parts.settle(model, published, prompts, own_prompts)
 
 
 def model_arguments(model: Mapping[str, Any]) -> dict[str, Any]:

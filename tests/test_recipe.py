@@ -34,7 +34,7 @@ def test_a_recipe_says_what_its_config_says(config):
         "derain",
         "panoptic",
     ]
-    assert set(recipe.known_tasks) == {*recipe.tasks, "light", "panoptic"}
+    assert set(recipe.known_tasks) == {*recipe.tasks, "light", "panoptic", "text_to_image"}
     assert recipe.sampling == Sampling("ddim", 4, "zeros", 0.0, 1.0)
     assert not recipe.sampling.stochastic
     assert recipe.timesteps["depth"] == TimestepDistribution(0.0, 1.0, 0.9)

@@ -19,7 +19,10 @@ NEED_SIGNAL = ("min_snr", "sigmoid")
 
 
 def check_combination(
-    choices: Mapping[str, Any], schedule: Schedule, p_pure_noise: Iterable[float]
+    choices: Mapping[str, Any],
+    schedule: Schedule,
+    p_pure_noise: Iterable[float],
+    sees_image: Iterable[bool] = (True,),
 ) -> None:
     """Checks the `diffusion` group of a config.
 
@@ -27,6 +30,8 @@ def check_combination(
       choices: the group.
       schedule: the one it names.
       p_pure_noise: of every task that is trained, the probability of t = 1.
+      sees_image: of every task that is trained, whether it sees the image. Guidance hides what a
+        task knows: the image, or from a task without one the prompt.
 
     Raises:
       ValueError: an unknown name, a number out of range, or choices that do not fit together; the
@@ -52,11 +57,14 @@ def check_combination(
             "p_pure_noise is 0: choose tasks.timesteps.<task>.p_pure_noise above 0, or x_init "
             "'gaussian'"
         )
-    if choices["guidance"] != 1.0 and choices["drop_image"] == 0.0:
-        raise ValueError(
-            f"diffusion.guidance {choices['guidance']} mixes in predictions without an image, "
-            "which diffusion.drop_image 0 never trains: choose drop_image 0.1, or guidance 1"
-        )
+    hidden = {"drop_image" if sees else "drop_text" for sees in sees_image}
+    for field in sorted(hidden):
+        if choices["guidance"] != 1.0 and choices[field] == 0.0:
+            what = "an image" if field == "drop_image" else "a prompt"
+            raise ValueError(
+                f"diffusion.guidance {choices['guidance']} mixes in predictions without {what}, "
+                f"which diffusion.{field} 0 never trains: choose {field} 0.1, or guidance 1"
+            )
 
 
 def _check_answer_without_signal(choices: Mapping[str, Any]) -> None:

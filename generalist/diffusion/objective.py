@@ -63,6 +63,9 @@ class Objective:
 
     unet_time: str = "linear"  # how the UNet is told t, see `diffusion.unet_time`
 
+    # 0 for the tasks that never see the image; None where all see it.
+    sees_image: Float[Array, " tasks"] | None = None
+
     def encode_target(self, model: Any, batch: Batch) -> Batch:
         """Returns the batch with target and mask as latents of the model's autoencoder."""
         latents, mask = model.encode_target(batch["target"], batch["mask"])
@@ -81,7 +84,7 @@ class Objective:
             eps = jnp.where(expand(t, x0) == 1.0, 0.0, eps)
 
         alpha, sigma = self._alpha_sigma(t, x0)
-        return {
+        noisy = {
             **batch,
             "t": t,
             "eps": eps,
@@ -89,6 +92,9 @@ class Objective:
             "keep_image": _keep(image_key, self.drop_image, t.shape),
             "keep_text": _keep(text_key, self.drop_text, t.shape),
         }
+        if self.sees_image is not None:
+            noisy["keep_image"] *= self.sees_image[task]
+        return noisy
 
     def loss(self, model: Any, batch: Batch) -> tuple[Float[Array, ""], Float[Array, " b"]]:
         """Returns the mean loss of a noisy batch, and the loss of every sample without its weight.

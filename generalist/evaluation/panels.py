@@ -58,6 +58,7 @@ class Sample(NamedTuple):
       truth: the picture of the label, uint8 (h, w, 3).
       error_or_confidence: uint8 (h, w, 3), see `describe`.
       labels: prediction and truth as the metric takes them, which the legend follows from.
+      prompt: of the example, where the task's examples have their own; else "".
     """
 
     key: str
@@ -67,6 +68,7 @@ class Sample(NamedTuple):
     truth: np.ndarray
     error_or_confidence: np.ndarray
     labels: tuple[Any, Any]
+    prompt: str
 
 
 def describe(task: Task, example: Example, prediction: Any, values: Mapping[str, Any]) -> Sample:
@@ -94,18 +96,28 @@ def describe(task: Task, example: Example, prediction: Any, values: Mapping[str,
         truth=task.render(label),
         error_or_confidence=fourth,
         labels=(task.label_of(prediction), label),
+        prompt=task.prompt_of(example) if task.own_prompts else "",
     )
 
 
 def task_panel(task: Task, samples: Sequence[Sample]) -> Image.Image:
-    """Draws one row a sample, captioned with its key and values, and a legend below."""
+    """Draws one row a sample, captioned with its key and values, and a legend below.
+
+    Where the prompt is all that the model knew, the row shows what was painted, beside the picture
+    that the prompt is of.
+    """
+    if not task.sees_image:
+        rows = [[enlarge(s.prediction, SIDE), enlarge(s.truth, SIDE)] for s in samples]
+        return compose(["painted", "truth"], rows, [sample.prompt for sample in samples])
+
     rows = []
     captions = []
     labels = []
     for sample in samples:
         pictures = (sample.image, sample.prediction, sample.truth, sample.error_or_confidence)
         rows.append([enlarge(picture, SIDE) for picture in pictures])
-        captions.append(f"{sample.key}   {tables.format_values(sample.values)}")
+        caption = f"{sample.key}   {tables.format_values(sample.values)}   {sample.prompt}"
+        captions.append(caption.rstrip())
         labels += sample.labels
 
     # Only the classes in the pictures: a data set may have hundreds.
@@ -135,7 +147,7 @@ def overview(tasks: Mapping[str, Task], samples: Mapping[str, Sequence[Sample]])
     first = samples[names[0]]
 
     # The first column is the input that most tasks share.
-    titles = ["input"]
+    titles = ["input" if tasks[names[0]].sees_image else "truth"]
     rows = [[enlarge(sample.image, OVERVIEW_SIDE)] for sample in first]
     for name in names:
         columns = _RESTORATION.get(name, _Columns(f"input of {name}", name))
@@ -143,6 +155,7 @@ def overview(tasks: Mapping[str, Task], samples: Mapping[str, Sequence[Sample]])
             not np.array_equal(sample.image, other.image)
             for sample, other in zip(samples[name], first, strict=False)
         )
+        own_input = own_input and tasks[name].sees_image
         if own_input:
             titles.append(columns.input)
         titles.append(columns.output)
@@ -195,7 +208,9 @@ def compose(
     heights = [max(picture.shape[0] for picture in row) for row in rows]
 
     bars_width = sum(map(_bar_width, legend.bars))
-    width = 2 * MARGIN + max(sum(widths) + GAP * (len(widths) - 1), bars_width)
+    texts_width = max(map(_text_width, captions), default=0)
+    pictures_width = sum(widths) + GAP * (len(widths) - 1)
+    width = 2 * MARGIN + max(pictures_width, bars_width, texts_width)
 
     # From top to bottom: titles, rows, color bars with an empty line below, classes.
     caption = LINE if captions else 0

@@ -38,6 +38,7 @@ HEADING = {
     "rms_error": Quantity("RMS error", "", 3, lower_is_better=True),
     "psnr": Quantity("PSNR", "dB", 2),
     "ssim": Quantity("SSIM", "", 3),
+    "frechet": Quantity("Fréchet distance", "", 3, lower_is_better=True),
 }
 QUANTITIES = HEADING | {
     "pq_painter": Quantity("PQ, Painter's merge", "%", 1),

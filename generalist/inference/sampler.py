@@ -19,7 +19,7 @@ STATIC_ARGUMENTS = ("steps", "sampler")  # compiled into the program
 
 
 def make_sampler(recipe: Recipe, graphdef: nnx.GraphDef) -> Callable[..., jax.Array]:
-    """Builds `sample(weights, images, pictures, prompts, seed, *, steps, sampler)`, to be jitted.
+    """Builds `sample(weights, images, pictures, prompts, seed, sees_image, ...)`, to be jitted.
 
     Args:
       recipe: schedule, prediction type, guidance and start of the sampler.
@@ -32,20 +32,24 @@ def make_sampler(recipe: Recipe, graphdef: nnx.GraphDef) -> Callable[..., jax.Ar
         pictures: uint8 (b or 1, s, s, 3), the same at the target's size.
         prompts: float32 (b, n, d), prompt tokens.
         seed: () uint32.
+        sees_image: float32 (b,), 0 for prompts whose task never sees an image; there is one image
+          for each prompt then. None: all see it.
+        steps, sampler: see `diffusion.sample`.
       that returns RGB, float32 (b, s, s, 3) in about [-1, 1], s being the model's target size.
     """
     guidance = recipe.sampling.guidance
 
-    def sample(weights, images, pictures, prompts, seed, *, steps, sampler):
+    def sample(weights, images, pictures, prompts, seed, sees_image=None, *, steps, sampler):
         model = parameters_lib.merge(graphdef, weights)
 
         # Keys and values of the condition are computed once, for all steps.
         encode = functools.partial(
             model.encode, from_levels(images), prompts, picture=from_levels(pictures)
         )
-        condition = encode()
+        condition = encode(keep_image=sees_image)
         if guidance != 1.0:
-            without = encode(keep_image=jnp.zeros(len(images)))
+            # Hidden is what a task knows: the image, or where it sees none the prompt.
+            without = encode(keep_image=jnp.zeros(len(images)), keep_text=sees_image)
 
         def denoise(x_t, t):
             time = unet_time(recipe.unet_time, recipe.schedule, t)

@@ -19,6 +19,7 @@ from generalist.metrics.calibration import (
     SparsificationError,
 )
 from generalist.metrics.depth import DEPTH_PROTOCOLS, DepthMetric
+from generalist.metrics.frechet import FRECHET_PROTOCOLS, FrechetDistance
 from generalist.metrics.image_quality import IMAGE_QUALITY_PROTOCOLS, ImageQuality
 from generalist.metrics.panoptic import PANOPTIC_PROTOCOLS, InstanceQuality, PanopticQuality
 from generalist.metrics.scalar import SCALAR_PROTOCOLS, ScalarMetric
@@ -33,6 +34,7 @@ PROTOCOLS: dict[str, str] = {
     **BOUNDARY_PROTOCOLS,
     **CALIBRATION_PROTOCOLS,
     **SCALAR_PROTOCOLS,
+    **FRECHET_PROTOCOLS,
 }
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "BoundaryF",
     "CalibrationError",
     "DepthMetric",
+    "FrechetDistance",
     "ImageQuality",
     "InstanceQuality",
     "Metric",

@@ -24,6 +24,7 @@ from generalist.tasks.panoptic import PAINTER_AREA, Panoptic, PanopticPrediction
 from generalist.tasks.restoration import Restoration, RestorationPrediction
 from generalist.tasks.scalar import Scalar, ScalarPrediction
 from generalist.tasks.semantic import Semantic, SemanticPrediction
+from generalist.tasks.text_to_image import TextToImage
 
 __all__ = [
     "ADE20K_CLASSES",
@@ -48,6 +49,7 @@ __all__ = [
     "SemanticPrediction",
     "Target",
     "Task",
+    "TextToImage",
     "check_samples",
     "get_tasks",
 ]
@@ -135,6 +137,7 @@ SCENES_TASKS: dict[str, Task] = _by_name(
         categories=SCENES_CATEGORIES,
         stuff_area=4096 / (640 * 480),
     ),
+    TextToImage(),
 )
 
 TASK_SETS: dict[str, dict[str, Task]] = {"paper": TASKS, "scenes": SCENES_TASKS}

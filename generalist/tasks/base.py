@@ -131,6 +131,7 @@ class Task(abc.ABC):
       protocol: id of the official evaluation protocol that `metric` follows.
       version: of the codec; a checkpoint is decoded by the version it was trained with.
       own_prompts: whether examples may have prompts of their own (`example["prompt"]`).
+      sees_image: whether the model is shown the image; else the prompt is all that it knows.
       averages_samples: whether colors are quantities, so that the mean of several samples is a
         prediction too.
       jitters_color: whether training may change the colors of the image but not the label.
@@ -143,6 +144,7 @@ class Task(abc.ABC):
     version: int = 1
     own_prompts: bool = False
 
+    sees_image: ClassVar[bool] = True
     averages_samples: ClassVar[bool] = False
     jitters_color: ClassVar[bool] = True
     trivial_learns: ClassVar[bool] = True
@@ -381,5 +383,6 @@ def check_samples(tasks: Iterable[Task], samples: int) -> None:
     if samples > 1 and coded:
         raise ValueError(
             f"samples={samples} averages what the model paints, and colors that stand for classes "
-            f"or instances have no mean: predict {', '.join(coded)} with samples=1"
+            "or instances have no mean, and pictures of a caption none that is one: predict "
+            f"{', '.join(coded)} with samples=1"
         )

@@ -235,6 +235,9 @@ def _trace_sampling(
     pictures = jax.ShapeDtypeStruct((b, target, target, 3), jnp.uint8, sharding=split)
     prompts = jax.ShapeDtypeStruct((b, *prompt_shape), jnp.float32, sharding=split)
     seed = jax.ShapeDtypeStruct((), jnp.uint32, sharding=whole)
+    sees_image = None
+    if not all(task.sees_image for task in recipe.tasks.values()):
+        sees_image = jax.ShapeDtypeStruct((b,), jnp.float32, sharding=split)
 
     sample = jax.jit(
         make_sampler(recipe, graphdef), static_argnames=STATIC_ARGUMENTS, out_shardings=whole
@@ -246,6 +249,7 @@ def _trace_sampling(
             pictures,
             prompts,
             seed,
+            sees_image,
             steps=recipe.sampling.steps,
             sampler=recipe.sampling.sampler,
         )

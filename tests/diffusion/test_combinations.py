@@ -35,11 +35,12 @@ CHOICES = {
 }
 
 
-def refusal(p_pure_noise=(0.5,), **changes) -> str:
+def refusal(p_pure_noise=(0.5,), sees_image=(True,), **changes) -> str:
     """What the check says; empty if it lets the choices pass."""
     choices = CHOICES | changes
     try:
-        check_combination(choices, SCHEDULES[choices["schedule"]], p_pure_noise)
+        schedule = SCHEDULES[choices["schedule"]]
+        check_combination(choices, schedule, p_pure_noise, sees_image)
     except ValueError as error:
         return str(error)
     return ""
@@ -242,3 +243,18 @@ def test_every_sampler_is_refused_or_ends_where_a_perfect_network_says(sampler, 
             answer()
     else:
         np.testing.assert_allclose(answer(), x0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("sees_image", "trained", "said"),
+    [
+        ([False], {"drop_text": 0.1}, ""),
+        ([False], {"drop_image": 0.1}, "without a prompt, which diffusion.drop_text 0 never"),
+        ([True, False], {"drop_image": 0.1}, "choose drop_text 0.1, or guidance 1"),
+        ([True, False], {"drop_text": 0.1}, "choose drop_image 0.1, or guidance 1"),
+        ([True, False], {"drop_text": 0.1, "drop_image": 0.1}, ""),
+    ],
+)
+def test_guidance_hides_what_a_task_knows(sees_image, trained, said):
+    found = refusal(sees_image=sees_image, guidance=3.0, **trained)
+    assert said in found and bool(said) == bool(found)

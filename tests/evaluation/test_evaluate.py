@@ -34,6 +34,7 @@ PROMISED = [
     "derain/ssim",
     "light/psnr",
     "light/ssim",
+    "text_to_image/frechet",
     *(f"semantic/iou/{name}" for name in SCENES_TASKS["semantic"].classes),
 ]
 

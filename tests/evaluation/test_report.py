@@ -132,7 +132,7 @@ def test_an_evaluation_alone_makes_a_report_of_the_latest_step(finished, tmp_pat
     shutil.copytree(finished.folder, tmp_path / "eval" / "20")
     text = write_report(tmp_path, tmp_path / "elsewhere.html").read_text()
     assert (
-        "step 100 · 7 tasks · 3 examples a task (val) · 1 denoising step ·" in text
+        "step 100 · 8 tasks · 3 examples a task (val) · 1 denoising step ·" in text
         and "<h2>Training" not in text
     )
 

@@ -15,6 +15,7 @@ from generalist.metrics import (
     BoundaryF,
     CalibrationError,
     DepthMetric,
+    FrechetDistance,
     ImageQuality,
     InstanceQuality,
     Metric,
@@ -64,6 +65,10 @@ def photo(rng):
     return rng.random((12, 13, 3)), rng.random((12, 13, 3))
 
 
+def picture(rng):
+    return rng.random((8, 9, 3)), rng.integers(0, 256, (8, 9, 3), np.uint8)
+
+
 METRICS = {
     "depth": (DepthMetric, depth_image),
     "segmentation": (lambda: SegmentationMetric(3), segmentation_image),
@@ -72,6 +77,7 @@ METRICS = {
     "sparsification": (SparsificationError, confident_depth_image),
     "panoptic": (lambda: PanopticQuality(CATEGORIES), panoptic_image),
     "instance": (InstanceQuality, instance_image),
+    "frechet": (FrechetDistance, picture),
     **{
         name: (lambda name=name: ImageQuality(name), photo)
         for name in (
@@ -117,7 +123,7 @@ def test_a_state_goes_on_elsewhere_with_the_same_bits(case):
 def test_a_state_of_another_metric_is_refused(case):
     make, _ = case
     for state in ({}, {"images": 0}, {"confusion": np.zeros(3)}, {"ious": 1, "false_positives": 2}):
-        with pytest.raises(ValueError, match=r"Metric|Quality|BoundaryF|Error"):
+        with pytest.raises(ValueError, match=r"Metric|Quality|BoundaryF|Error|Frechet"):
             make().restore(state)
 
 
@@ -184,7 +190,7 @@ def test_unknown_protocol_lists_the_valid_ones_and_the_closest(metric, misspelt,
 
 
 def test_every_protocol_is_one_line():
-    assert len(PROTOCOLS) == 16
+    assert len(PROTOCOLS) == 17
     assert all(line and "\n" not in line for line in PROTOCOLS.values())
 
 

@@ -30,7 +30,7 @@ def a_label(task):
             {**segment, "iscrowd": 0, "area": area}
             for segment, area in zip(segments, (128, 192), strict=True)
         ]
-    if task.name in ("denoise", "derain", "light"):
+    if task.name in ("denoise", "derain", "light", "text_to_image"):
         return np.repeat(np.uint8(100 + 50 * left)[..., None], 3, -1)
     return (left + 0.5).astype(np.float32) if task.name in ("depth", "height") else left
 
@@ -75,7 +75,7 @@ def test_the_trivial_guess_is_a_target(task):
     rgbs = {}
     for part in task.component_tasks:
         labels = [task.component_labels(label)[part.name]] if part.trivial_learns else []
-        if part.jitters_color:  # restoration has no guess, it returns its image
+        if part.trivial_learns or part.jitters_color:  # restoration returns its image
             rgbs[part.name] = part.trivial_rgb(labels, SIZE)
             assert rgbs[part.name].shape == (*SIZE, 3) and rgbs[part.name].dtype == np.float32
     image = np.full((*SIZE, 3), 7, np.uint8)
@@ -90,7 +90,10 @@ def test_which_tasks_do_what():
     assert names("averages_samples") == {"depth", "height"} | restoration
     # Exposure is a property of the whole image.
     assert names("prefers_tiles") == restoration - {"light"}
-    assert names("jitters_color") == {task.name for task in ALL} - restoration
+    pictures = restoration | {"text_to_image"}
+    assert names("jitters_color") == {task.name for task in ALL} - pictures
+    assert names("own_prompts") == {"text_to_image"}
+    assert names("sees_image") == {task.name for task in ALL} - {"text_to_image"}
     assert names("trivial_learns") == {task.name for task in ALL} - restoration - {"instance"}
     assert {task.name for task in ALL if task.palette is not None} == {"semantic", "coco_semantic"}
 

@@ -31,6 +31,7 @@ def test_names():
         "derain",
         "light",
         "panoptic",
+        "text_to_image",
     ]
     assert all(task.name == name for tasks in TASK_SETS.values() for name, task in tasks.items())
 

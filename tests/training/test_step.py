@@ -341,3 +341,12 @@ def test_prompts_of_examples_are_encoded_in_the_step(step, state, batch, accum_s
         np.testing.assert_allclose(same.parameters[path], value, atol=1e-6)
     _, metrics_other = captioned(state, batch | {"prompt_ids": 1 - TASKS[:, None]})
     assert abs(float(metrics_other["loss"] - metrics["loss"])) > 1e-3
+
+
+def test_a_task_that_sees_no_image_is_never_shown_one(batch):
+    objective = dataclasses.replace(
+        OBJECTIVE, sees_image=jnp.array([1.0, 0.0]), drop_image=0.0, drop_text=0.0
+    )
+    drawn = add_noise(objective, batch)
+    np.testing.assert_array_equal(drawn["keep_image"], 1.0 - TASKS)
+    np.testing.assert_array_equal(drawn["keep_text"], np.ones(8))
