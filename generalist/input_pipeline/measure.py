@@ -27,7 +27,7 @@ class Measured:
     thumbnail: np.ndarray | None = None
 
     problems: list[str] = dataclasses.field(default_factory=list)  # one line each
-    form: str = "classes"  # of the label: "classes", "values", "instances" or "pair"
+    form: str = "classes"  # of the label: "classes", "values", "instances", "pair" or "pictures"
     unlabeled: float = 0.0  # fraction of the pixels without a label; with instances the background
 
     # Of the values, or of the input of a restoration in dB, or the number of instances.
@@ -52,6 +52,10 @@ def measure(
     image = example["image"]
     label = example["label"]
     key = example["key"]
+
+    # A picture that is its own label has nothing to compare.
+    if definition is not None and definition["kind"] == "text_to_image":
+        return Measured(image.shape[:2], thumbnail(image), form="pictures")
 
     # Only a panoptic label has two parts, only a clean image 8 bits, and only quantities fractions.
     if isinstance(label, tuple):
@@ -198,6 +202,8 @@ def describe_labels(measured: Sequence[Measured], definition: Mapping[str, Any] 
         return f"{len(seen)}{of_all} classes, {unlabeled:.1%} void"
     if form == "instances":
         return f"{low}..{high} instances an image, {unlabeled:.1%} background"
+    if form == "pictures":
+        return "no labels"
     if form == "pair":
         return f"input {low:.1f}..{high:.1f} dB"
     if low > high:

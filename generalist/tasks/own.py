@@ -11,6 +11,7 @@ from generalist.tasks.instance import Instance
 from generalist.tasks.restoration import Restoration
 from generalist.tasks.scalar import Scalar
 from generalist.tasks.semantic import Semantic
+from generalist.tasks.text_to_image import TextToImage
 
 
 class _Field(NamedTuple):
@@ -53,7 +54,8 @@ def own_task(name: str, definition: Any) -> Task:
     kind = _check_definition(name, definition)
     prompt = definition.get("prompt") or f"Performance {name}"
     task = kind.make(name, prompt, definition)
-    return dataclasses.replace(task, own_prompts=definition.get("captions", False))
+    captions = task.own_prompts or definition.get("captions", False)
+    return dataclasses.replace(task, own_prompts=captions)
 
 
 # Definitions that were checked -> tasks -----------------------------------------------------------
@@ -93,6 +95,10 @@ def _instances(name: str, prompt: str, definition: Mapping[str, Any]) -> Task:
 def _image(name: str, prompt: str, definition: Mapping[str, Any]) -> Task:
     tiles = definition.get("tiles", True)
     return Restoration(name=name, prompt=prompt, protocol="rgb-skimage", tiles=tiles)
+
+
+def _text_to_image(name: str, prompt: str, definition: Mapping[str, Any]) -> Task:
+    return TextToImage(name=name, prompt=prompt)
 
 
 # Checks -------------------------------------------------------------------------------------------
@@ -140,6 +146,7 @@ _KINDS = {
     "scalar": _Kind(_scalar, required=("range",), optional=("unit", "scale", "void")),
     "instances": _Kind(_instances),
     "image": _Kind(_image, optional=("tiles",)),
+    "text_to_image": _Kind(_text_to_image),
 }
 
 # Fields of every kind; only `kind` is required.

@@ -6,9 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
-from generalist.input_pipeline import open_sources
+from generalist.input_pipeline import ReadWindow, open_sources
 from generalist.input_pipeline.sources.files import DataError, LayoutError
 from generalist.input_pipeline.sources.folder import Folder
+from generalist.tasks import get_tasks
 
 IDS = {"kind": "classes", "classes": (("soil", 3), ("wheat", 7), ("weed", 0)), "void": (255,)}
 COLORS = {
@@ -233,7 +234,10 @@ def test_a_wrong_caption_is_named(tmp_path, text, said):
 def test_an_image_without_a_caption_is_named_or_skipped(tmp_path):
     captioned(tmp_path, b"a ball", name="b")
     captioned(tmp_path, None, name="a")
-    with pytest.raises(DataError, match="a.jpg: has no caption: there is no a.txt beside it. Task"):
+    with pytest.raises(
+        DataError,
+        match="a.jpg: has no caption: there is no a.txt beside it. Task 'mine' has captions",
+    ):
         Folder(tmp_path, "train", "mine", CAPTIONED)
     source = Folder(tmp_path, "train", "mine", CAPTIONED, on_error="skip")
     assert [example["key"] for example in source] == ["b"]
@@ -244,3 +248,25 @@ def test_a_folder_without_captions_shows_the_layout(tmp_path):
         LayoutError, match=r"holds no file \*.*\n.*\n.*\n  train,val|images/<name>.txt"
     ):
         Folder(captioned(tmp_path, None), "train", "mine", CAPTIONED)
+
+
+def test_pictures_with_captions_need_no_labels(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
+    write(tmp_path / "train/images/a.png", pixels)
+    definition = {"kind": "text_to_image"}
+    with pytest.raises(LayoutError, match=r"holds no file \*.*\n.*<name>.jpg or .png\n.*captions"):
+        Folder(tmp_path, "train", "mine", definition)
+    (tmp_path / "train/images/a.txt").write_text("noise")
+    source = Folder(tmp_path, "train", "mine", definition)
+    assert source[0]["prompt"] == "noise"
+    np.testing.assert_array_equal(source[0]["label"], pixels)
+
+    # A window of it, from a JPEG at a fraction of its size, is its own label too.
+    write(tmp_path / "train/images/a.png", pixels)
+    (tmp_path / "train/images/a.png").rename(tmp_path / "b.png")
+    write(tmp_path / "train/images/a.jpg", pixels)
+    window = ReadWindow(lambda size: (slice(8, 40), slice(0, 32)), enough=16)
+    example = Folder(tmp_path, "train", "mine", definition).read(0, window)
+    assert example["image"].shape == (16, 16, 3)
+    np.testing.assert_array_equal(example["label"], example["image"])
+    assert get_tasks({"mine": definition})["mine"].own_prompts

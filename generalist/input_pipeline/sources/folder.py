@@ -11,16 +11,20 @@ import cv2
 import numpy as np
 
 from generalist import pictures
+from generalist.input_pipeline.source import Decoded, ReadWindow
 from generalist.input_pipeline.sources.base import Dataset
 from generalist.input_pipeline.sources.examples import Location, OriginalFiles
 from generalist.input_pipeline.sources.files import (
     DataError,
     File,
+    ImageWindow,
     kind_of,
+    naming,
     read_bytes,
     read_image,
     read_numbers,
     read_photo,
+    read_window,
     require_lossless,
 )
 from generalist.names import first_line
@@ -61,6 +65,7 @@ class Folder(Dataset):
     scalar: float32 (h, w) in its unit, nan = unknown.
     instances: int32 (h, w), 0 = none.
     image: uint8 (h, w, 3).
+    text_to_image: the image itself; there are no label files, and always captions.
 
     Args:
       data_dir: local path or gs:// of the folder that holds the task's folder.
@@ -97,19 +102,33 @@ class Folder(Dataset):
     def expected_layout(self) -> str:
         """Returns what must lie below data_dir, for errors."""
         folder = "" if self.FOLDERS[0] == "." else f"{self.FOLDERS[0]}/"
-        return (
-            f"Layout expected below data_dir for task '{self.NAME}':\n"
-            f"  {folder}{{train,val}}/images/<name>.jpg or .png\n"
-            f"  {folder}{{train,val}}/labels/<name>.png     {LABELS[self._kind]}"
-            + f"\n  {folder}{{train,val}}/images/<name>.txt     captions"
-            * self._has_captions
-        )
+        lines = [
+            f"Layout expected below data_dir for task '{self.NAME}':",
+            f"  {folder}{{train,val}}/images/<name>.jpg or .png",
+        ]
+        if self._has_labels:
+            lines.append(f"  {folder}{{train,val}}/labels/<name>.png     {LABELS[self._kind]}")
+        if self._has_captions:
+            lines.append(f"  {folder}{{train,val}}/images/<name>.txt     captions")
+        return "\n".join(lines)
 
     def index(self) -> OriginalFiles:
         """Pairs the images and labels of the split, and their captions where there are any."""
         images = f"{self.official_split}/images"
-        pairs = self.pair_files(images, f"{self.official_split}/labels")
+        labels = f"{self.official_split}/labels" if self._has_labels else images
+        pairs = self.pair_files(images, labels)
         return self._with_captions(pairs, images) if self._has_captions else pairs
+
+    def decode_files(
+        self, location: Location, window: ReadWindow | None, decoded: Decoded | None
+    ) -> tuple[ImageWindow, np.ndarray]:
+        """Decodes an image and its label; an image that is its own label once."""
+        if self._has_labels:
+            return super().decode_files(location, window, decoded)
+        with naming(str(location.image)):
+            image = read_window(location.image, window, self.UPRIGHT)
+        whole = (slice(None), slice(None))
+        return image._replace(crop=whole), image.pixels
 
     def decode_label(self, label: File) -> np.ndarray:
         """Reads a label as it is stored: numbers (h, w), or colors uint8 (h, w, 3)."""
@@ -140,13 +159,17 @@ class Folder(Dataset):
                 captioned.append(location._replace(caption=caption))
                 continue
             problem = f"has no caption: there is no {location.key}.txt beside it"
-            allowed = f"Task '{self.NAME}' says captions=True: every image needs one."
+            allowed = f"Task '{self.NAME}' has captions: every image needs one."
             self.skip_or_raise(DataError(location.image, problem, allowed))
         return OriginalFiles(captioned)
 
     @property
     def _has_captions(self) -> bool:
-        return self._definition.get("captions", False)
+        return not self._has_labels or self._definition.get("captions", False)
+
+    @property
+    def _has_labels(self) -> bool:
+        return self._kind != "text_to_image"
 
     @property
     def _has_colors(self) -> bool:
