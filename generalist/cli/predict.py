@@ -11,27 +11,37 @@ from generalist.cli.common import DEFAULT_WORKDIR, add_source, one_line
 
 HELP = "Predict one task or several of images."
 # argparse would show IMAGE last, behind options that take several values.
-USAGE = "generalist predict IMAGE [IMAGE ...] [--task TASK [TASK ...]] [options]"
+USAGE = "generalist predict [IMAGE ...] [--task TASK [TASK ...]] [--prompt TEXT] [options]"
 EXAMPLES = """examples:
   generalist predict photo.jpg --task depth semantic --out predictions
   generalist predict photos/*.jpg --task denoise --from runs/multitask --out predictions --tile
+  generalist predict --task text_to_image --prompt "a red ball in a room" --from runs/prior
 
 Each image and task gives <image>.<task>.png, the data (depth: 16-bit millimeters; semantic: class
 ids; instance: ids; panoptic: COCO's PNG, with a .json; restoration: the image), and
-<image>.<task>.render.png, a picture for people. The exit code is 0, or 1 if some image failed (the
-others are done nevertheless), or 2 if nothing could start.
+<image>.<task>.render.png, a picture for people. Without an image there is prompt.<task>.png, or
+the file of --out if that ends in .png. The exit code is 0, or 1 if some image failed (the others
+are done nevertheless), or 2 if nothing could start.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
+    parser.add_argument(
+        "images", nargs="*", metavar="IMAGE", help="image files; none where a prompt says it all"
+    )
     parser.add_argument(
         "--task",
         nargs="+",
         default=["depth"],
         metavar="TASK",
         help="depth, semantic, ... (default: depth)",
+    )
+
+    parser.add_argument(
+        "--prompt",
+        metavar="TEXT",
+        help="in place of the tasks' own prompts; what text_to_image paints",
     )
 
     # Which model, and where its predictions go.
@@ -80,6 +90,8 @@ def run(args: argparse.Namespace) -> int:
     model.components(args.task)
     model.check_sampling(args.steps, args.seed)
     print(f"weights: {source}")
+    if not images:
+        return _paint(model, args, out)
 
     failed = 0
     began = time.monotonic()
@@ -101,12 +113,31 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def _paint(model, args: argparse.Namespace, out: pathlib.Path) -> int:
+    """Writes what is painted of a prompt alone."""
+    predictions = model.predict(
+        None, args.task, steps=args.steps, seed=args.seed, prompt=args.prompt
+    )
+    for task, prediction in predictions.items():
+        file = out if out.suffix == ".png" and len(predictions) == 1 else out / f"prompt.{task}.png"
+        prediction.save(file)
+        print(file)
+    return 0
+
+
 def _predict(model, image: pathlib.Path, args: argparse.Namespace, out: pathlib.Path) -> list[str]:
     """Writes all predictions of an image, and returns the names of the files."""
     from generalist.files import write_atomically
     from generalist.pictures import encode_png
 
-    predictions = model.predict(image, args.task, steps=args.steps, seed=args.seed, tile=args.tile)
+    predictions = model.predict(
+        image,
+        args.task,
+        steps=args.steps,
+        seed=args.seed,
+        tile=args.tile,
+        prompt=args.prompt,
+    )
     written = []
     for task, prediction in predictions.items():
         stem = out / f"{image.stem}.{task}"

@@ -21,7 +21,7 @@ from generalist.inference.tiling import paint_tiles
 from generalist.models import parameters as parameters_lib
 from generalist.pretrained import weights
 from generalist.recipe import Recipe
-from generalist.tasks import Prediction, check_samples
+from generalist.tasks import Prediction, Task, check_samples
 from generalist.tasks.arrays import resize_image
 
 logger = logging.getLogger("generalist")
@@ -60,6 +60,7 @@ class Generalist:
       image_size: side of the image that the encoder sees, in pixels.
       target_size: side of what the model samples, in pixels.
       parameters: {dotted path: float32 array}; the text encoder's are in host memory.
+      graphdef: of the model, for `models.parameters.merge`.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class Generalist:
         self.image_size = self.recipe.config.data.image_size
         self.target_size = self.recipe.config.model.target_size
 
-        self._graphdef, shapes = parameters_lib.abstract(lambda: models.build(self.recipe.model))
+        self.graphdef, shapes = parameters_lib.abstract(lambda: models.build(self.recipe.model))
         weights.check_fit(parameters, shapes, "the weights")
         self._mesh = mesh
         self._whole = None if mesh is None else replicated(mesh)
@@ -83,7 +84,7 @@ class Generalist:
         self._folder = pathlib.Path(folder)
         self._prompts: dict[str, np.ndarray] = {}  # tokens (1, n, d) by text
         self._warned_of_steps = False
-        self._sample = jit_sampler(self.recipe.config, self._graphdef, self._whole)
+        self._sample = jit_sampler(self.recipe.config, self.graphdef, self._whole)
 
     def _placed(self, path: str, value: np.ndarray) -> np.ndarray | jax.Array:
         """A parameter where it is used: on each device once, never twice on the first."""
@@ -96,7 +97,7 @@ class Generalist:
 
     def predict(
         self,
-        image: Any,
+        image: Any = None,
         task: str | Iterable[str] = "depth",
         steps: int | None = None,
         samples: int = 1,
@@ -109,7 +110,8 @@ class Generalist:
         Args:
           image: a file, a PIL image, or an array (h, w, 3) of any size; gray, RGBA and floats are
             converted (see `read_image`). Several: a list or tuple of those, or an array
-            (b, h, w, 3).
+            (b, h, w, 3). None where every task paints from its prompt alone; the pictures then have
+            the model's own size, one for each prompt of a list.
           task: a name, or several.
           steps: denoising steps; None takes the config's. A model that answers in one step is asked
             by DDIM for more, and says so.
@@ -122,7 +124,7 @@ class Generalist:
             integer is the overlap in pixels (True: a quarter of the side). None tiles images larger
             than the target. The other tasks, low light too, always see the whole image.
           prompt: what takes the place of the tasks' prompts; for several images one text, or one
-            for each. None leaves the tasks theirs.
+            for each. None leaves the tasks theirs. What text to image paints.
 
         Returns:
           For a name its prediction, for several {name: prediction}; all at the image's own height
@@ -130,13 +132,20 @@ class Generalist:
 
         Raises:
           ValueError: no readable image, an unknown task or one that the model was not trained on,
-            or an argument out of range.
+            no image or no prompt for a task that needs one, or an argument out of range.
         """
-        several = _is_several(image)
-        images = [read_image(one) for one in image] if several else [read_image(image)]
         names = [task] if isinstance(task, str) else list(task)
         tasks = self.recipe.select(names)
         check_samples(tasks.values(), samples)
+        _check_known(tasks.values(), image, prompt)
+
+        several = _is_several(image if image is not None else prompt)
+        if image is None:
+            # It is not seen, and says only of which size the picture is.
+            blank = np.zeros((self.target_size, self.target_size, 3), np.uint8)
+            images = [blank] * (len(prompt or ()) if several else 1)
+        else:
+            images = [read_image(one) for one in image] if several else [read_image(image)]
         prompts = self._check_prompts(prompt, len(images))
 
         # Without randomness all samples are equal: one is enough.
@@ -196,9 +205,10 @@ class Generalist:
         self.check_sampling(steps, seed)
         steps, sampler = self._steps_and_sampler(steps)
         names = [task] * len(seen.images) if isinstance(task, str) else list(task)
+        tasks = self.recipe.select(names)
         if prompts is None:
-            tasks = self.recipe.select(names)
             prompts = [tasks[name].prompt for name in names]
+        sees_image = np.array([tasks[name].sees_image for name in names], np.float32)
 
         # One padded size for all batches: the next of BATCH_SIZES that the devices divide.
         padded = next((n for n in BATCH_SIZES if n >= len(names)), BATCH_SIZES[-1])
@@ -213,6 +223,7 @@ class Generalist:
                     seen.images[rows],
                     seen.pictures[rows],
                     prompts[batch],
+                    sees_image[batch],
                     padded,
                     steps,
                     sampler,
@@ -275,7 +286,7 @@ class Generalist:
                 for path, value in self.parameters.items()
                 if parameters_lib.is_of_text_encoder(path)
             }
-            model = parameters_lib.merge(self._graphdef, {**self.parameters, **text})
+            model = parameters_lib.merge(self.graphdef, {**self.parameters, **text})
             for prompt in new:
                 ids = jnp.asarray(self._prompt_ids(prompt, cut=True))
                 self._prompts[prompt] = np.asarray(model.encode_text(ids))
@@ -419,14 +430,16 @@ class Generalist:
         images: np.ndarray,
         pictures: np.ndarray,
         prompts: Sequence[str],
+        sees_image: np.ndarray,
         padded: int,
         steps: int,
         sampler: str,
         seed: int,
     ) -> np.ndarray:
         # The last image and the last prompt fill the batch. One image for all prompts stays one,
-        # unless devices have to share it.
-        if len(images) > 1 or self._mesh is not None:
+        # unless devices have to share it, or some prompts are not to see it.
+        sees = None if sees_image.all() else _padded(sees_image, padded)
+        if len(images) > 1 or self._mesh is not None or sees is not None:
             images = _padded(images, padded)
             pictures = _padded(pictures, padded)
         padding = [prompts[-1]] * (padded - len(prompts))
@@ -439,6 +452,7 @@ class Generalist:
             images = place_on_devices(images, split)
             pictures = place_on_devices(pictures, split)
             tokens = place_on_devices(tokens, split)
+            sees = None if sees is None else place_on_devices(sees, split)
         with on_mesh:
             rgb = self._sample(
                 self.parameters,
@@ -446,6 +460,7 @@ class Generalist:
                 pictures,
                 tokens,
                 np.uint32(seed),
+                sees,
                 steps=steps,
                 sampler=sampler,
             )
@@ -455,6 +470,19 @@ class Generalist:
 def _padded(array: np.ndarray, length: int) -> np.ndarray:
     """The array (b, ...) with its last entry repeated up to `length` of them."""
     return np.concatenate([array, np.repeat(array[-1:], length - len(array), 0)])
+
+
+def _check_known(tasks: Iterable[Task], image: Any, prompt: Any) -> None:
+    """Raises ValueError if a task is not given what it works from."""
+    for task in tasks:
+        parts = task.component_tasks
+        if image is None and any(part.sees_image for part in parts):
+            raise ValueError(f"task '{task.name}' works on an image, and none is given")
+        if prompt is None and not any(part.sees_image for part in parts):
+            raise ValueError(
+                f"task '{task.name}' paints what a prompt says, and none is given: "
+                'give prompt="..."'
+            )
 
 
 def _is_several(image: Any) -> bool:
