@@ -244,3 +244,27 @@ def test_the_papers_encoder_can_be_frozen_and_its_tasks_chosen():
     assert set(frozen.optimizer.frozen) - set(tuned.optimizer.frozen) == {r"^image_encoder\."}
     with pytest.raises(ValueError, match="Did you mean 'depth'"):
         get_config("frozen,dept")
+
+
+@pytest.mark.parametrize("data_dir", ["", "/data"])
+def test_the_prior_learns_pictures_from_captions_alone(monkeypatch, data_dir):
+    monkeypatch.setenv("GENERALIST_DATA_DIR", data_dir)
+    get_config = importlib.import_module("generalist.configs.text_to_image").get_config
+    recipe = Recipe.from_config(get_config("128"))
+    (task,) = recipe.tasks.values()
+    assert task.own_prompts and not task.sees_image and recipe.prompt_ids().shape == (1, 32)
+    assert recipe.config.data.source == ("folder" if data_dir else "scenes")
+    assert recipe.config.model.target_size == 128
+    assert recipe.config.eval.split == ("val" if data_dir else "held_out")
+
+    # Whatever a picture would reach does not learn, and is not appended.
+    _, shapes = parameters.abstract(lambda: models.build(recipe.model))
+    assert {path.split(".")[0] for path in trainable(recipe.frozen, shapes)} == {
+        "unet",
+        "text_projection",
+    }
+    assert not any("aligned" in path for path in shapes)
+    assert shapes["unet.conv_in.kernel"].shape[2] == 3 * recipe.model["unet"]["patch"] ** 2
+    for words, said in (("64,128", "give one of 64, 128, tiny"), ("tny", "Did you mean 'tiny'")):
+        with pytest.raises(ValueError, match=said):
+            get_config(words)

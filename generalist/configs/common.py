@@ -496,6 +496,49 @@ def own(definitions: Mapping[str, Mapping]) -> ConfigDict:
     return c
 
 
+def text_to_image(folder: str = "", size: str = "64") -> ConfigDict:
+    """Returns the small model as a text-to-image model: pictures from captions, no image seen.
+
+    Args:
+      folder: of own images with captions; "" takes the built-in scenes.
+      size: a key of SIZES.
+    """
+    name = "text_to_image"
+    if folder:
+        c = own({name: {"kind": name}})
+        c.data_dir = folder
+    else:
+        c = only(scenes(scratch=True), [])
+        c.tasks.weights = ConfigDict({name: 1.0})
+        c.tasks.loss_weights = ConfigDict({name: 1.0})
+        c.eval.tasks = (name,)
+        c.model.text_encoder.length = CAPTION_LENGTH
+
+    c = small(c, scratch=True, size=size)
+    c.total_steps = 20_000
+    c.batch_size = 64
+    c.data.augment.tasks = ()  # a mirrored picture would belie "on the left"
+
+    # All noise levels, from noise to pictures: there is no one answer to regress.
+    c.tasks.timesteps = ConfigDict({name: timesteps(mean=0.0, p_pure_noise=0.02)})
+    c.diffusion.x_init = "gaussian"
+    c.diffusion.loss_weight = "v"
+    c.diffusion.drop_text = 0.1
+    c.diffusion.prototype_weight = 0.0
+    c.diffusion.sampler = "ddim"
+    c.diffusion.steps = 50
+    c.diffusion.guidance = 3.0
+
+    # What no picture reaches is not there: neither beside x_t nor at the levels of the UNet.
+    c.model.concatenate_image = False
+    c.model.aligned_features = False
+    c.optimizer.frozen = (r"^text_encoder\.", r"^image_(encoder|projection)\.")
+    c.optimizer.ema = 0.999
+    c.checkpoint.every_minutes = 20.0
+    c.checkpoint.every_steps = 0
+    return c
+
+
 def only(c: ConfigDict, names: Collection[str]) -> ConfigDict:
     """Keeps the tasks `names` of `c`.
 
