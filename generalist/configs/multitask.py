@@ -17,7 +17,7 @@ What to expect on two CPU cores, evaluation on 200 held-out scenes included (one
 figures and their logs are in results/README.md):
 
     scenes           4 to 6 minutes   depth RMSE 0.472 m, mIoU 71.2 %, panoptic PQ 54.4 %
-    scenes,scratch   10 to 12 minutes depth RMSE 0.681 m, mIoU 43.6 %, panoptic PQ 29.0 %
+    scenes,scratch   10 to 12 minutes depth RMSE 0.685 m, mIoU 43.4 %, panoptic PQ 29.3 %
     paper            meant for a TPU pod or a host of GPUs; not measured yet
 """
 
