@@ -1,0 +1,82 @@
+"""Writes the text encoder of the scenes' text-to-image model: a folder in Stable Diffusion's form.
+
+    PYTHONPATH=. python benchmarks/text_encoder.py --out prior
+
+It has CLIP's form and random values, which stay as they are: it gives every word of the captions,
+and every place in a caption, features of its own, from which the UNet learns what they mean. The
+tokenizer knows the words of the captions, of the tasks' prompts and of the classes; every other
+word is the unknown one. Writes prior/text_encoder and prior/tokenizer.
+"""
+
+import argparse
+import json
+import pathlib
+import re
+
+import tokenizers
+
+from generalist.configs.common import CAPTION_LENGTH
+from generalist.files import write_atomically
+from generalist.input_pipeline.scenes.source import ScenesSource
+from generalist.models import layers, parameters
+from generalist.models.text_encoder import TextEncoder
+from generalist.pretrained.export import export_component
+from generalist.tasks import SCENES_TASKS
+
+START = "<|startoftext|>"
+END = "<|endoftext|>"  # also fills what is shorter
+UNKNOWN = "<unknown>"
+WORD = r"[\p{L}\p{N}]+"
+SIZES = {"dim": 128, "depth": 2, "heads": 4, "causal": True, "epsilon": 1e-5}
+
+
+def words(captions: int) -> list[str]:
+    """Returns every word of that many captions, of the tasks' prompts and of the classes."""
+    source = ScenesSource("text_to_image", "train", captions, 64)
+    texts = [source[index]["prompt"] for index in range(captions)]
+    for task in SCENES_TASKS.values():
+        texts += [task.prompt, *getattr(task, "classes", ())]
+    return sorted(set(re.findall(r"\w+", " ".join(texts).lower())))
+
+
+def tokenizer(vocabulary: list[str]) -> tokenizers.Tokenizer:
+    """Returns a tokenizer of whole words in lower case; punctuation counts nothing."""
+    names = [UNKNOWN, *vocabulary, START, END]
+    ids = {name: index for index, name in enumerate(names)}
+    tokens = tokenizers.Tokenizer(tokenizers.models.WordLevel(ids, unk_token=UNKNOWN))
+    tokens.normalizer = tokenizers.normalizers.Lowercase()
+    tokens.pre_tokenizer = tokenizers.pre_tokenizers.Split(
+        tokenizers.Regex(WORD), behavior="removed", invert=True
+    )
+    tokens.post_processor = tokenizers.processors.TemplateProcessing(
+        single=f"{START} $A {END}", special_tokens=[(START, ids[START]), (END, ids[END])]
+    )
+    return tokens
+
+
+def main() -> None:
+    """Writes both folders."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("prior"))
+    parser.add_argument(
+        "--captions", type=int, default=20_000, help="that are read for their words"
+    )
+    args = parser.parse_args()
+
+    tokens = tokenizer(words(args.captions))
+    files = {
+        "tokenizer.json": tokens.to_str(),
+        "tokenizer_config.json": json.dumps({"pad_token": END}, indent=1),
+    }
+    for name, text in files.items():
+        write_atomically(args.out / "tokenizer" / name, text.encode())
+
+    settings = SIZES | {"vocabulary": tokens.get_vocab_size(), "length": CAPTION_LENGTH}
+    encoder = TextEncoder(**settings, rngs=layers.HostRngs(0))
+    _, values = parameters.split(encoder)
+    export = export_component("text_encoder", settings, values, args.out / "text_encoder")
+    print(f"{args.out}: {tokens.get_vocab_size()} words; {export}")
+
+
+if __name__ == "__main__":
+    main()
