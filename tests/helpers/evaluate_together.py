@@ -5,6 +5,7 @@ evaluation that nothing disturbed, and in <workdir>/../stopped/ those of one tha
 middle where it finds no state of another, and finished where it finds one.
 """
 
+import dataclasses
 import json
 import pathlib
 import sys
@@ -55,6 +56,13 @@ class Counted:
         return self._source.intact(index, decoded)
 
 
+class Captioned(Counted):
+    """Its examples have prompts of their own."""
+
+    def intact(self, index, decoded=None):
+        return super().intact(index, decoded) | {"prompt": f"scene {index}"}
+
+
 def model() -> Generalist:
     """A model of random weights that starts from noise, on all devices."""
     c = common.get_config("scenes,tiny")
@@ -82,7 +90,8 @@ def model() -> Generalist:
 def evaluate_coco(folder: pathlib.Path) -> None:
     """Evaluates as the docstring above says."""
     predict = on_all_processes(model(), 1)
-    tasks = {name: TASKS[name] for name in (*COCO_TASKS, "denoise")}
+    tasks = {name: TASKS[name] for name in COCO_TASKS}
+    tasks["denoise"] = dataclasses.replace(TASKS["denoise"], own_prompts=True)
 
     def run(out, predict=predict, fails=None):
         read = []
@@ -99,6 +108,7 @@ def evaluate_coco(folder: pathlib.Path) -> None:
             name: Counted(source, read, fails if name == "panoptic" else None)
             for name, source in sources.items()
         }
+        counted["denoise"] = Captioned(sources["denoise"], read)
         metrics = evaluate(predict, tasks, counted, settings, out / "eval/0")
         (out / f"read-{jax.process_index()}.json").write_text(json.dumps(read))
         (out / f"returned-{jax.process_index()}.json").write_text(json.dumps(metrics))
@@ -110,12 +120,12 @@ def evaluate_coco(folder: pathlib.Path) -> None:
 
     calls = []
 
-    def stops(images, name):
+    def stops(images, name, *prompts):
         calls.append(name)
         # Denoising is done, in 1 + 6 and 1 + 3 calls, and of COCO the first batch, in 2.
         if len(calls) == 14:
             raise Stopped
-        return predict(images, name)
+        return predict(images, name, *prompts)
 
     stopped = folder / "stopped"
     if (stopped / "eval/0" / PARTIAL).exists():
