@@ -20,7 +20,7 @@ from generalist.diffusion.combinations import check_combination
 from generalist.diffusion.objective import Objective
 from generalist.diffusion.schedules import Schedule
 from generalist.diffusion.unet_time import UNET_TIMES
-from generalist.models.text_encoder import LENGTH, tokenize
+from generalist.models.text_encoder import LENGTH, VOCABULARY, tokenize
 from generalist.names import one_of
 from generalist.pretrained import parts, tokenizer
 from generalist.tasks import Task, get_tasks
@@ -163,7 +163,7 @@ class Recipe:
           folder: of the run or model, which has the files of a published tokenizer.
 
         Raises:
-          WeightsError: it has not, or they are damaged.
+          WeightsError: it has not, or they are damaged or another text encoder's.
         """
         model = self.config.model
         if not model.prompt_ids:
@@ -171,9 +171,9 @@ class Recipe:
 
         # T5 takes any number of ids; all prompts of a model have the same.
         ids = next(iter(model.prompt_ids.values()))
-        own = tokenizer.read_tokenizer(
-            pathlib.Path(folder) / tokenizer.FOLDER, model.text_encoder.get("length")
-        )
+        folder = pathlib.Path(folder) / tokenizer.FOLDER
+        own = tokenizer.read_tokenizer(folder, model.text_encoder.get("length"))
+        own.check_vocabulary(model.text_encoder.get("vocabulary", VOCABULARY))
         return dataclasses.replace(own, length=len(ids))
 
     def prompt_ids(self, tasks: Iterable[str] | None = None) -> np.ndarray:

@@ -487,8 +487,9 @@ def own(definitions: Mapping[str, Mapping]) -> ConfigDict:
     c.tasks.timesteps = ConfigDict(
         {name: timesteps(mean=0.0, p_pure_noise=0.5) for name in definitions}
     )
-    if any(definition.get("captions") for definition in definitions.values()):
-        c.model.text_encoder.length = CAPTION_LENGTH
+    for definition in definitions.values():
+        if definition.get("captions") or definition.get("kind") == "text_to_image":
+            c.model.text_encoder.length = CAPTION_LENGTH
     c.data.source = "folder"
     c.data.augment.tasks = tuple(definitions)
     c.eval.split = "val"  # what the user holds out, measured all along

@@ -68,6 +68,15 @@ class Tokenizer:
                 )
         return np.asarray([row + [self.padding] * (width - len(row)) for row in rows], np.int32)
 
+    def check_vocabulary(self, vocabulary: int) -> None:
+        """Raises WeightsError if an id is beyond a text encoder's: its token would be nan."""
+        largest = max(self.tokens.get_vocab().values(), default=0)
+        if largest >= vocabulary:
+            raise WeightsError(
+                f"{self.folder}: its tokenizer has ids up to {largest}, the text encoder takes "
+                f"those below {vocabulary}: copy the files of the encoder's own tokenizer there"
+            )
+
 
 def read_tokenizer(folder, length: int | None) -> Tokenizer:
     """Reads the tokenizer of a text encoder, from its folder or from `tokenizer` beside it.

@@ -468,3 +468,22 @@ def test_limit_reads_evenly_spread_examples_and_progress_has_an_eta(lol, monkeyp
     assert "ETA" in caplog.messages[1]
     assert evenly_spaced(10, 4) == [0, 3, 6, 9]
     assert evenly_spaced(3, 0) == evenly_spaced(3, 9) == [0, 1, 2]
+
+
+def test_captioned_pictures_have_no_labels_to_measure(tmp_path):
+    """And a picture is not said to be the same as its own label."""
+    for split, words in (("train", "a red ball"), ("val", "grass")):
+        folder = tmp_path / split / "images"
+        folder.mkdir(parents=True)
+        pixels = np.random.default_rng(len(words)).integers(0, 256, (20, 24, 3), np.uint8)
+        save(folder / "a.png", pixels)
+        (folder / "a.txt").write_text(words)
+    report = checks.check_own(tmp_path, {"pictures": {"kind": "text_to_image"}})
+    assert report.problems == [] and report.incomplete == []
+    assert [split.values for split in report.splits] == [
+        "no labels, captions of 3..3 words",
+        "no labels, captions of 1..1 words",
+    ]
+    (tmp_path / "val/images/a.txt").unlink()
+    (line,) = checks.check_own(tmp_path, {"pictures": {"kind": "text_to_image"}}).problems
+    assert "holds no file *" in line

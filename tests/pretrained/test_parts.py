@@ -21,7 +21,7 @@ from generalist.models import parameters
 from generalist.models.generalist import TIMESTEP_SCALE
 from generalist.pretrained import WeightsError
 from generalist.pretrained.parts import _adapt_unet, adapt_channels, fill, parse, read_parts, settle
-from generalist.pretrained.tokenizer import read_tokenizer
+from generalist.pretrained.tokenizer import copy_tokenizer, read_tokenizer
 from generalist.recipe import Recipe, model_arguments
 from generalist.tasks import get_tasks
 from generalist.training.initialization import initial_weights
@@ -533,6 +533,13 @@ def test_a_model_of_published_parts_trains_and_its_folder_is_complete(
     rgb = model.predict_rgb(np.zeros((1, 32, 32, 3), np.uint8), "depth")
     assert rgb.shape == (1, 32, 32, 3) and np.isfinite(rgb).all()
 
+    # Its own prompts are in its config; for any other the tokenizer's files are needed.
+    with pytest.raises(WeightsError, match=r"tokenizer: no tokenizer\.json"):
+        model.prompt_tokens(["a depth map"])
+    copy_tokenizer(pipeline[0] / "text_encoder", tmp_path)
+    own, other = model.prompt_tokens([model.tasks["depth"].prompt, "a depth map"])
+    assert own.shape == other.shape == (77, 24) and np.abs(own - other).max() > 1e-3
+
 
 def test_a_workdir_is_compared_by_the_sizes_of_the_parts(tiny_config, pipeline, tmp_path):
     """The same command finds its run again; with other parts it is another run."""
@@ -586,6 +593,12 @@ def test_a_run_keeps_the_tokenizer_that_its_captions_need(
         expected = read_tokenizer(pipeline[0] / "tokenizer", 77)(["a depth map", *"ab"])
         np.testing.assert_array_equal(ids, expected)
         assert ids.shape == (3, 77) and ids.shape[1] == recipe.prompt_ids().shape[1]
+
+        vocabulary = json.loads((tmp_path / "tokenizer/vocab.json").read_text())
+        foreign = vocabulary | {"zz</w>": len(vocabulary)}
+        (tmp_path / "tokenizer/vocab.json").write_text(json.dumps(foreign))
+        with pytest.raises(WeightsError, match="has ids up to 80, the text encoder takes those be"):
+            recipe.tokenizer(tmp_path)
     else:
         with pytest.raises(WeightsError, match=rf"{tmp_path}/tokenizer: no tokenizer\.json"):
             recipe.tokenizer(tmp_path)
