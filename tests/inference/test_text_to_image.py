@@ -38,10 +38,8 @@ def model():
 
 
 def test_a_caption_is_painted_without_an_image(model):
-    one = model.predict(task="text_to_image", prompt="a red ball", seed=3)
-    assert one.image.shape == (SIDE, SIDE, 3) and one.task == "text_to_image"
     several = model.predict(task="text_to_image", prompt=["a red ball", "a blue wall"], seed=3)
-    assert len(several) == 2
+    assert [one.image.shape for one in several] == [(SIDE, SIDE, 3)] * 2
     again = model.predict(None, "text_to_image", prompt=["a red ball", "a red ball"], seed=3)
     np.testing.assert_array_equal(again[0].levels, several[0].levels)
     assert np.abs(again[1].levels - several[1].levels).max() > 0.1  # the words
@@ -87,10 +85,18 @@ def test_what_is_missing_is_said(model, arguments, said):
 
 
 def test_the_command_paints(model, tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def predict_rgb(images, names, steps, seed, prompts):
+        asked.append((len(images), names, prompts))
+        return np.zeros((1, SIDE, SIDE, 3), np.float32)
+
     monkeypatch.setattr("generalist.load", lambda _: model, raising=False)
+    monkeypatch.setattr(model, "predict_rgb", predict_rgb)
     line = ["predict", "--task", "text_to_image", "--from", "x", "--prompt", "a red ball", "--out"]
     assert cli.main([*line, str(tmp_path / "x.png")]) == 0
     assert cli.main([*line, str(tmp_path / "folder")]) == 0
+    assert asked == [(1, ["text_to_image"], ["a red ball"])] * 2
     assert (tmp_path / "x.png").is_file()
     assert (tmp_path / "folder/prompt.text_to_image.png").is_file()
     capsys.readouterr()
@@ -98,24 +104,24 @@ def test_the_command_paints(model, tmp_path, monkeypatch, capsys):
     assert "paints what a prompt says" in capsys.readouterr().err
 
 
-def test_the_error_of_denoising_is_that_of_a_prediction_from_noise(model):
-    """At t = 1 nothing is left of the target: two targets get one answer, worked out by sampling.
+def test_the_error_of_denoising_by_hand(model):
+    """At t = 1 nothing is left of a target: black, gray and white get one prediction p.
 
-    One step of DDIM from pure noise paints what the model predicts there.
+    mean (p + 1)^2 + mean (p - 1)^2 = 2 mean p^2 + 2.
     """
     task = model.tasks["text_to_image"]
-    images = [np.full((SIDE, SIDE, 3), level, np.uint8) for level in (0, 255)]
-    targets = [task.encode(image, SIDE) for image in images]
-    errors = denoising_errors(model, task.name, images, targets, ["a", "a"], 1.0, seed=5)
-    # Of one prediction p: mean (p + 1)^2 + mean (p - 1)^2 = 2 mean p^2 + 2.
-    first = denoising_errors(model, task.name, images[:1], targets[:1], ["a"], 1.0, seed=5)
-    gray = [task.encode(np.full((SIDE, SIDE, 3), 127.5).astype(np.uint8), SIDE)]
-    square = denoising_errors(model, task.name, images[:1], gray, ["a"], 1.0, seed=5)
-    white = denoising_errors(model, task.name, images[:1], targets[1:], ["a"], 1.0, seed=5)
-    assert errors.shape == (2,)
-    np.testing.assert_allclose(first + white, 2 * square + 2, rtol=0.02)
-    # Little noise hides little: from a tenth of it the model has the target before it.
-    levels = denoising_by_level(
-        model, task, [{"image": image, "label": image, "prompt": "a"} for image in images], (0.5,)
-    )
-    assert levels[0.5].own == levels[0.5].shuffled > 0
+
+    def errors(level):
+        images = [np.full((SIDE, SIDE, 3), level, np.uint8)] * 2
+        targets = [task.encode(image, SIDE) for image in images]
+        return denoising_errors(model, task.name, images, targets, ["a", "b"], 1.0, seed=5)
+
+    black, gray, white = map(errors, (0, 127, 255))
+    assert black.shape == (2,) and black[0] != black[1]
+    np.testing.assert_allclose(black + white, 2 * gray + 2, rtol=0.02)
+
+    # The word of the other picture leaves another error.
+    image = np.full((SIDE, SIDE, 3), 90, np.uint8)
+    examples = [{"image": image, "label": image, "prompt": prompt} for prompt in "ab"]
+    ((level, found),) = denoising_by_level(model, task, examples, (0.5,)).items()
+    assert level == 0.5 and found.own > 0 and found.own != found.shuffled
