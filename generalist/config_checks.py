@@ -221,6 +221,7 @@ RULES: Mapping[str, Rule] = {
     "eval.every_steps": _EVERY_STEPS,
     "eval.batch_size": _whole(1, MOST_EXAMPLES),
     "eval.examples": _whole(0, MOST_STEPS),
+    "eval.before": _FLAG,
     "eval.final_examples": _whole(0, MOST_STEPS),
     "eval.panels": _whole(0, MOST_EXAMPLES),
     "eval.split": _TEXT,

@@ -259,6 +259,8 @@ def full_size() -> ConfigDict:
     # During training: a slice of the training data that is never trained on, examples a task.
     c.eval.split = "held_out"
     c.eval.examples = 200
+    # Measure what is measured at the end before the first step, too.
+    c.eval.before = False
     # At the end: the official split, which no earlier figure has seen; 0: all its examples.
     c.eval.final_split = "val"
     c.eval.final_examples = 0

@@ -19,6 +19,7 @@ from generalist.evaluation.predictors import Model, Predictor, PredictRGB, Tiles
 from generalist.evaluation.scores import Scores
 from generalist.evaluation.submission import Submission
 from generalist.evaluation.task_evaluation import Measurement, TaskEvaluation, Way
+from generalist.files import read_json
 from generalist.input_pipeline import Source
 from generalist.input_pipeline.reading import evenly_spaced
 from generalist.tasks import Task
@@ -46,6 +47,8 @@ class EvaluationSettings:
       native: measure restoration in tiles at native resolution, as `Generalist.predict` works, and
         the whole image, resized to the model, under `<task>/psnr_whole` etc.; False: only that.
       submission: write the predictions as files into submission/, see `Submission`.
+      before: folder of an evaluation of the weights that training began with, for the figures under
+        `before/`; where there is none, or of a task on other examples, they are absent.
       facts: anything else for the card, such as {"seed": 0, "weights": "runs/a"}.
     """
 
@@ -56,6 +59,7 @@ class EvaluationSettings:
     panels: int = 4
     native: bool = False
     submission: bool = False
+    before: pathlib.Path | None = None
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -91,9 +95,10 @@ def evaluate(
 
     Returns:
       The content of metrics.json: `<task>/<metric>`, `<task>/iou/<class>`, `<task>/pq/<class>`, the
-      same under `trivial/` and `ceiling/`, `<task>/examples` and `<task>/seconds_per_image`;
-      metrics with a suffix of `record.WAYS` are of another way to predict. None is an undefined
-      value (a class that does not occur) or, for PSNR, an exact image, whose PSNR is infinite.
+      same under `trivial/`, `ceiling/` and `before/`, `<task>/examples` and
+      `<task>/seconds_per_image`; metrics with a suffix of `record.WAYS` are of another way to
+      predict. None is an undefined value (a class that does not occur) or, for PSNR, an exact
+      image, whose PSNR is infinite.
 
     Raises:
       ValueError: a task has no source, a source is empty, an example or what `predict_rgb` returns
@@ -362,6 +367,7 @@ def _write(
 
     records = {name: evaluation.record() for name, evaluation in evaluations.items()}
     card = record.make_card(records, _card_facts(settings))
+    metrics |= _figures_before(settings.before, card)
     record.write(out_dir, metrics, card, records)
     logger.info(tables.format_table(metrics))
     return metrics
@@ -382,6 +388,26 @@ def _figures(evaluations: Mapping[str, TaskEvaluation]) -> dict[str, float | Non
         for name, evaluation in evaluations.items():
             metrics |= _under(f"{kind}/{name}", evaluation.baseline_figures().get(kind, {}))
     return metrics
+
+
+def _figures_before(folder: pathlib.Path | None, card: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the model's figures in the folder of an earlier evaluation of the same examples."""
+    if folder is None or not (folder / record.METRICS).exists():
+        return {}
+    before = read_json(folder / record.METRICS)
+    tasks = read_json(folder / record.CARD)["tasks"]
+
+    same = []
+    for name, task in card["tasks"].items():
+        if tasks.get(name, {}).get("keys_sha256") == task["keys_sha256"]:
+            same.append(name)
+    left = ("examples", "seconds_per_image")
+    figures = {}
+    for name, value in before.items():
+        task_name, _, key = name.partition("/")
+        if task_name in same and key not in left:
+            figures[f"before/{name}"] = value
+    return figures
 
 
 def _under(prefix: str, figures: Mapping[str, float | None]) -> dict[str, float | None]:

@@ -162,7 +162,10 @@ def markdown(card: Mapping[str, Any], metrics: Mapping[str, float | None]) -> st
       metrics: the content of metrics.json.
     """
     tasks = card["tasks"]
-    results = [tables.HEADER._replace(prediction="model"), *tables.rows(metrics)]
+    names = tables.columns(metrics)
+    lines = [tables.HEADER._replace(prediction="model"), *tables.rows(metrics)]
+    results = [[getattr(line, name) for name in names] for line in lines]
+    numbers = range(2, len(names) - 1)  # between the words and the unit
 
     # What the suffixes and further names in metrics.json mean.
     keys = {}
@@ -178,7 +181,7 @@ def markdown(card: Mapping[str, Any], metrics: Mapping[str, float | None]) -> st
     # A section without content is dropped with its title.
     parts = [
         "# Results card",
-        _table(results, right=(2, 3, 4, 5)),
+        _table(results, right=numbers),
         "Figures of errors stand against the trivial predictor as a multiple, all others as a "
         "difference; “–” is undefined or not measured, “exact” a PSNR above 100 dB.",
         "## Data and protocols",

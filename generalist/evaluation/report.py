@@ -31,6 +31,7 @@ _CLASS_HEAD = (
 _CELL = tables.Row(
     task=' class="task"',
     metric="",
+    before=' class="number"',
     prediction=' class="number main"',
     trivial=' class="number"',
     ceiling=' class="number"',
@@ -140,21 +141,20 @@ def _summary(step: int, card: Mapping[str, Any]) -> str:
 def _results(metrics: Metrics) -> str:
     """Returns the results table; a task is named on its first line only."""
     # As in the terminal, and a line above each task.
+    names = tables.columns(metrics)
     lines = []
     last = ""
     for row in tables.rows(metrics):
         first = ' class="first"' if row.task != last else ""
         shown = row._replace(task="") if row.task == last else row
         cells = [
-            f"<td{attributes}>{html.escape(cell)}</td>"
-            for attributes, cell in zip(_CELL, shown, strict=True)
+            f"<td{getattr(_CELL, name)}>{html.escape(getattr(shown, name))}</td>" for name in names
         ]
         lines.append(f"<tr{first}>{''.join(cells)}</tr>")
         last = row.task
 
     header = "".join(
-        f"<th{attributes}>{cell}</th>"
-        for attributes, cell in zip(_CELL, tables.HEADER, strict=True)
+        f"<th{getattr(_CELL, name)}>{getattr(tables.HEADER, name)}</th>" for name in names
     )
     return (
         f'<div class="wide"><table><thead><tr>{header}</tr></thead>'
@@ -297,6 +297,7 @@ def _series(history: History, key: str) -> list[tuple[float, float]]:
 def _guide(metrics: Metrics, card: Mapping[str, Any]) -> str:
     """Returns what the words of the page mean, the protocols, and the time an image takes."""
     terms = {
+        "before": "the same, of the weights that training began with.",
         "prediction": (
             "what the model painted, decoded and measured at the labels' own resolution."
         ),

@@ -60,6 +60,7 @@ class Row(NamedTuple):
 
     task: str
     metric: str
+    before: str  # of the weights that training began with
     prediction: str
     trivial: str
     ceiling: str
@@ -67,7 +68,7 @@ class Row(NamedTuple):
     unit: str
 
 
-HEADER = Row("task", "metric", "prediction", "trivial", "ceiling", "vs trivial", "unit")
+HEADER = Row("task", "metric", "before", "prediction", "trivial", "ceiling", "vs trivial", "unit")
 _TEXT_COLUMNS = ("task", "metric", "unit")
 
 
@@ -84,12 +85,19 @@ def rows(metrics: Mapping[str, float | None]) -> Iterator[Row]:
             yield Row(
                 task=task,
                 metric=quantity.label,
+                before=format_value(key, metrics, f"before/{name}"),
                 prediction=format_value(key, metrics, name),
                 trivial=format_value(key, metrics, trivial),
                 ceiling=format_value(key, metrics, f"ceiling/{name}"),
                 gain=format_gain(quantity, metrics[name], metrics.get(trivial)),
                 unit=quantity.unit,
             )
+
+
+def columns(metrics: Mapping[str, float | None]) -> list[str]:
+    """Returns the fields of `Row` to show: `before` where anything was measured before."""
+    any_before = any(name.startswith("before/") for name in metrics)
+    return [name for name in Row._fields if name != "before" or any_before]
 
 
 def task_names(metrics: Mapping[str, float | None]) -> list[str]:
@@ -134,7 +142,8 @@ def format_values(values: Mapping[str, float]) -> str:
 def format_table(metrics: Mapping[str, float | None]) -> str:
     """Formats the table as text, columns aligned; a blank task cell means the one above."""
     lines = [HEADER, *rows(metrics)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    names = columns(metrics)
+    widths = [max(len(getattr(line, name)) for line in lines) for name in names]
 
     # Text is aligned to the left, numbers to the right.
     text = []
@@ -142,7 +151,8 @@ def format_table(metrics: Mapping[str, float | None]) -> str:
     for line in lines:
         shown = line._replace(task="") if line.task == last else line
         padded = []
-        for column, cell, width in zip(Row._fields, shown, widths, strict=True):
+        for column, width in zip(names, widths, strict=True):
+            cell = getattr(shown, column)
             padded.append(cell.ljust(width) if column in _TEXT_COLUMNS else cell.rjust(width))
         text.append("  ".join(padded).rstrip())
         last = line.task

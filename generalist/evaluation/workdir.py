@@ -76,6 +76,7 @@ def evaluate_workdir(
         panels=config.eval.panels,
         native=config.data.source != "scenes" if native is None else native,
         submission=submission,
+        before=None if int(step) == 0 else workdir / "eval" / "0",
         facts={
             "step": int(step),
             "seed": config.seed,

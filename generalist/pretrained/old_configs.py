@@ -46,6 +46,7 @@ def rename_fields(config: Any) -> Any:
     evaluation = _group(config, "eval")
     if "split" in evaluation:
         evaluation.setdefault("final_split", evaluation["split"])
+        evaluation.setdefault("before", False)
 
     # Checkpoints came by steps alone.
     checkpoint = _group(config, "checkpoint")

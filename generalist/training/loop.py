@@ -101,6 +101,13 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[
         if first_step:
             logger.info(f"resuming {workdir} at step {first_step} of {config.total_steps}")
 
+        # Figures of the first weights, which those at the end are read against -----------------
+        if config.eval.before and not first_step:
+            save_model(workdir, recipe, checkpointer.with_frozen(state))
+            evaluate_workdir(
+                config, workdir, config.eval.final_examples, split=config.eval.final_split
+            )
+
         if first_step < config.total_steps:
             # Batches ----------------------------------------------------------------------------
             sources = open_sources(config, list(recipe.tasks), "train")
@@ -223,9 +230,9 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[
 
 
 def _for_writer(group: str, results: Mapping[str, float | None]) -> dict[str, float]:
-    """The model's own figures of an evaluation; trivial and ceiling do not change with training."""
+    """The model's own figures of an evaluation; what stands beside them does not change."""
     scalars = {}
     for name, value in results.items():
-        if value is not None and not name.startswith(("trivial/", "ceiling/")):
+        if value is not None and not name.startswith(("trivial/", "ceiling/", "before/")):
             scalars[f"{group}/{name}"] = value
     return scalars

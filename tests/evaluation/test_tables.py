@@ -19,16 +19,35 @@ METRICS = {
 
 def test_rows_have_units_percent_and_gains():
     assert [tuple(row) for row in tables.rows(METRICS)] == [
-        ("depth", "RMSE", "0.500", "1.250", "0.000", "× 0.40", "m"),
-        ("depth", "delta1", "75.0", "80.0", "100.0", "−5.0", "%"),
-        ("denoise", "PSNR", "27.50", "20.00", "exact", "+7.50", "dB"),
-        ("denoise", "SSIM", "–", "–", "–", "–", ""),
+        ("depth", "RMSE", "–", "0.500", "1.250", "0.000", "× 0.40", "m"),
+        ("depth", "delta1", "–", "75.0", "80.0", "100.0", "−5.0", "%"),
+        ("denoise", "PSNR", "–", "27.50", "20.00", "exact", "+7.50", "dB"),
+        ("denoise", "SSIM", "–", "–", "–", "–", "–", ""),
     ]
+
+
+def test_what_was_before_training_has_a_column_where_it_was_measured():
+    assert "before" not in tables.columns(METRICS) and "before" not in tables.format_table(METRICS)
+    metrics = METRICS | {"before/depth/rmse": 2.0, "before/denoise/psnr": 12.5}
+    assert tables.columns(metrics) == list(tables.Row._fields)
+    assert [row.before for row in tables.rows(metrics)] == ["2.000", "–", "12.50", "–"]
+    lines = [line.split() for line in tables.format_table(metrics).splitlines()]
+    assert lines[0][:4] == ["task", "metric", "before", "prediction"]
+    assert lines[1][:4] == ["depth", "RMSE", "2.000", "0.500"]
 
 
 def test_tiles_are_compared_with_the_input_unchanged():
     rows = list(tables.rows(METRICS | {"denoise/psnr_whole": 29.0}))
-    assert tuple(rows[-1]) == ("denoise", "PSNR, whole image", "29.00", "20.00", "–", "+9.00", "dB")
+    assert tuple(rows[-1]) == (
+        "denoise",
+        "PSNR, whole image",
+        "–",
+        "29.00",
+        "20.00",
+        "–",
+        "+9.00",
+        "dB",
+    )
 
 
 def test_the_text_table_is_aligned_and_names_a_task_once():

@@ -151,3 +151,29 @@ def test_evaluation_alone_repeats_the_figures(workdir):
     assert {name: value for name, value in after.items() if "seconds" not in name} == {
         name: value for name, value in before.items() if "seconds" not in name
     }
+
+
+def test_the_figures_before_the_first_step_stand_beside_those_at_the_end(tmp_path, capsys):
+    words = [f"--config={CONFIG},denoise", f"--workdir={tmp_path}", "--config.total_steps=1"]
+    words += [
+        "--config.eval.before=true",
+        "--config.eval.final_examples=2",
+        "--config.eval.panels=0",
+    ]
+    assert launch.main(["main.py", *words]) == 0
+
+    first, last = (json.loads((tmp_path / f"eval/{n}/metrics.json").read_text()) for n in (0, 1))
+    assert last["before/denoise/psnr"] == first["denoise/psnr"] != last["denoise/psnr"]
+    assert not any(name.startswith("before/") for name in first)
+    assert first["trivial/denoise/psnr"] == last["trivial/denoise/psnr"]
+
+    # In the terminal, on the card and in the report.
+    shown = f"{first['denoise/psnr']:.2f}"
+    table = capsys.readouterr().out.rpartition("task ")[2]
+    assert table.split()[:3] == ["metric", "before", "prediction"] and shown in table
+    for name in ("eval/1/card.md", "report.html"):
+        text = (tmp_path / name).read_text(encoding="utf-8")
+        assert "before" in text and shown in text
+    # It is not a point of the course of training.
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 1]
