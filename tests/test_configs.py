@@ -8,6 +8,7 @@ import pytest
 from generalist import models
 from generalist.configs import common
 from generalist.models import parameters
+from generalist.pretrained.export import plan_component
 from generalist.recipe import Recipe
 from generalist.training.optimizer import trainable
 from generalist.training.workdir import flatten
@@ -264,6 +265,16 @@ def test_the_prior_learns_pictures_from_captions_alone(monkeypatch, data_dir):
         "text_projection",
     }
     assert not any("aligned" in path for path in shapes)
+
+    # Its UNet is one that diffusers has, so that it is read as Stable Diffusion's is.
+    unet = {
+        path.removeprefix("unet."): np.zeros(shape.shape, np.float32)
+        for path, shape in shapes.items()
+        if path.startswith("unet.")
+    }
+    export = plan_component("unet", recipe.model["unet"], unet)
+    assert export.config["in_channels"] == export.config["out_channels"] == 192
+    assert recipe.unet_time == "equal_logsnr"
     assert shapes["unet.conv_in.kernel"].shape[2] == 3 * recipe.model["unet"]["patch"] ** 2
     for words, said in (("64,128", "give one of 64, 128, tiny"), ("tny", "Did you mean 'tiny'")):
         with pytest.raises(ValueError, match=said):

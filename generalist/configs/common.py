@@ -532,9 +532,13 @@ def text_to_image(folder: str = "", size: str = "64") -> ConfigDict:
     c.diffusion.steps = 50
     c.diffusion.guidance = 3.0
 
-    # What no picture reaches is not there: neither beside x_t nor at the levels of the UNet.
+    # The published UNet's own form: no more than that is read by a generalist that starts from it.
     c.model.concatenate_image = False
     c.model.aligned_features = False
+    c.model.pooled_text = False
+    c.model.unet.position = False
+    c.model.unet.refine = 0
+    c.diffusion.unet_time = "equal_logsnr"
     c.optimizer.frozen = (r"^text_encoder\.", r"^image_(encoder|projection)\.")
     c.optimizer.ema = 0.999
     c.checkpoint.every_minutes = 20.0
