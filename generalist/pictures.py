@@ -103,6 +103,9 @@ def upright(image: Image.Image) -> np.ndarray:
     Raises:
       PictureError: it has more than 8 bits a channel.
     """
+    # Of 16 bits a channel Pillow keeps 8 without a word, and tells it by how it would decode them.
+    if any(";16" in str(tile[3]) for tile in getattr(image, "tile", ())):
+        raise PictureError("16 bits a channel; convert it to 8 bits a channel first")
     if image.mode not in MODES:
         raise PictureError(f"pixels of mode {image.mode!r}; convert it to 8 bits a channel first")
     turn = TURNS.get(orientation(image))

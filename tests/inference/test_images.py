@@ -1,10 +1,13 @@
 """Whatever users call an image becomes uint8 (h, w, 3), or an error that says what is wrong."""
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from generalist.inference.images import ImageError, read_image
+from generalist.input_pipeline.sources import files
+from generalist.input_pipeline.sources.files import DataError
 
 RGB = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
 
@@ -78,6 +81,18 @@ def test_wrong_arrays_are_named(array, message):
     with pytest.raises(ImageError, match=message) as error:
         read_image(array)
     assert "or an array of shape (h, w), (h, w, 1), (h, w, 3) or (h, w, 4)" in str(error.value)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_sixteen_bits_are_refused_as_in_training(tmp_path, suffix, channels):
+    """Pillow would keep the high byte of three channels, and clip a single one."""
+    path = tmp_path / f"deep{suffix}"
+    cv2.imwrite(str(path), np.full((4, 5, channels), 40_000, np.uint16))
+    with pytest.raises(ImageError, match=r"deep\.\w+: no readable image \(16 bits a channel; convert"):
+        read_image(path)
+    with pytest.raises(DataError, match="16-bit image. An image must have 8 bits a channel"):
+        files.read_image(str(path))
 
 
 def test_wrong_files_are_named(tmp_path):
