@@ -115,9 +115,11 @@ class Generalist:
           task: a name, or several.
           steps: denoising steps; None takes the config's. A model that answers in one step is asked
             by DDIM for more, and says so.
-          samples: for depth and restoration, how many to draw and average; their standard deviation
-            is the prediction's `uncertainty`. They differ only where the sampler is random (it
-            starts from noise, or eta > 0); else one is drawn and the deviation is 0.
+          samples: how many to draw. Depth and restoration become their mean, classes what most of
+            them say, instances and segments those of the sample that the others agree with most.
+            `uncertainty` is their standard deviation, or the share that says otherwise. They differ
+            only where the sampler is random (it starts from noise, or eta > 0); else one is drawn
+            and the uncertainty is 0.
           seed: of that randomness, 0 to 2^32 - 1.
           tile: for denoising, deraining and whatever else prefers tiles (`Task.prefers_tiles`),
             whether to work at native resolution in overlapping tiles of the model's target size; an

@@ -51,8 +51,9 @@ class Prediction(abc.ABC):
     Attributes:
       decoded_by: the task that decoded it.
       confidence: in [0, 1], how cleanly the task could read the colors; no calibrated probability.
-      uncertainty: standard deviation of the samples in the unit of the task (meters; levels of
-        0..255, mean of the channels); None for a single sample.
+      uncertainty: of quantities the standard deviation of the samples in the unit of the task
+        (meters; levels of 0..255, mean of the channels); of classes and segments the share of the
+        samples that say otherwise, in [0, 1]. None for a single sample.
       suffixes: of the files that `save` can write.
     """
 
@@ -229,7 +230,7 @@ class Task(abc.ABC):
         size: Size | None = None,
         samples: int = 1,
     ) -> Prediction:
-        """Decodes the mean of several samples of one image.
+        """Decodes several samples of one image: their mean, or what they vote for.
 
         Args:
           rgbs: what the model painted for each component task, by name; n is 1 where all samples
@@ -239,16 +240,28 @@ class Task(abc.ABC):
         """
         names = [task.name for task in self.component_tasks]
         mean = {name: rgbs[name].mean(0) for name in names}
-        prediction = self.decode_components(mean, size)
         if samples == 1:
-            return prediction
+            return self.decode_components(mean, size)
 
-        # The uncertainty is of decoded values, in the unit of the task, not of colors.
         singles = []
         for index in range(len(rgbs[names[0]])):
             sample = {name: rgbs[name][index] for name in names}
             singles.append(self.decode_components(sample, size))
+
+        # Colors that stand for classes or places have no mean.
+        if not self.averages_samples:
+            return self.vote(singles)
+        # The uncertainty is of decoded values, in the unit of the task, not of colors.
+        prediction = self.decode_components(mean, size)
         return dataclasses.replace(prediction, uncertainty=self.sample_std(singles))
+
+    def vote(self, predictions: Sequence[Any]) -> Prediction:
+        """Returns what several predictions of one image say together.
+
+        Its confidence is the share of them that say so, its uncertainty the rest. Only for tasks
+        that do not average samples.
+        """
+        raise TypeError(f"task '{self.name}' has no vote: predict it with samples=1")
 
     def sample_std(self, predictions: Sequence[Any]) -> Float32[np.ndarray, "h w"]:
         """Returns the standard deviation of predictions of one image, in the task's unit.
@@ -374,15 +387,15 @@ def check_samples(tasks: Iterable[Task], samples: int) -> None:
     """Checks how many samples of each task are asked for.
 
     Raises:
-      ValueError: fewer than 1, or more than 1 of a task whose colors have no mean.
+      ValueError: fewer than 1, or more than 1 of a task that shows no image, whose samples are
+        different pictures.
     """
     if samples < 1:
         raise ValueError(f"samples is {samples}; give 1 or more")
 
-    coded = [task.name for task in tasks if not task.averages_samples]
-    if samples > 1 and coded:
+    blind = [task.name for task in tasks if not task.sees_image]
+    if samples > 1 and blind:
         raise ValueError(
-            f"samples={samples} averages what the model paints, and colors that stand for classes "
-            "or instances have no mean, and pictures of a caption none that is one: predict "
-            f"{', '.join(coded)} with samples=1"
+            f"samples={samples} become one answer for an image, and different pictures have none: "
+            f"predict {', '.join(blind)} with samples=1, once for each seed"
         )

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int, Int32, UInt8, UInt16
 
 from generalist.names import one_of
-from generalist.tasks import arrays, drawing, instance_decoders, palettes
+from generalist.tasks import arrays, drawing, instance_decoders, palettes, votes
 from generalist.tasks.base import Prediction, Target, Task
 from generalist.tasks.instance_decoders import Axes, Candidates
 
@@ -186,6 +186,12 @@ class Instance(Task):
             if taken <= self.overlap * mask.sum():
                 instances[free] = index + 1
         return instances
+
+    def vote(self, predictions: Sequence[InstancePrediction]) -> InstancePrediction:
+        """Returns the prediction whose instances the others have most."""
+        maps = [one.instances for one in predictions]
+        index, share = votes.most_central(maps, drawing.unmatched)
+        return dataclasses.replace(predictions[index], confidence=share, uncertainty=1 - share)
 
     # Figures --------------------------------------------------------------------------------------
 

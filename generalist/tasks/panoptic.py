@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Int32, UInt8
 
 from generalist.pictures import encode_png
-from generalist.tasks import arrays, drawing
+from generalist.tasks import arrays, drawing, votes
 from generalist.tasks.base import Prediction, Target, Task
 from generalist.tasks.instance import VOID, Instance
 from generalist.tasks.semantic import Semantic, check_same_classes
@@ -256,6 +256,12 @@ class Panoptic(Task):
             )
         return ids.index(category_id)
 
+    def vote(self, predictions: Sequence[PanopticPrediction]) -> PanopticPrediction:
+        """Returns the prediction whose segments, with their classes, the others have most."""
+        labels = [self.component_labels(self.label_of(one)) for one in predictions]
+        index, share = votes.most_central(labels, self._differ)
+        return dataclasses.replace(predictions[index], confidence=share, uncertainty=1 - share)
+
     # Figures --------------------------------------------------------------------------------------
 
     def metric(self):
@@ -319,12 +325,16 @@ class Panoptic(Task):
         """
         predicted = self.component_labels(self.label_of(prediction))
         truth = self.component_labels(label)
-        classes = truth[self.semantic.name]
+        wrong = self._differ(predicted, truth)
+        return drawing.right_or_wrong(wrong & (truth[self.semantic.name] >= 0))
 
-        wrong = predicted[self.semantic.name] != classes
-        instances = [np.maximum(labels[self.instance.name], 0) for labels in (predicted, truth)]
-        wrong |= drawing.unmatched(*instances)
-        return drawing.right_or_wrong(wrong & (classes >= 0))
+    def _differ(
+        self, one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]
+    ) -> Bool[np.ndarray, "h w"]:
+        """Where two `component_labels` differ in their class or their instance."""
+        instances = [np.maximum(labels[self.instance.name], 0) for labels in (one, other)]
+        classes_differ = one[self.semantic.name] != other[self.semantic.name]
+        return classes_differ | drawing.unmatched(*instances)
 
     def error_legend(self) -> drawing.Legend:
         """Returns the colors of `error_map`."""

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float32, Int, Int32, UInt8
 
 from generalist.names import one_of
-from generalist.tasks import arrays, drawing, palettes
+from generalist.tasks import arrays, drawing, palettes, votes
 from generalist.tasks.base import FurtherMetric, Prediction, Target, Task
 
 _BLACK = np.zeros((1, 3), np.uint8)
@@ -133,6 +133,13 @@ class Semantic(Task):
         for r, g, b in self.palette:
             distance = np.abs(red - r) + np.abs(green - g) + np.abs(blue - b)
             yield arrays.resize_bilinear(distance, size)
+
+    def vote(self, predictions: Sequence[SemanticPrediction]) -> SemanticPrediction:
+        """Returns the most frequent class of every pixel."""
+        classes, share = votes.most_frequent([one.classes for one in predictions])
+        return SemanticPrediction(
+            decoded_by=self, classes=classes, confidence=share, uncertainty=1 - share
+        )
 
     def variants(self) -> Mapping[str, "Semantic"]:
         """Returns the other way to reach a larger size."""

@@ -89,7 +89,9 @@ def test_sixteen_bits_are_refused_as_in_training(tmp_path, suffix, channels):
     """Pillow would keep the high byte of three channels, and clip a single one."""
     path = tmp_path / f"deep{suffix}"
     cv2.imwrite(str(path), np.full((4, 5, channels), 40_000, np.uint16))
-    with pytest.raises(ImageError, match=r"deep\.\w+: no readable image \(16 bits a channel; convert"):
+    with pytest.raises(
+        ImageError, match=r"deep\.\w+: no readable image \(16 bits a channel; convert"
+    ):
         read_image(path)
     with pytest.raises(DataError, match="16-bit image. An image must have 8 bits a channel"):
         files.read_image(str(path))

@@ -155,6 +155,14 @@ def test_samples_from_noise_differ_and_follow_the_seed(tiny_workdir):
     assert (first.depth != other.depth).any()
     assert first.uncertainty.shape == (20, 30) and first.uncertainty.mean() > 0
 
+    # Classes and segments are voted on.
+    voted = model.predict(SMALL, ["semantic", "instance", "panoptic"], samples=4)
+    for prediction in voted.values():
+        assert prediction.uncertainty.shape == (20, 30)
+        np.testing.assert_allclose(prediction.confidence + prediction.uncertainty, 1, atol=1e-6)
+    shares = np.unique(voted["semantic"].confidence)
+    assert set(shares.tolist()) <= {0.25, 0.5, 0.75, 1.0} and shares[0] < 1
+
 
 def test_several_images_share_batches_and_equal_the_images_alone(tiny_model, monkeypatch):
     images = [SMALL, LARGE, SMALL[:, ::-1]]
@@ -213,7 +221,6 @@ def test_more_steps_change_the_prediction(tiny_model):
         ({"task": "depth", "seed": -1}, "seed=-1 must be a whole number of 0 to 2"),
         ({"task": "depth", "seed": 2**40}, "seed=1099511627776 must be a whole number"),
         ({"task": "depth", "samples": 0}, "samples is 0"),
-        ({"task": ["depth", "semantic"], "samples": 2}, "predict semantic with samples=1"),
         ({"task": "denoise", "tile": 32}, r"tile overlap 32 is outside 0\.\.31"),
     ],
 )

@@ -128,9 +128,81 @@ def test_samples_are_averaged_and_their_spread_is_in_the_unit_of_the_result():
     np.testing.assert_allclose(prediction.uncertainty, 10.0)
 
 
-def test_only_quantities_are_averaged():
-    check_samples([TASKS[name] for name in ("depth", "denoise")], 4)
-    with pytest.raises(ValueError, match="samples=4 .* predict semantic, panoptic with samples=1"):
-        check_samples([TASKS[name] for name in ("depth", "semantic", "panoptic")], 4)
+def test_most_samples_decide_a_class_and_their_share_is_the_confidence():
+    task = SCENES_TASKS["semantic"]
+    answers = [[0, 1, 2, 3], [0, 1, 3, 5], [0, 2, 3, 4]]
+    draws = [task.encode(np.tile(np.int32(row), (2, 1)), (2, 4)).rgb for row in answers]
+    prediction = task.decode_samples({"semantic": np.stack(draws)}, samples=3)
+    # Of three answers to one pixel the lowest class wins.
+    np.testing.assert_array_equal(prediction.classes, [[0, 1, 3, 3]] * 2)
+    shares = np.float32([[1, 2 / 3, 2 / 3, 1 / 3]] * 2)
+    np.testing.assert_allclose(prediction.confidence, shares, rtol=1e-6)
+    np.testing.assert_allclose(prediction.uncertainty, 1 - shares, rtol=1e-6)
+
+
+def boxes(*places, size=32):
+    """Instances of 8 x 8 pixels at (row, column), numbered in that order."""
+    label = np.zeros((size, size), np.int32)
+    for number, (row, column) in enumerate(places, start=1):
+        label[row : row + 8, column : column + 8] = number
+    return label
+
+
+def test_the_instances_are_those_of_the_sample_that_the_others_agree_with():
+    task = SCENES_TASKS["instance"]
+    here = (2, 2)
+    there = (20, 20)
+    # One misses an instance, one has another in a wrong place, whatever the order of their ids.
+    answers = [boxes(here), boxes(there, here), boxes(here, there, (2, 20))]
+    draws = np.stack([task.encode(label, label.shape).rgb for label in answers])
+    prediction = task.decode_samples({"instance": draws}, samples=3)
+    assert prediction.instances.max() == 2 and len(prediction.masks) == 2
+
+    shares = np.ones((32, 32), np.float32)
+    shares[20:28, 20:28] = 2 / 3  # the first has nothing there
+    shares[2:10, 20:28] = 2 / 3  # the third has something there
+    np.testing.assert_allclose(prediction.confidence, shares, rtol=1e-6)
+    np.testing.assert_allclose(prediction.uncertainty, 1 - shares, rtol=1e-6, atol=1e-7)
+
+
+def test_segments_agree_in_their_class_too():
+    task = SCENES_TASKS["panoptic"]
+    names = list(task.semantic.classes)
+    ball, cone = names.index("ball"), names.index("cone")
+    instances = boxes((2, 2), (20, 20))
+    rgbs = {"semantic": [], "instance": []}
+    for kind in (ball, ball, cone):
+        classes = np.where(instances > 0, ball, names.index("floor")).astype(np.int32)
+        classes[instances == 2] = kind
+        rgbs["semantic"].append(task.semantic.encode(classes, classes.shape).rgb)
+        rgbs["instance"].append(task.instance.encode(instances, classes.shape).rgb)
+    stacked = {name: np.stack(draws) for name, draws in rgbs.items()}
+    prediction = task.decode_samples(stacked, samples=3)
+
+    assert sorted(segment["name"] for segment in prediction.segments_info) == [
+        "ball",
+        "ball",
+        "floor",
+    ]
+    expected = np.where(instances == 2, np.float32(1 / 3), 0)
+    np.testing.assert_allclose(prediction.uncertainty, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["semantic", "instance"])
+def test_a_single_draw_for_many_samples_is_certain(name):
+    """Where the sampler is not random, one is drawn."""
+    task = SCENES_TASKS[name]
+    draw = task.encode(boxes((2, 2)), (32, 32)).rgb
+    alone = task.decode_samples({name: draw[None]}, samples=1)
+    assert alone.uncertainty is None
+    prediction = task.decode_samples({name: draw[None]}, samples=8)
+    np.testing.assert_array_equal(task.label_of(prediction), task.label_of(alone))
+    assert (prediction.uncertainty == 0).all() and (prediction.confidence == 1).all()
+
+
+def test_what_cannot_become_one_answer_is_refused():
+    check_samples([TASKS[name] for name in ("depth", "semantic", "panoptic")], 4)
+    with pytest.raises(ValueError, match="samples=4 .* predict text_to_image with samples=1, once"):
+        check_samples([SCENES_TASKS["text_to_image"]], 4)
     with pytest.raises(ValueError, match="samples is 0"):
         check_samples([], 0)
