@@ -59,5 +59,5 @@ def most_central(answers: Sequence, differ: Callable[..., Bool[np.ndarray, "h w"
 
     pixels = [sum(where[i, j].sum() for j in range(count)) for i in range(count)]
     index = int(np.argmin(pixels))
-    agrees = [~where[index, j] for j in range(count)]
-    return Central(index, np.mean(agrees, axis=0, dtype=np.float32))
+    agrees = np.stack([~where[index, j] for j in range(count)])
+    return Central(index, agrees.mean(0, dtype=np.float32))
