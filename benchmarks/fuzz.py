@@ -142,9 +142,14 @@ def read_annotations(path: pathlib.Path) -> Any:
 
 
 def read_frame(path: pathlib.Path) -> np.ndarray:
-    """Reads the first frame of NYU's labeled file, opened anew."""
+    """Opens NYU's labeled file anew, with a list of its one frame, and reads that."""
     matlab._open_hdf5.cache_clear()
-    return nyu.read_labeled(str(path), 0)[1]
+    folder = path.parent / nyu.NYUV2.FOLDERS[0]
+    folder.mkdir(exist_ok=True)
+    scipy.io.savemat(folder / nyu.SPLITS_MAT, {"testNdxs": np.array([[1]])})
+    (folder / nyu.LABELED).unlink(missing_ok=True)
+    (folder / nyu.LABELED).hardlink_to(path)
+    return nyu.NYUV2(path.parent, "test", quiet=True)[0]["label"]
 
 
 def encoded(suffix: str, pixels: np.ndarray) -> bytes:
@@ -188,7 +193,8 @@ def hdf5_file() -> bytes:
     with h5py.File(content, "w") as file:
         file["images"] = np.zeros((1, 3, 8, 6), np.uint8)
         file["rawDepths"] = np.ones((1, 8, 6), np.float32)
-        file["sceneTypes"] = np.zeros((1, 1), np.uint8)
+        name = file.create_dataset("#refs#/0", data=np.array([[ord("a")]], np.uint16))
+        file.create_dataset("sceneTypes", data=np.array([[name.ref]], h5py.ref_dtype))
     return content.getvalue()
 
 

@@ -250,6 +250,37 @@ def test_nyu_names_what_is_wrong_with_the_mat(tmp_path, monkeypatch):
     refused("pip install h5py", ImportError)
 
 
+def test_a_damaged_nyu_mat_is_one_error_whatever_h5py_raises(tmp_path):
+    save_labeled(tmp_path, ["a"], [1], [1], size=(480, 640))
+    mat = tmp_path / "nyu_depth_v2/nyu_depth_v2_labeled.mat"
+    whole = mat.read_bytes()
+
+    def opened(content):
+        # Each as a fresh process, from a new file.
+        mat.unlink()
+        mat.write_bytes(content)
+        matlab._open_hdf5.cache_clear()
+        return open_source("nyu", "depth", "test", tmp_path)
+
+    with pytest.raises(
+        LayoutError, match=r"labeled\.mat: cannot be read \(RuntimeError: .*get it again"
+    ):
+        opened(whole.replace(b"HEAP", b"HEAQ"))
+    assert len(opened(whole)) == 1
+
+    # What is there, but is no image with a depth a pixel.
+    mat.unlink()
+    with h5py.File(mat, "w") as file:
+        file["images"] = np.zeros((1, 3, 8, 6), np.uint8)
+        file["rawDepths"] = np.zeros((1, 8, 7), np.float32)
+        name = file.create_dataset("#refs#/0", data=np.array([[97]], np.uint16))
+        file.create_dataset("sceneTypes", data=np.array([[name.ref]], h5py.ref_dtype))
+    matlab._open_hdf5.cache_clear()
+    source = open_source("nyu", "depth", "test", tmp_path)
+    with pytest.raises(DataError, match=r"image uint8 \(6, 8, 3\), depth float32 \(7, 8\)"):
+        source[0]
+
+
 def real_samples():
     folder = os.environ.get("GENERALIST_REAL_SAMPLES")
     if not folder:

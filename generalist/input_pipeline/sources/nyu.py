@@ -15,9 +15,11 @@ from generalist.input_pipeline.sources.files import (
     DataError,
     File,
     LayoutError,
+    naming,
     read_map,
 )
 from generalist.input_pipeline.sources.matlab import open_hdf5, read_variable
+from generalist.names import first_line
 
 EXTRACTED = "official_splits/test"
 LABELED = "nyu_depth_v2_labeled.mat"
@@ -127,6 +129,16 @@ class NYUV2(Dataset):
         path = f"{self.root}/{LABELED}"
         if not epath.Path(path).exists():
             raise LayoutError(path, NO_FILE, self.expected_layout())
+        try:
+            return LabeledImages(path, sorted(self._keys_and_rows(path)))
+        except (DataError, ImportError):
+            raise
+        except Exception as error:  # h5py raises many kinds
+            problem = f"cannot be read ({type(error).__name__}: {first_line(error)})"
+            raise LayoutError(path, problem, "The file is damaged: get it again.") from error
+
+    def _keys_and_rows(self, path: str) -> list[tuple[str, int]]:
+        """The key and the row of every image of the split."""
         file = open_hdf5(path)
         absent = {"images", "rawDepths", "sceneTypes"} - set(file)
         if absent:
@@ -145,7 +157,7 @@ class NYUV2(Dataset):
         for row in np.sort(rows).tolist():
             letters = file[scenes[row]][:].ravel()
             keys_and_rows.append((f"{''.join(map(chr, letters))}/{row:05d}", row))
-        return LabeledImages(path, sorted(keys_and_rows))
+        return keys_and_rows
 
 
 class LabeledImages(Examples):
@@ -185,13 +197,13 @@ def read_labeled(path: str, row: int) -> tuple[np.ndarray, np.ndarray]:
     """
     file = open_hdf5(path)
     where = f"{path} (image {row + 1})"
-    try:
+    with naming(where):
         # HDF5 has MATLAB's axes in the opposite order.
-        image = file["images"][row].transpose(2, 1, 0)
-        depth = file["rawDepths"][row].T
-    except OSError as error:
-        allowed = "The file is damaged: get it again."
-        raise DataError(where, f"cannot be read ({error})", allowed) from error
+        image = np.asarray(file["images"][row]).transpose(2, 1, 0)
+        depth = np.asarray(file["rawDepths"][row]).T
+    if image.dtype != np.uint8 or depth.dtype.kind != "f" or image.shape != (*depth.shape, 3):
+        problem = f"image {image.dtype} {image.shape}, depth {depth.dtype} {depth.shape}"
+        raise DataError(where, problem, "Allowed are 8-bit RGB, and meters a pixel.")
     if not (depth.min() >= 0 and depth.max() < 65.536):
         problem = f"depth {depth.min()}..{depth.max()} m"
         raise DataError(where, problem, "Allowed are 0 (none) to 65.535 m.")
