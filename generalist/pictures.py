@@ -210,10 +210,13 @@ def _png_damage(data: bytes) -> str:
     """
     at = len(PNG_START)
     while at + 8 <= len(data):
+        end = at + 8 + int.from_bytes(data[at : at + 4])
+        if end > len(data):
+            return "cut short"
         if data[at + 4 : at + 8] == PNG_END:
-            return ""
-        at += 12 + int.from_bytes(data[at : at + 4])
-    return "cut short" if at > len(data) else ""
+            break
+        at = end + 4  # behind the checksum
+    return ""
 
 
 def jpeg_size(data: bytes) -> tuple[int, int] | None:

@@ -56,7 +56,7 @@ def test_numbers_get_their_names_and_values_their_new_words():
         },
         "diffusion": {"prediction_type": "v", "x_init": "gaussian", "unet_time": "linear"},
         "optimizer": {"accum_steps": 4},
-        "eval": {"split": "val", "final_split": "val"},
+        "eval": {"split": "val", "final_split": "val", "before": False},
     }
     assert rename_fields(old) == new
     assert rename_fields(new) == new
