@@ -277,8 +277,22 @@ def test_a_damaged_nyu_mat_is_one_error_whatever_h5py_raises(tmp_path):
         file.create_dataset("sceneTypes", data=np.array([[name.ref]], h5py.ref_dtype))
     matlab._open_hdf5.cache_clear()
     source = open_source("nyu", "depth", "test", tmp_path)
-    with pytest.raises(DataError, match=r"image uint8 \(6, 8, 3\), depth float32 \(7, 8\)"):
+    said = r"images uint8 \(1, 3, 8, 6\), depths float32 \(1, 8, 7\). Allowed are 8-bit RGB"
+    with pytest.raises(DataError, match=said):
         source[0]
+
+    # Terabytes that the file claims and does not hold.
+    mat.unlink()
+    with h5py.File(mat, "w") as file:
+        file.create_dataset("images", (1, 3, 10**6, 10**6), np.uint8)
+        file.create_dataset("rawDepths", (1, 10**6, 10**6), np.float32)
+        name = file.create_dataset("#refs#/0", data=np.array([[97]], np.uint16))
+        file.create_dataset("sceneTypes", data=np.array([[name.ref]], h5py.ref_dtype))
+    matlab._open_hdf5.cache_clear()
+    with pytest.raises(
+        DataError, match=r"\(1000000, 1000000\) pixels. Allowed are 1 to 500,000,000"
+    ):
+        open_source("nyu", "depth", "test", tmp_path)[0]
 
 
 def real_samples():

@@ -1,6 +1,7 @@
 """NYU Depth V2: indoor images with metric depth."""
 
 import logging
+import math
 import string
 from collections.abc import Iterable
 from typing import ClassVar
@@ -20,12 +21,15 @@ from generalist.input_pipeline.sources.files import (
 )
 from generalist.input_pipeline.sources.matlab import open_hdf5, read_variable
 from generalist.names import first_line
+from generalist.pictures import MOST_PIXELS
 
 EXTRACTED = "official_splits/test"
 LABELED = "nyu_depth_v2_labeled.mat"
 SPLITS_MAT = "splits.mat"
 TRAIN_LIST = "nyudepthv2_train_files_with_gt.txt"
 INDICES = {"test": "testNdxs", "labeled": "trainNdxs"}  # split -> its variable in splits.mat
+
+MOST_LETTERS = 1000  # of a scene's name
 
 # Rows and columns inside the black frame of the extracted images.
 FRAME = (slice(7, 474), slice(7, 632))
@@ -155,7 +159,11 @@ class NYUV2(Dataset):
         scenes = file["sceneTypes"][0]
         keys_and_rows = []
         for row in np.sort(rows).tolist():
-            letters = file[scenes[row]][:].ravel()
+            letters = file[scenes[row]]
+            if letters.size > MOST_LETTERS:
+                problem = f"the scene of image {row + 1} has {letters.size} letters"
+                raise LayoutError(path, problem, "It must be NYU's labeled .mat.")
+            letters = letters[:].ravel()
             keys_and_rows.append((f"{''.join(map(chr, letters))}/{row:05d}", row))
         return keys_and_rows
 
@@ -198,12 +206,18 @@ def read_labeled(path: str, row: int) -> tuple[np.ndarray, np.ndarray]:
     file = open_hdf5(path)
     where = f"{path} (image {row + 1})"
     with naming(where):
-        # HDF5 has MATLAB's axes in the opposite order.
-        image = np.asarray(file["images"][row]).transpose(2, 1, 0)
-        depth = np.asarray(file["rawDepths"][row]).T
-    if image.dtype != np.uint8 or depth.dtype.kind != "f" or image.shape != (*depth.shape, 3):
-        problem = f"image {image.dtype} {image.shape}, depth {depth.dtype} {depth.shape}"
-        raise DataError(where, problem, "Allowed are 8-bit RGB, and meters a pixel.")
+        # HDF5 has MATLAB's axes in the opposite order. Shapes first: a file may claim any.
+        images = file["images"]
+        depths = file["rawDepths"]
+        size = images.shape[2:]
+        fits = images.shape[1:] == (3, *size) and depths.shape[1:] == size and len(size) == 2
+        if not fits or images.dtype != np.uint8 or depths.dtype.kind != "f":
+            problem = f"images {images.dtype} {images.shape}, depths {depths.dtype} {depths.shape}"
+            raise DataError(where, problem, "Allowed are 8-bit RGB, and meters a pixel.")
+        if not 0 < math.prod(size) <= MOST_PIXELS:
+            raise DataError(where, f"{size} pixels", f"Allowed are 1 to {MOST_PIXELS:,}.")
+        image = images[row].transpose(2, 1, 0)
+        depth = depths[row].T
     if not (depth.min() >= 0 and depth.max() < 65.536):
         problem = f"depth {depth.min()}..{depth.max()} m"
         raise DataError(where, problem, "Allowed are 0 (none) to 65.535 m.")
