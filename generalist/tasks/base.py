@@ -135,6 +135,7 @@ class Task(abc.ABC):
       sees_image: whether the model is shown the image; else the prompt is all that it knows.
       averages_samples: whether colors are quantities, so that the mean of several samples is a
         prediction too.
+      votes_on_samples: whether several samples become one prediction by `vote`.
       jitters_color: whether training may change the colors of the image but not the label.
       trivial_learns: whether `trivial_rgb` needs labels of the training split.
     """
@@ -147,6 +148,7 @@ class Task(abc.ABC):
 
     sees_image: ClassVar[bool] = True
     averages_samples: ClassVar[bool] = False
+    votes_on_samples: ClassVar[bool] = False
     jitters_color: ClassVar[bool] = True
     trivial_learns: ClassVar[bool] = True
 
@@ -243,15 +245,15 @@ class Task(abc.ABC):
         if samples == 1:
             return self.decode_components(mean, size)
 
+        # The uncertainty is of decoded values, in the unit of the task, not of colors.
         singles = []
         for index in range(len(rgbs[names[0]])):
             sample = {name: rgbs[name][index] for name in names}
             singles.append(self.decode_components(sample, size))
 
         # Colors that stand for classes or places have no mean.
-        if not self.averages_samples:
+        if self.votes_on_samples:
             return self.vote(singles)
-        # The uncertainty is of decoded values, in the unit of the task, not of colors.
         prediction = self.decode_components(mean, size)
         return dataclasses.replace(prediction, uncertainty=self.sample_std(singles))
 
@@ -259,9 +261,9 @@ class Task(abc.ABC):
         """Returns what several predictions of one image say together.
 
         Its confidence is the share of them that say so, its uncertainty the rest. Only for tasks
-        that do not average samples.
+        that vote on samples.
         """
-        raise TypeError(f"task '{self.name}' has no vote: predict it with samples=1")
+        raise NotImplementedError(f"task '{self.name}' does not vote")
 
     def sample_std(self, predictions: Sequence[Any]) -> Float32[np.ndarray, "h w"]:
         """Returns the standard deviation of predictions of one image, in the task's unit.
@@ -387,15 +389,14 @@ def check_samples(tasks: Iterable[Task], samples: int) -> None:
     """Checks how many samples of each task are asked for.
 
     Raises:
-      ValueError: fewer than 1, or more than 1 of a task that shows no image, whose samples are
-        different pictures.
+      ValueError: fewer than 1, or more than 1 of a task whose samples do not become one answer.
     """
     if samples < 1:
         raise ValueError(f"samples is {samples}; give 1 or more")
 
-    blind = [task.name for task in tasks if not task.sees_image]
-    if samples > 1 and blind:
+    apart = [task.name for task in tasks if not (task.averages_samples or task.votes_on_samples)]
+    if samples > 1 and apart:
         raise ValueError(
-            f"samples={samples} become one answer for an image, and different pictures have none: "
-            f"predict {', '.join(blind)} with samples=1, once for each seed"
+            f"samples={samples} become one answer, by their mean or a vote, which those of "
+            f"{', '.join(apart)} do not: predict it with samples=1, once for each seed"
         )

@@ -83,6 +83,7 @@ class Instance(Task):
     score_gate: float = 0.55
     overlap: float = 0.5
 
+    votes_on_samples: ClassVar[bool] = True
     trivial_learns: ClassVar[bool] = False
 
     def __post_init__(self):

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Int32, UInt8
@@ -81,6 +81,8 @@ class Panoptic(Task):
     categories: list[dict[str, Any]] = dataclasses.field(hash=False)
     stuff_area: int | float = PAINTER_AREA
     compare_with_painter: bool = False
+
+    votes_on_samples: ClassVar[bool] = True
 
     def __post_init__(self):
         names = tuple(category["name"] for category in self.categories)

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float32, Int, Int32, UInt8
@@ -61,6 +62,8 @@ class Semantic(Task):
     levels: int | None = None
     upsample: str = "rgb"
     colors: tuple[drawing.Color, ...] = ()
+
+    votes_on_samples: ClassVar[bool] = True
 
     def __post_init__(self):
         one_of(self.upsample, ("rgb", "distance"), f"upsample of task '{self.name}':")

@@ -74,7 +74,10 @@ def test_an_image_changes_nothing_but_the_size_of_the_picture(model):
         ({"task": "denoise", "prompt": "a"}, "task 'denoise' works on an image, and none is given"),
         ({"task": "text_to_image"}, "task 'text_to_image' paints what a prompt says, and none is"),
         ({"task": "text_to_image", "prompt": " "}, "prompt ' ' says nothing"),
-        ({"task": "text_to_image", "prompt": "a", "samples": 2}, "different pictures have none"),
+        (
+            {"task": "text_to_image", "prompt": "a", "samples": 2},
+            "which those of text_to_image do not",
+        ),
         ({"task": "depth", "prompt": "a", "image": np.zeros((4, 4, 3), np.uint8)}, "not trained"),
         ({"task": [], "prompt": "a"}, "no task given"),
     ],

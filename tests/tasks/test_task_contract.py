@@ -88,6 +88,9 @@ def test_which_tasks_do_what():
 
     restoration = {"denoise", "derain", "light"}
     assert names("averages_samples") == {"depth", "height"} | restoration
+    assert names("votes_on_samples") == {task.name for task in ALL if not task.averages_samples} - {
+        "text_to_image"
+    }
     # Exposure is a property of the whole image.
     assert names("prefers_tiles") == restoration - {"light"}
     pictures = restoration | {"text_to_image"}
