@@ -138,10 +138,11 @@ def _prepare(args: argparse.Namespace) -> int:
 
     # All splits are opened first: what is missing stops the command before the work begins.
     splits = [args.split] if args.split else ["train", reader_of(args.dataset).EVAL_SPLIT]
-    sources = [open_original(args.dataset, split, args.data_dir) for split in splits]
+    on_error = "skip" if args.skip_damaged else "raise"
+    sources = [open_original(args.dataset, split, args.data_dir, on_error) for split in splits]
 
     for source in sources:
-        damaged = find_damaged(source, args.workers) if args.skip_damaged else {}
+        damaged = find_damaged(source, args.workers) if args.skip_damaged else None
         if damaged:
             source.leave_out(damaged)
         if args.beam is None:
@@ -149,9 +150,7 @@ def _prepare(args: argparse.Namespace) -> int:
         else:
             from generalist.input_pipeline.prepare_on_beam import prepare_on_beam
 
-            prepare_on_beam(
-                source, args.data_dir, args.out, args.beam, args.workers, sorted(damaged)
-            )
+            prepare_on_beam(source, args.data_dir, args.out, args.beam, args.workers, damaged)
     return 0
 
 

@@ -79,13 +79,14 @@ def prepare(
     return finish(source, paths)
 
 
-def open_original(name: str, split: str, data_dir) -> Dataset:
+def open_original(name: str, split: str, data_dir, on_error: str = "raise") -> Dataset:
     """Opens the original files of a split to prepare it, never a prepared form.
 
     Args:
       name: name of the data set.
       split: "train", "val" or "test", or NYU's "labeled".
       data_dir: local path or gs://.
+      on_error: "raise", or "skip" to leave half pairs out, with a line in the log.
 
     Raises:
       ValueError: unknown name or split, or half a pair.
@@ -96,7 +97,7 @@ def open_original(name: str, split: str, data_dir) -> Dataset:
     whole = [split for split in reader.SPLITS if split.isalnum()]
     one_of(split, dict.fromkeys([*whole, *EVALUATION]), f"split of {name} to prepare")
     with prepare_hint():
-        return reader(data_dir, split, WHOLE_TASK.get(name), hold_out=False)
+        return reader(data_dir, split, WHOLE_TASK.get(name), on_error=on_error, hold_out=False)
 
 
 @contextlib.contextmanager
@@ -262,7 +263,7 @@ def readable_record(source: Dataset, row: int) -> dict[str, Any]:
     try:
         source.read_record(record, source.root)
     except DataError:
-        source.read(row)  # fails as well, and names the file
+        source.read_or_raise(row)  # fails as well, and names the file
         raise
     return record
 

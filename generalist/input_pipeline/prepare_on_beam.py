@@ -25,7 +25,13 @@ class WriteShard(beam.DoFn):
     """
 
     def __init__(
-        self, name: str, split: str, data_dir: str, out: str, threads: int, damaged: Collection[int]
+        self,
+        name: str,
+        split: str,
+        data_dir: str,
+        out: str,
+        threads: int,
+        damaged: Collection[int] | None,
     ):
         self._name = name
         self._split = split
@@ -36,7 +42,8 @@ class WriteShard(beam.DoFn):
 
     def setup(self):
         """Opens the data set."""
-        self._source = open_original(self._name, self._split, self._data_dir)
+        on_error = "raise" if self._damaged is None else "skip"
+        self._source = open_original(self._name, self._split, self._data_dir, on_error)
         if self._damaged:
             self._source.leave_out(self._damaged)
 
@@ -53,7 +60,7 @@ def prepare_on_beam(
     out,
     options: str = "",
     threads: int = 8,
-    damaged: Collection[int] = (),
+    damaged: Collection[int] | None = None,
 ) -> epath.Path:
     """Prepares a split as `prepare.prepare` does, with a shard as Beam's unit of work.
 
@@ -66,7 +73,7 @@ def prepare_on_beam(
       options: Beam's options in one string: "--runner=DataflowRunner --project=... --region=...".
         Empty: on this machine.
       threads: number of reading threads of each worker.
-      damaged: rows that are left out.
+      damaged: rows that are left out, beside half pairs; None stops at the first damaged example.
 
     Returns:
       The folder.
