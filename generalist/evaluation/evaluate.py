@@ -19,7 +19,7 @@ from generalist.evaluation.predictors import Model, Predictor, PredictRGB, Tiles
 from generalist.evaluation.scores import Scores
 from generalist.evaluation.submission import Submission
 from generalist.evaluation.task_evaluation import Measurement, TaskEvaluation, Way
-from generalist.files import read_json
+from generalist.files import DamagedFileError, read_json
 from generalist.input_pipeline import Source
 from generalist.input_pipeline.reading import evenly_spaced
 from generalist.tasks import Task
@@ -48,7 +48,7 @@ class EvaluationSettings:
         the whole image, resized to the model, under `<task>/psnr_whole` etc.; False: only that.
       submission: write the predictions as files into submission/, see `Submission`.
       before: folder of an evaluation of the weights that training began with, for the figures under
-        `before/`; where there is none, or of a task on other examples, they are absent.
+        `before/`; where there is none, or of other examples or steps, they are absent.
       facts: anything else for the card, such as {"seed": 0, "weights": "runs/a"}.
     """
 
@@ -391,23 +391,31 @@ def _figures(evaluations: Mapping[str, TaskEvaluation]) -> dict[str, float | Non
 
 
 def _figures_before(folder: pathlib.Path | None, card: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the model's figures in the folder of an earlier evaluation of the same examples."""
-    if folder is None or not (folder / record.METRICS).exists():
+    """Returns the model's figures of an earlier evaluation, as far as they can be compared."""
+    if folder is None:
         return {}
-    before = read_json(folder / record.METRICS)
-    tasks = read_json(folder / record.CARD)["tasks"]
+    # Whoever left something else there must not cost this evaluation.
+    try:
+        before = read_json(folder / record.METRICS)
+        earlier = read_json(folder / record.CARD)
+        same = [name for name in card["tasks"] if _is_same(earlier, card, name)]
+    except (OSError, DamagedFileError, KeyError, TypeError, AttributeError):
+        return {}
 
-    same = []
-    for name, task in card["tasks"].items():
-        if tasks.get(name, {}).get("keys_sha256") == task["keys_sha256"]:
-            same.append(name)
-    left = ("examples", "seconds_per_image")
     figures = {}
     for name, value in before.items():
         task_name, _, key = name.partition("/")
-        if task_name in same and key not in left:
+        is_figure = value is None or isinstance(value, float)
+        if task_name in same and key != "seconds_per_image" and is_figure:
             figures[f"before/{name}"] = value
     return figures
+
+
+def _is_same(earlier: Mapping[str, Any], card: Mapping[str, Any], task: str) -> bool:
+    """Whether two cards are of the same examples of a task, in as many steps."""
+    one = earlier["tasks"].get(task, {})
+    other = card["tasks"][task]
+    return one.get("keys_sha256") == other["keys_sha256"] and earlier["steps"] == card["steps"]
 
 
 def _under(prefix: str, figures: Mapping[str, float | None]) -> dict[str, float | None]:

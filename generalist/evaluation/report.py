@@ -39,6 +39,8 @@ _CELL = tables.Row(
     unit=' class="unit"',
 )
 
+MOST_HISTORY = 2**30  # bytes of metrics.jsonl: a line a step of a million steps
+
 # The metrics whose course over the training is drawn.
 _DRAWN = ("rmse", "miou", "pq", "psnr")
 
@@ -108,7 +110,7 @@ def _history(path: pathlib.Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     by_step = {}
-    for line in read_text(path).splitlines():
+    for line in read_text(path, MOST_HISTORY).splitlines():
         try:
             scalars = json.loads(line)
         except ValueError:
@@ -297,10 +299,10 @@ def _series(history: History, key: str) -> list[tuple[float, float]]:
 def _guide(metrics: Metrics, card: Mapping[str, Any]) -> str:
     """Returns what the words of the page mean, the protocols, and the time an image takes."""
     terms = {
-        "before": "the same, of the weights that training began with.",
         "prediction": (
             "what the model painted, decoded and measured at the labels' own resolution."
         ),
+        "before": "the same of the weights that training began with, where it was measured.",
         "trivial": (
             "a predictor that never looks at the image: mean depth map, most frequent class of "
             "each pixel, no instances; for restoration, the degraded input unchanged. "
