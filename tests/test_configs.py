@@ -153,6 +153,49 @@ def test_tiny_is_the_small_recipe_from_scratch_with_every_part_of_its_model(data
     assert tiny.total_steps * tiny.batch_size < 100
 
 
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("multitask", "scenes"),
+        ("multitask", "scenes,scratch,128,depth"),
+        ("multitask", "tiny"),
+        ("multitask", "paper"),
+        ("paper", "frozen"),
+        ("own_data", ""),
+        ("own_data", "full"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("levels", "p_pure_noise", "sampling"),
+    [
+        ("twin", 1.0, {"x_init": "zeros", "sampler": "one_step", "steps": 1}),
+        ("all_levels", 0.3, {"x_init": "gaussian", "sampler": "ddim", "steps": 4}),
+    ],
+)
+def test_a_recipe_learns_pure_noise_alone_or_all_levels_and_stays_what_it_is_otherwise(
+    file, words, levels, p_pure_noise, sampling
+):
+    get_config = importlib.import_module(f"generalist.configs.{file}").get_config
+    recipe = flatten(get_config(words).to_dict())
+    config = get_config(",".join([words, levels]).lstrip(","))
+    changed = flatten(config.to_dict())
+    expected = {f"diffusion.{field}": value for field, value in sampling.items()}
+    expected |= {
+        f"tasks.timesteps.{task}.p_pure_noise": p_pure_noise for task in config.tasks.weights
+    }
+    assert changed == {**recipe, **expected}
+    read = Recipe.from_config(config)
+    assert read.sampling.stochastic is (levels == "all_levels")
+    assert {distribution.p_pure_noise for distribution in read.timesteps.values()} == {p_pure_noise}
+
+
+def test_a_twin_learns_not_all_levels():
+    for file in ("multitask", "own_data"):
+        get_config = importlib.import_module(f"generalist.configs.{file}").get_config
+        with pytest.raises(ValueError, match="'all_levels'"):
+            get_config("twin,all_levels")
+
+
 @pytest.mark.parametrize("data", ["scenes", "paper,small"])
 def test_the_small_model_at_128_has_the_grids_of_that_at_64(data):
     """What is counted in pixels doubles; the last residual gets narrower to save time."""

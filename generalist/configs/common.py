@@ -39,6 +39,24 @@ SIZES = {
 }
 
 
+class NoiseLevels(NamedTuple):
+    """Which noise levels a recipe learns, and how its model is sampled."""
+
+    p_pure_noise: float  # probability of t = 1; the other levels stay as their task has them
+    x_init: str
+    sampler: str
+    steps: int
+
+
+# By the word behind a config file; without one the recipe keeps its own.
+NOISE_LEVELS = {
+    # Pure noise alone, from zeros: the same network as a regressor, to measure diffusion against.
+    "twin": NoiseLevels(p_pure_noise=1.0, x_init="zeros", sampler="one_step", steps=1),
+    # Each level often enough to be asked there. Noise as training draws it, so that samples differ.
+    "all_levels": NoiseLevels(p_pure_noise=0.3, x_init="gaussian", sampler="ddim", steps=4),
+}
+
+
 class Choice(NamedTuple):
     """What the words behind a config file choose.
 
@@ -48,6 +66,7 @@ class Choice(NamedTuple):
       scratch: do not start from the shipped weights.
       tiny: a model from scratch that is trained in seconds, see `tiny`.
       size: side of the small model's images and targets, a key of SIZES.
+      levels: a key of NOISE_LEVELS; empty keeps the recipe's own.
       tasks: the tasks to train; empty takes all.
     """
 
@@ -56,6 +75,7 @@ class Choice(NamedTuple):
     scratch: bool
     tiny: bool
     size: str
+    levels: str
     tasks: tuple[str, ...]
 
 
@@ -72,15 +92,15 @@ def parse(arg: str) -> Choice:
     else:
         data = "paper" if os.environ.get("GENERALIST_DATA_DIR") else "scenes"
 
-    switches = ("small", "scratch", "tiny", *SIZES)
+    switches = ("small", "scratch", "tiny", *SIZES, *NOISE_LEVELS)
     tasks = tuple(word for word in words if word not in (*data_words, *switches))
     known_tasks = (*(SCENES if data == "scenes" else PAPER), "panoptic")
     if len(data_words) > 1 or set(tasks) - set(known_tasks):
         hints = _hints(tasks, (*known_tasks, *switches))
         raise ValueError(
             f"config argument {arg!r}:{hints} choose 'scenes' or 'paper', and optionally 'small', "
-            f"'scratch', 'tiny', '64' or '128' and the tasks to train, by default all of them: "
-            f"{', '.join(known_tasks)}"
+            f"'scratch', 'tiny', '64' or '128', 'twin' or 'all_levels' and the tasks to train, by "
+            f"default all of them: {', '.join(known_tasks)}"
         )
 
     sizes = [word for word in words if word in SIZES]
@@ -95,8 +115,22 @@ def parse(arg: str) -> Choice:
             f"config argument {arg!r}: the shipped weights paint 64x64: add 'scratch', or leave "
             "'128' out"
         )
-    size = sizes[0] if sizes else next(iter(SIZES))
-    return Choice(data, "small" in words, "scratch" in words, "tiny" in words, size, tasks)
+
+    levels = [word for word in words if word in NOISE_LEVELS]
+    if len(levels) > 1:
+        raise ValueError(
+            f"config argument {arg!r}: 'twin' learns pure noise alone, 'all_levels' every noise "
+            "level: give one of them"
+        )
+    return Choice(
+        data=data,
+        small="small" in words,
+        scratch="scratch" in words,
+        tiny="tiny" in words,
+        size=sizes[0] if sizes else next(iter(SIZES)),
+        levels=levels[0] if levels else "",
+        tasks=tasks,
+    )
 
 
 def _hints(words: Collection[str], known: Collection[str]) -> str:
@@ -476,6 +510,17 @@ def scenes(scratch: bool = False, size: str = "64") -> ConfigDict:
     return small(c, scratch, size)
 
 
+def learn_levels(c: ConfigDict, levels: str) -> ConfigDict:
+    """Makes `c` learn other noise levels; `levels` is a key of NOISE_LEVELS."""
+    chosen = NOISE_LEVELS[levels]
+    for distribution in c.tasks.timesteps.values():
+        distribution.p_pure_noise = chosen.p_pure_noise
+    c.diffusion.x_init = chosen.x_init
+    c.diffusion.sampler = chosen.sampler
+    c.diffusion.steps = chosen.steps
+    return c
+
+
 def own(definitions: Mapping[str, Mapping]) -> ConfigDict:
     """Returns the full-size recipe on own data; `small` makes it small.
 
@@ -579,4 +624,6 @@ def get_config(arg: str = "") -> ConfigDict:
 
     if choice.tiny:
         c = tiny(c)
+    if choice.levels:
+        c = learn_levels(c, choice.levels)
     return only(c, choice.tasks) if choice.tasks else c

@@ -12,6 +12,8 @@ behind the file choose otherwise, in any order:
     multitask.py:scenes,scratch              a small model that does not start from shipped weights
     multitask.py:scenes,scratch,128          that paints 128x128, the paper's size, instead of 64x64
     multitask.py:tiny                        trained and evaluated in about a minute
+    multitask.py:scenes,twin                 a regressor: pure noise alone, zeros, one step
+    multitask.py:scenes,all_levels           all noise levels, gaussian noise, four steps of DDIM
 
 What to expect on two CPU cores, evaluation on 200 held-out scenes included (one run each; the
 figures and their logs are in results/README.md):

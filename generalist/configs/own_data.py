@@ -3,7 +3,8 @@
     python main.py --config=configs/own_data.py --config.data_dir=/data
 
 Copy this file, keep the tasks you have, and name your folders. `own_data.py:full` takes the
-full-size model; the small one trains on two CPU cores at the speed of the built-in scenes.
+full-size model; the small one trains on two CPU cores at the speed of the built-in scenes. `twin`
+and `all_levels` are what they are behind multitask.py: `own_data.py:full,twin`.
 """
 
 from ml_collections import ConfigDict
@@ -37,9 +38,15 @@ TASKS = {
 
 def get_config(arg: str = "") -> ConfigDict:
     """Returns the small model, or with "full" the full-size one, on the tasks above."""
-    if arg not in ("", "full"):
+    words = [word for word in arg.split(",") if word]
+    levels = [word for word in words if word in common.NOISE_LEVELS]
+    if set(words) - {"full", *levels} or len(levels) > 1:
         raise ValueError(
-            f"config argument {arg!r}: give 'full' for the full-size model, or nothing"
+            f"config argument {arg!r}: give 'full' for the full-size model, 'twin' or 'all_levels' "
+            "for other noise levels, or nothing"
         )
+
     c = common.own(TASKS)
-    return c if arg == "full" else common.small(c)
+    if "full" not in words:
+        c = common.small(c)
+    return common.learn_levels(c, levels[0]) if levels else c

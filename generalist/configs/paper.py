@@ -5,7 +5,7 @@
 
 SD is a folder of Stable Diffusion 1.x or 2.x, ENCODER one of CLIP, SigLIP or DINOv2
 (docs/weights.md). Behind the file stands `frozen`, which leaves the image encoder as it is, or
-tasks, as behind multitask.py: `paper.py:depth`, `paper.py:frozen,depth`.
+tasks, `twin` or `all_levels`, as behind multitask.py: `paper.py:depth`, `paper.py:frozen,twin`.
 
 Stable Diffusion's UNet in its own topology works on the pixels of 128x128 targets: no patches, no
 refinement, and the image reaches it by cross-attention on the image encoder's tokens alone. It has
