@@ -66,7 +66,7 @@ class Recipe:
     frozen: tuple[str, ...]  # path regexes of the parameters that do not learn
     schedule: Schedule
     prediction_type: str  # "x0", "v" or "eps"
-    unet_time: str  # "linear" or "equal_logsnr"
+    unet_time: str  # "linear", "equal_logsnr" or "clean"
     timesteps: Mapping[str, TimestepDistribution]  # by trained task
     sampling: Sampling
 

@@ -181,7 +181,7 @@ def test_a_published_unet_is_told_the_time_of_equal_logsnr(published, told, monk
     assert Recipe.from_config(config, dict.fromkeys(published)).unet_time == "linear"
     config.diffusion.unet_time = "logsnr"
     with pytest.raises(
-        ValueError, match=r"diffusion.unet_time 'logsnr'.*auto, linear, equal_logsnr"
+        ValueError, match=r"diffusion.unet_time 'logsnr'.*auto, linear, equal_logsnr, clean"
     ):
         Recipe.from_config(config)
 

@@ -239,7 +239,8 @@ def full_size() -> ConfigDict:
     # Shifted to the target's resolution; or "scaled_linear", "stable_diffusion".
     c.diffusion.schedule = "cosine"
     # The time that the UNet is told: "linear" (t), "equal_logsnr" (where Stable Diffusion has as
-    # much noise), or "auto": the second for a published UNet, else the first.
+    # much noise), "clean" (0, the image's), or "auto": the second for a published UNet, else the
+    # first.
     c.diffusion.unet_time = "auto"
     c.diffusion.prediction_type = "x0"  # or "v", "eps"
     c.diffusion.loss_weight = "x0"  # or "v", "simple", "min_snr", "sigmoid"

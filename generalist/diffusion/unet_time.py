@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from generalist.diffusion.schedules import Schedule, StableDiffusionSchedule
 
-UNET_TIMES = ("linear", "equal_logsnr")
+UNET_TIMES = ("linear", "equal_logsnr", "clean")
 
 
 def unet_time(name: str, schedule: Schedule, t: Float[ArrayLike, "*b"]) -> Float[Array, "*b"]:
@@ -16,13 +16,17 @@ def unet_time(name: str, schedule: Schedule, t: Float[ArrayLike, "*b"]) -> Float
     Args:
         name: "linear" for t itself. "equal_logsnr" for where Stable Diffusion's own schedule has
             the logSNR that x_t has: of the same noise it was pre-trained to remove. Beyond the ends
-            of that schedule, logSNR 7.1 and -5.4, it is 0 and 1.
+            of that schedule, logSNR 7.1 and -5.4, it is 0 and 1. "clean" for 0, always: the noise
+            of the image that is concatenated, which has none. What a pre-trained UNet knows of
+            images it knows where it sees one, not at pure noise; how noisy x_t is, x_t shows.
         schedule: of x_t.
         t: float32 in [0, 1].
     """
     t = jnp.asarray(t, jnp.float32)
     if name == "linear":
         return t
+    if name == "clean":
+        return jnp.zeros_like(t)
 
     theirs = StableDiffusionSchedule()
     times = jnp.linspace(0.0, 1.0, theirs.steps)

@@ -176,6 +176,11 @@ def fill(
         none), and every other shape.
     """
     values = dict(initial)
+    if "unet" in published:
+        # No image token has been seen yet: at first there are none but zeros.
+        kernel = "image_projection.kernel"
+        values[kernel] = np.zeros_like(initial[kernel])
+
     problems = []
     for component, source in published.items():
         expected = {

@@ -40,6 +40,11 @@ def test_equal_logsnr_is_the_identity_on_its_own_schedule_and_ends_with_it():
     np.testing.assert_array_equal(unet_time("equal_logsnr", AT_128, ends), [0, 1, 1])
 
 
+def test_clean_is_the_time_of_an_image_without_noise():
+    t = np.linspace(0, 1, 7, dtype=np.float32)
+    np.testing.assert_array_equal(unet_time("clean", AT_128, t), np.zeros(7))
+
+
 def test_training_tells_the_unet_this_time():
     told = []
 
@@ -63,6 +68,6 @@ def test_training_tells_the_unet_this_time():
         "keep_image": None,
         "keep_text": None,
     }
-    for name in ("equal_logsnr", "linear"):
+    for name in ("equal_logsnr", "linear", "clean"):
         dataclasses.replace(objective, unet_time=name).loss(Model(), batch)
-    np.testing.assert_allclose(np.ravel(told) * 999, [562, 499.5], atol=1)
+    np.testing.assert_allclose(np.ravel(told) * 999, [562, 499.5, 0], atol=1)

@@ -183,6 +183,7 @@ def test_training_starts_from_the_function_of_the_checkpoint(
     )
     np.testing.assert_allclose(actual, expected, atol=1e-5 * np.abs(expected).max())
     assert np.abs(of_x_t).min() > 0  # and the adapted channels carry something
+    assert not np.asarray(values["image_projection.kernel"]).any()  # no image token counts yet
 
 
 def test_cycle_keeps_the_variance_of_noise_and_mean_keeps_flat_gray():
