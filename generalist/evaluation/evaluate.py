@@ -47,8 +47,9 @@ class EvaluationSettings:
       native: measure restoration in tiles at native resolution, as `Generalist.predict` works, and
         the whole image, resized to the model, under `<task>/psnr_whole` etc.; False: only that.
       submission: write the predictions as files into submission/, see `Submission`.
-      before: folder of an evaluation of the weights that training began with, for the figures under
-        `before/`; where there is none, or of other examples or steps, they are absent.
+      beside: {column of the results table: folder of an earlier evaluation}, for the figures under
+        `<column>/`, see `tables.EARLIER`; where there is none, or of other examples, size or steps,
+        they are absent.
       facts: anything else for the card, such as {"seed": 0, "weights": "runs/a"}.
     """
 
@@ -59,7 +60,7 @@ class EvaluationSettings:
     panels: int = 4
     native: bool = False
     submission: bool = False
-    before: pathlib.Path | None = None
+    beside: Mapping[str, pathlib.Path] = dataclasses.field(default_factory=dict)
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -95,7 +96,7 @@ def evaluate(
 
     Returns:
       The content of metrics.json: `<task>/<metric>`, `<task>/iou/<class>`, `<task>/pq/<class>`, the
-      same under `trivial/`, `ceiling/` and `before/`, `<task>/examples` and
+      same under `trivial/`, `ceiling/` and the columns of `beside`, `<task>/examples` and
       `<task>/seconds_per_image`; metrics with a suffix of `record.WAYS` are of another way to
       predict. None is an undefined value (a class that does not occur) or, for PSNR, an exact
       image, whose PSNR is infinite.
@@ -367,7 +368,8 @@ def _write(
 
     records = {name: evaluation.record() for name, evaluation in evaluations.items()}
     card = record.make_card(records, _card_facts(settings))
-    metrics |= _figures_before(settings.before, card)
+    for column, folder in settings.beside.items():
+        metrics |= _under(column, _earlier_figures(folder, card))
     record.write(out_dir, metrics, card, records)
     logger.info(tables.format_table(metrics))
     return metrics
@@ -384,38 +386,37 @@ def _figures(evaluations: Mapping[str, TaskEvaluation]) -> dict[str, float | Non
     for name, evaluation in evaluations.items():
         metrics[f"{name}/seconds_per_image"] = float(np.median(evaluation.seconds))
 
-    for kind in ("trivial", "ceiling"):
+    for kind in tables.BASELINES:
         for name, evaluation in evaluations.items():
             metrics |= _under(f"{kind}/{name}", evaluation.baseline_figures().get(kind, {}))
     return metrics
 
 
-def _figures_before(folder: pathlib.Path | None, card: Mapping[str, Any]) -> dict[str, Any]:
+def _earlier_figures(folder: pathlib.Path, card: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the model's figures of an earlier evaluation, as far as they can be compared."""
-    if folder is None:
-        return {}
     # Whoever left something else there must not cost this evaluation.
     try:
-        before = read_json(folder / record.METRICS)
+        metrics = read_json(folder / record.METRICS)
         earlier = read_json(folder / record.CARD)
         same = [name for name in card["tasks"] if _is_same(earlier, card, name)]
     except (OSError, DamagedFileError, KeyError, TypeError, AttributeError):
         return {}
 
     figures = {}
-    for name, value in before.items():
+    for name, value in metrics.items():
         task_name, _, key = name.partition("/")
         is_figure = value is None or isinstance(value, float)
         if task_name in same and key != "seconds_per_image" and is_figure:
-            figures[f"before/{name}"] = value
+            figures[name] = value
     return figures
 
 
 def _is_same(earlier: Mapping[str, Any], card: Mapping[str, Any], task: str) -> bool:
-    """Whether two cards are of the same examples of a task, in as many steps."""
+    """Whether two cards are of the same examples of a task, painted as large in as many steps."""
     one = earlier["tasks"].get(task, {})
     other = card["tasks"][task]
-    return one.get("keys_sha256") == other["keys_sha256"] and earlier["steps"] == card["steps"]
+    same_examples = one.get("keys_sha256") == other["keys_sha256"]
+    return same_examples and all(earlier[key] == card[key] for key in ("target_size", "steps"))
 
 
 def _under(prefix: str, figures: Mapping[str, float | None]) -> dict[str, float | None]:

@@ -32,6 +32,7 @@ _CELL = tables.Row(
     task=' class="task"',
     metric="",
     before=' class="number"',
+    shipped=' class="number"',
     prediction=' class="number main"',
     trivial=' class="number"',
     ceiling=' class="number"',
@@ -303,6 +304,7 @@ def _guide(metrics: Metrics, card: Mapping[str, Any]) -> str:
             "what the model painted, decoded and measured at the labels' own resolution."
         ),
         "before": "the same of the weights that training began with, where it was measured.",
+        "shipped": "the same of the weights that come with the package, for the built-in scenes.",
         "trivial": (
             "a predictor that never looks at the image: mean depth map, most frequent class of "
             "each pixel, no instances; for restoration, the degraded input unchanged. "

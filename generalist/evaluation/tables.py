@@ -62,13 +62,27 @@ class Row(NamedTuple):
     metric: str
     before: str  # of the weights that training began with
     prediction: str
+    shipped: str  # of the weights that come with the package
     trivial: str
     ceiling: str
     gain: str
     unit: str
 
 
-HEADER = Row("task", "metric", "before", "prediction", "trivial", "ceiling", "vs trivial", "unit")
+HEADER = Row(
+    task="task",
+    metric="metric",
+    before="before",
+    prediction="prediction",
+    shipped="shipped",
+    trivial="trivial",
+    ceiling="ceiling",
+    gain="vs trivial",
+    unit="unit",
+)
+# What a model's figures stand beside: predictors that are not a model, and earlier evaluations.
+BASELINES = ("trivial", "ceiling")
+EARLIER = ("before", "shipped")
 _TEXT_COLUMNS = ("task", "metric", "unit")
 
 
@@ -87,6 +101,7 @@ def rows(metrics: Mapping[str, float | None]) -> Iterator[Row]:
                 metric=quantity.label,
                 before=format_value(key, metrics, f"before/{name}"),
                 prediction=format_value(key, metrics, name),
+                shipped=format_value(key, metrics, f"shipped/{name}"),
                 trivial=format_value(key, metrics, trivial),
                 ceiling=format_value(key, metrics, f"ceiling/{name}"),
                 gain=format_gain(quantity, metrics[name], metrics.get(trivial)),
@@ -95,9 +110,9 @@ def rows(metrics: Mapping[str, float | None]) -> Iterator[Row]:
 
 
 def columns(metrics: Mapping[str, float | None]) -> list[str]:
-    """Returns the fields of `Row` to show: `before` where anything was measured before."""
-    any_before = any(name.startswith("before/") for name in metrics)
-    return [name for name in Row._fields if name != "before" or any_before]
+    """Returns the fields of `Row` to show: those of EARLIER where they have any figure."""
+    groups = {name.partition("/")[0] for name in metrics}
+    return [name for name in Row._fields if name not in EARLIER or name in groups]
 
 
 def task_names(metrics: Mapping[str, float | None]) -> list[str]:

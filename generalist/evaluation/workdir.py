@@ -68,6 +68,12 @@ def evaluate_workdir(
     # Fails here for a task that the model was not trained on, before anything is measured.
     generalist.components(data.tasks)
 
+    beside = {}
+    if int(step):
+        beside["before"] = workdir / "eval" / "0"
+    if config.data.source == "scenes":
+        beside["shipped"] = weights.SHIPPED["scenes"]
+
     settings = EvaluationSettings(
         target_size=config.model.target_size,
         steps=steps,
@@ -76,7 +82,7 @@ def evaluate_workdir(
         panels=config.eval.panels,
         native=config.data.source != "scenes" if native is None else native,
         submission=submission,
-        before=None if int(step) == 0 else workdir / "eval" / "0",
+        beside=beside,
         facts={
             "step": int(step),
             "seed": config.seed,

@@ -14,7 +14,7 @@ from generalist.devices import lock, processes
 from generalist.devices import mesh as mesh_lib
 from generalist.devices.signals import EXIT_PREEMPTED, Interruption
 from generalist.devices.votes import Votes
-from generalist.evaluation import write_report
+from generalist.evaluation import tables, write_report
 from generalist.evaluation.workdir import evaluate_workdir
 from generalist.input_pipeline import open_sources
 from generalist.input_pipeline.loader import training_batches
@@ -233,6 +233,7 @@ def _for_writer(group: str, results: Mapping[str, float | None]) -> dict[str, fl
     """The model's own figures of an evaluation; what stands beside them does not change."""
     scalars = {}
     for name, value in results.items():
-        if value is not None and not name.startswith(("trivial/", "ceiling/", "before/")):
+        group = name.partition("/")[0]
+        if value is not None and group not in (*tables.BASELINES, *tables.EARLIER):
             scalars[f"{group}/{name}"] = value
     return scalars

@@ -12,7 +12,7 @@ from generalist.configs import common
 from generalist.console import Progress
 from generalist.evaluation import EvaluationSettings, evaluate
 from generalist.evaluation.ceiling import ceiling
-from generalist.evaluation.evaluate import _figures_before
+from generalist.evaluation.evaluate import _earlier_figures
 from generalist.input_pipeline.scenes import ScenesSource
 from generalist.input_pipeline.sources import DataError, open_source
 from generalist.metrics import PROTOCOLS, ImageQuality
@@ -413,31 +413,32 @@ def test_an_example_that_is_no_image_is_named(make_oracle, tmp_path):
 
 def _earlier(folder, steps, keys, figures):
     folder.mkdir(exist_ok=True)
-    card = {"steps": steps, "tasks": {"depth": {"keys_sha256": keys}}}
+    card = {"steps": steps, "target_size": 64, "tasks": {"depth": {"keys_sha256": keys}}}
     (folder / "card.json").write_text(json.dumps(card))
     (folder / "metrics.json").write_text(json.dumps(figures))
     return folder
 
 
-def test_figures_before_training_are_those_that_can_be_compared(tmp_path):
-    card = {"steps": 1, "tasks": {"depth": {"keys_sha256": "a"}, "light": {"keys_sha256": "b"}}}
+def test_figures_of_an_earlier_evaluation_are_those_that_can_be_compared(tmp_path):
+    card = {"steps": 1, "target_size": 64}
+    card["tasks"] = {"depth": {"keys_sha256": "a"}, "light": {"keys_sha256": "b"}}
     figures = {"depth/rmse": 2.0, "depth/silog": None, "light/psnr": 9.0, "trivial/depth/rmse": 3.0}
     figures |= {"depth/examples": 4, "depth/seconds_per_image": 0.5, "depth/note": "<b>"}
     folder = tmp_path / "0"
-    compared = _figures_before(_earlier(folder, 1, "a", figures), card)
-    assert compared == {"before/depth/rmse": 2.0, "before/depth/silog": None}
+    compared = _earlier_figures(_earlier(folder, 1, "a", figures), card)
+    assert compared == {"depth/rmse": 2.0, "depth/silog": None}
 
-    # Other examples, or another number of steps.
-    assert _figures_before(_earlier(folder, 1, "c", figures), card) == {}
-    assert _figures_before(_earlier(folder, 8, "a", figures), card) == {}
-    assert _figures_before(None, card) == {}
+    # Other examples, another number of steps, another size.
+    assert _earlier_figures(_earlier(folder, 1, "c", figures), card) == {}
+    assert _earlier_figures(_earlier(folder, 8, "a", figures), card) == {}
+    assert _earlier_figures(folder, card | {"target_size": 128}) == {}
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"tasks": []}', '{"tasks": {"depth": 3}}'])
 def test_what_else_lies_there_costs_no_evaluation(tmp_path, content):
-    card = {"steps": 1, "tasks": {"depth": {"keys_sha256": "a"}}}
+    card = {"steps": 1, "target_size": 64, "tasks": {"depth": {"keys_sha256": "a"}}}
     folder = _earlier(tmp_path / "0", 1, "a", {"depth/rmse": 2.0})
     (folder / "card.json").write_text(content)
-    assert _figures_before(folder, card) == {}
+    assert _earlier_figures(folder, card) == {}
     (folder / "card.json").unlink()
-    assert _figures_before(folder, card) == {}
+    assert _earlier_figures(folder, card) == {}

@@ -91,9 +91,11 @@ def test_it_shows_every_number_of_the_table(page, finished):
     table = page[page.index("<h2>Results") : page.index("<h2>Every class")]
     cells = re.findall("<td[^>]*>(.*?)</td>", table)
     rows = [tuple(cells[i : i + 7]) for i in range(0, len(cells), 7)]
-    # Nothing was measured before training.
-    shown = [row._replace(before="") for row in tables.rows(finished.metrics)]
-    assert [row[1:] for row in rows] == [(row[1], *row[3:]) for row in shown]
+    # Nothing was measured earlier.
+    names = tables.columns(finished.metrics)
+    assert not {*tables.EARLIER} & {*names}
+    shown = [tuple(getattr(row, name) for name in names) for row in tables.rows(finished.metrics)]
+    assert [row[1:] for row in rows] == [row[1:] for row in shown]
 
 
 def test_it_shows_every_class_with_its_iou(page, finished):

@@ -19,21 +19,27 @@ METRICS = {
 
 def test_rows_have_units_percent_and_gains():
     assert [tuple(row) for row in tables.rows(METRICS)] == [
-        ("depth", "RMSE", "–", "0.500", "1.250", "0.000", "× 0.40", "m"),
-        ("depth", "delta1", "–", "75.0", "80.0", "100.0", "−5.0", "%"),
-        ("denoise", "PSNR", "–", "27.50", "20.00", "exact", "+7.50", "dB"),
-        ("denoise", "SSIM", "–", "–", "–", "–", "–", ""),
+        ("depth", "RMSE", "–", "0.500", "–", "1.250", "0.000", "× 0.40", "m"),
+        ("depth", "delta1", "–", "75.0", "–", "80.0", "100.0", "−5.0", "%"),
+        ("denoise", "PSNR", "–", "27.50", "–", "20.00", "exact", "+7.50", "dB"),
+        ("denoise", "SSIM", "–", "–", "–", "–", "–", "–", ""),
     ]
 
 
-def test_what_was_before_training_has_a_column_where_it_was_measured():
-    assert "before" not in tables.columns(METRICS) and "before" not in tables.format_table(METRICS)
+def test_earlier_evaluations_have_a_column_where_they_measured():
+    assert not {"before", "shipped"} & {*tables.columns(METRICS)}
+    assert "before" not in tables.format_table(METRICS)
     metrics = METRICS | {"before/depth/rmse": 2.0, "before/denoise/psnr": 12.5}
-    assert tables.columns(metrics) == list(tables.Row._fields)
+    assert [*tables.Row._fields] == [*tables.columns(metrics | {"shipped/depth/rmse": 0.25})]
     assert [row.before for row in tables.rows(metrics)] == ["2.000", "–", "12.50", "–"]
     lines = [line.split() for line in tables.format_table(metrics).splitlines()]
-    assert lines[0][:4] == ["task", "metric", "before", "prediction"]
-    assert lines[1][:4] == ["depth", "RMSE", "2.000", "0.500"]
+    assert lines[0][:5] == ["task", "metric", "before", "prediction", "trivial"]
+    assert lines[1][:5] == ["depth", "RMSE", "2.000", "0.500", "1.250"]
+
+    metrics["shipped/depth/rmse"] = 0.25
+    lines = [line.split() for line in tables.format_table(metrics).splitlines()]
+    assert lines[0][:5] == ["task", "metric", "before", "prediction", "shipped"]
+    assert lines[1][:5] == ["depth", "RMSE", "2.000", "0.500", "0.250"]
 
 
 def test_tiles_are_compared_with_the_input_unchanged():
@@ -43,6 +49,7 @@ def test_tiles_are_compared_with_the_input_unchanged():
         "PSNR, whole image",
         "–",
         "29.00",
+        "–",
         "20.00",
         "–",
         "+9.00",
