@@ -162,6 +162,8 @@ RULES: Mapping[str, Rule] = {
     "data.on_error": _choice("raise", "skip"),
     "data.scenes_train": _whole(0, MOST_STEPS),
     "data.scenes_size": _whole(1, MOST_PIXELS),
+    "data.scenes_seed": _whole(-1, 2**31 - 1),  # -1 is the run's
+    "data.scenes_captions": _choice("own", "others"),
     "data.augment.tasks": _NAMES,
     "data.augment.scale": _several(_above(0, 1), 2, 2, "(0.3, 1.0)"),
     "data.augment.ratio": _several(_above(0, 1e3), 2, 2, "(0.75, 1.33)"),

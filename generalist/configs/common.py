@@ -218,6 +218,9 @@ def full_size() -> ConfigDict:
     c.data.on_error = "raise"
     c.data.scenes_train = 0  # number of scenes, for source "scenes"
     c.data.scenes_size = 64
+    c.data.scenes_seed = -1  # with one, runs of all seeds see the same scenes; -1: the run's own
+    # Of `text_to_image`: "own", or "others": each picture gets another's, and no caption is true.
+    c.data.scenes_captions = "own"
     c.data.augment = ConfigDict()
     c.data.augment.tasks = PAPER  # the other tasks are not augmented
     c.data.augment.scale = (0.3, 1.0)  # area of the random window, as a fraction of the image

@@ -21,7 +21,7 @@ def open_sources(
 
     Args:
       config: the config of a run. "paper" reads the data sets below `config.data_dir`, "folder" the
-        own data that `config.tasks.set` defines, "scenes" renders by `config.seed`.
+        own data that `config.tasks.set` defines, "scenes" renders by `config.data.scenes_seed`.
       tasks: names of tasks.
       split: "train", "held_out", "val", "test" or another of the source; own data have no
         "held_out", as their "val" is it.
@@ -36,8 +36,11 @@ def open_sources(
 
     if kind == "scenes":
         length = length or (data["scenes_train"] if split == "train" else OTHER_SCENES)
+        seed = config["seed"] if data["scenes_seed"] < 0 else data["scenes_seed"]
         return {
-            task: ScenesSource(task, split, length, data["scenes_size"], config["seed"])
+            task: ScenesSource(
+                task, split, length, data["scenes_size"], seed, data["scenes_captions"]
+            )
             for task in tasks
         }
 

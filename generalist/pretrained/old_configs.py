@@ -53,12 +53,23 @@ def rename_fields(config: Any) -> Any:
     if checkpoint:
         checkpoint.setdefault("every_minutes", 0.0)
 
+    _fill_in_data(config)
+    return config
+
+
+def _fill_in_data(config: Any) -> None:
+    """Gives the data what they were before there was a choice."""
+    # The scenes were of the run's seed, and their captions true.
+    data = _group(config, "data")
+    if data:
+        data.setdefault("scenes_seed", -1)
+        data.setdefault("scenes_captions", "own")
+
     # Restoration saw no windows in stored pixels.
     augment = _group(config, "data", "augment")
     if "jitter" in augment:
         augment["jitter"] = _named(JITTER, augment["jitter"])
         augment.setdefault("native", 0.0)
-    return config
 
 
 def _fill_in_model(config: Any) -> None:

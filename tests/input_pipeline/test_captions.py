@@ -200,6 +200,20 @@ def test_the_picture_is_that_of_the_other_tasks():
     assert example["key"] == other["key"]
 
 
+def test_captions_of_others_are_the_same_captions_and_none_is_the_pictures():
+    own, others = (
+        ScenesSource("text_to_image", "train", 5, 32, captions=captions)
+        for captions in ("own", "others")
+    )
+    pairs = list(zip(own, others, strict=True))
+    assert all((one["image"] == other["image"]).all() for one, other in pairs)
+    told = [own[index]["prompt"] for index in range(5)]
+    assert [other["prompt"] for _, other in pairs] == [*told[2:], *told[:2]]
+    assert len(set(told)) == 5
+    with pytest.raises(ValueError, match="Did you mean 'others'"):
+        ScenesSource("text_to_image", captions="other")
+
+
 def test_a_window_has_a_caption_of_its_own():
     source = ScenesSource("text_to_image", "train", 20, 48)
     corner = ReadWindow(lambda size: (slice(0, 10), slice(20, 40)), 10)

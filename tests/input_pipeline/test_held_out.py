@@ -190,13 +190,27 @@ def test_own_data_are_all_trained_on_since_val_is_held_out(tmp_path):
 
 
 def test_held_out_scenes_are_rendered_from_seeds_of_their_own():
-    config = {"seed": 5, "data": {"source": "scenes", "scenes_train": 9, "scenes_size": 16}}
+    data = {
+        "source": "scenes",
+        "scenes_train": 9,
+        "scenes_size": 16,
+        "scenes_seed": -1,
+        "scenes_captions": "own",
+    }
+    config = {"seed": 5, "data": data}
     images = {}
     for split in ("train", "held_out", "val", "test"):
         source = open_sources(config, ["depth"], split, length=3)["depth"]
         images |= {source[index]["image"].tobytes(): split for index in range(3)}
         assert source[0]["key"] == f"scenes/5/{split}/00000000"
     assert len(images) == 12
+
+    # Runs of several seeds may see the same scenes.
+    config["data"]["scenes_seed"] = 3
+    for split in ("train", "val"):
+        source = open_sources(config, ["depth"], split, length=1)["depth"]
+        assert source[0]["key"] == f"scenes/3/{split}/00000000"
+
     # The scenes that were trained on and measured so far stay, bit for bit.
     sums = [ScenesSource("depth", s, 1, 16, 5)[0]["image"].sum() for s in ("train", "val", "test")]
     assert sums == [69159, 107300, 83405]

@@ -52,7 +52,9 @@ def test_numbers_get_their_names_and_values_their_new_words():
                 "jitter": {"brightness": 0.4, "contrast": 0.3, "saturation": 0.2, "hue": 0.1},
                 "jitter_probability": 0.8,
                 "native": 0.0,
-            }
+            },
+            "scenes_seed": -1,
+            "scenes_captions": "own",
         },
         "diffusion": {"prediction_type": "v", "x_init": "gaussian", "unet_time": "linear"},
         "optimizer": {"accum_steps": 4},

@@ -15,6 +15,7 @@ from generalist.input_pipeline.source import Decoded, Example, ReadWindow, cut
 _DEGRADATIONS = {"denoise": add_noise, "derain": add_rain, "light": low_light}
 _CAPTIONED = "text_to_image"
 SCENES_SOURCE_TASKS = ("depth", "semantic", "instance", "panoptic", *_DEGRADATIONS, _CAPTIONED)
+CAPTIONS = ("own", "others")
 
 # Keep the seeds of degradations and captions apart from those of the scenes.
 _DEGRADATION_STREAM = 1_000
@@ -41,9 +42,11 @@ class ScenesSource:
       length: number of examples.
       size: side or (h, w) in pixels.
       seed: integer >= 0; another seed is another data set.
+      captions: one of CAPTIONS. With "others" each picture of text_to_image has the caption of
+        another: captions and pictures are those of "own", and tell nothing of each other.
 
     Raises:
-      ValueError: unknown task or split, negative length, or a size that is not positive.
+      ValueError: unknown task, split or captions, negative length, or a size that is not positive.
       IndexError: on `source[index]` outside 0 .. length - 1.
     """
 
@@ -57,8 +60,10 @@ class ScenesSource:
         length: int = 10_000,
         size: int | tuple[int, int] = 64,
         seed: int = 0,
+        captions: str = "own",
     ):
         names.one_of(task, SCENES_SOURCE_TASKS, "task of the built-in scenes")
+        names.one_of(captions, CAPTIONS, "captions of the built-in scenes")
         split_index(split)
         if length < 0:
             raise ValueError(f"length is {length}; give the number of scenes, 0 or more")
@@ -67,6 +72,7 @@ class ScenesSource:
         self.length = int(length)
         self.size = image_size(size)
         self.seed = int(seed)
+        self.captions = captions
 
     def __len__(self) -> int:
         return self.length
@@ -88,23 +94,18 @@ class ScenesSource:
                 f"0 to {self.length - 1}"
             )
 
-        scene = render(self.seed, self.split, int(index), self.size)
-        if self.task == _CAPTIONED and window is not None:
-            # Before it is captioned: a caption names what is seen.
-            crop = window.crop(self.size)
-            scene = Scene(*(part[crop] for part in scene))
-            window = None
+        if self.task == _CAPTIONED:
+            return self._captioned(int(index), window)
 
+        scene = render(self.seed, self.split, int(index), self.size)
         image = scene.image
         if self.task in _DEGRADATIONS:
             image = self._degraded(image, int(index))
         example = {
             "image": image,
             "label": _label(self.task, scene),
-            "key": f"scenes/{self.seed}/{self.split}/{index:08d}",
+            "key": self._key(int(index)),
         }
-        if self.task == _CAPTIONED:
-            example["prompt"] = caption(scene, self._generator(int(index), _CAPTION_STREAM))
         return cut(example, window)
 
     def intact(self, index: int, decoded: Decoded | None = None) -> Example:
@@ -114,6 +115,31 @@ class ScenesSource:
     def stamp(self) -> str:
         """Returns "": there are no files that could change."""
         return ""
+
+    def _captioned(self, index: int, window: ReadWindow | None) -> Example:
+        """Returns the picture of scene `index`, or of a window of it, with a caption."""
+        # Before it is captioned: a caption names what is seen.
+        crop = ... if window is None else window.crop(self.size)
+
+        def seen(index: int) -> Scene:
+            scene = render(self.seed, self.split, index, self.size)
+            return Scene(*(part[crop] for part in scene))
+
+        scene = seen(index)
+        told = index
+        if self.captions == "others":
+            # Half of the data away: of two or more scenes never the same one.
+            told = (index + self.length // 2) % self.length
+        described = scene if told == index else seen(told)
+        return {
+            "image": scene.image,
+            "label": scene.image,
+            "key": self._key(index),
+            "prompt": caption(described, self._generator(told, _CAPTION_STREAM)),
+        }
+
+    def _key(self, index: int) -> str:
+        return f"scenes/{self.seed}/{self.split}/{index:08d}"
 
     def _degraded(self, image: np.ndarray, index: int) -> np.ndarray:
         """Returns the image as the task's degradation leaves it."""
@@ -133,7 +159,7 @@ def _label(task: str, scene: Scene):
         return panoptic_label(scene.classes, scene.instances)
     labels = {"depth": scene.depth, "semantic": scene.classes, "instance": scene.instances}
 
-    # Restoration and text to image have the clean image for a label.
+    # Restoration has the clean image for a label.
     return labels.get(task, scene.image)
 
 
