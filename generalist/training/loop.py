@@ -233,7 +233,7 @@ def _for_writer(group: str, results: Mapping[str, float | None]) -> dict[str, fl
     """The model's own figures of an evaluation; what stands beside them does not change."""
     scalars = {}
     for name, value in results.items():
-        group = name.partition("/")[0]
-        if value is not None and group not in (*tables.BASELINES, *tables.EARLIER):
+        whose = name.partition("/")[0]
+        if value is not None and whose not in (*tables.BASELINES, *tables.EARLIER):
             scalars[f"{group}/{name}"] = value
     return scalars
