@@ -104,15 +104,17 @@ def _describe(record: TaskRecord) -> dict[str, Any]:
     protocol = task.metric().protocol
 
     # A further metric without a suffix has a name of its own.
+    columns = list(record.rows[0]) if record.rows else []
     also = {}
     for further in task.further_metrics():
-        key = further.suffix or next(iter(further.metric.compute()))
+        column = next(iter(further.metric.compute())) + further.suffix
+        if further.of_samples and column not in columns:
+            continue
         name = further.metric.protocol
-        also[key] = f"{name}: {PROTOCOLS[name]}"
+        also[further.suffix or column] = f"{name}: {PROTOCOLS[name]}"
 
     # The columns of the table per image show which ways to predict were measured.
     meanings = {suffix: repr(variant) for suffix, variant in task.variants().items()} | WAYS
-    columns = list(record.rows[0]) if record.rows else []
     ways = {
         suffix: meaning
         for suffix, meaning in meanings.items()
@@ -168,10 +170,12 @@ def markdown(card: Mapping[str, Any], metrics: Mapping[str, float | None]) -> st
     numbers = range(2, len(names) - 1)  # between the words and the unit
 
     # What the suffixes and further names in metrics.json mean.
-    keys = {}
+    meanings: dict[str, dict[str, None]] = {}
     for group in ("ways", "also"):
         for task in tasks.values():
-            keys |= {f"`{key}`": meaning for key, meaning in task[group].items()}
+            for key, meaning in task[group].items():
+                meanings.setdefault(f"`{key}`", {})[meaning] = None
+    keys = {key: "; ".join(distinct) for key, distinct in meanings.items()}
 
     left_out = {}
     for name, task in tasks.items():

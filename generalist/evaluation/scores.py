@@ -20,8 +20,11 @@ class _Metrics(NamedTuple):
     further: tuple[FurtherMetric, ...]
 
     @classmethod
-    def of(cls, task: Task) -> "_Metrics":
-        return cls(task.metric(), task.further_metrics())
+    def of(cls, task: Task, samples: int) -> "_Metrics":
+        further = task.further_metrics()
+        if samples == 1:
+            further = tuple(each for each in further if not each.of_samples)
+        return cls(task.metric(), further)
 
     def all(self) -> list[Metric]:
         return [self.official, *(further.metric for further in self.further)]
@@ -47,21 +50,23 @@ class Scores:
       task: what is measured.
       groups: if the keys of all examples begin with one of these, such as "Test100/1", the figures
         are means over the groups.
+      samples: how many became each prediction.
 
     Attributes:
       rows: the values of each image, in the order of the updates.
     """
 
-    def __init__(self, task: Task, groups: Sequence[str] = ()):
+    def __init__(self, task: Task, groups: Sequence[str] = (), samples: int = 1):
         self._task = task
         self._groups = groups
+        self._samples = samples
         self.clear()
 
     def clear(self) -> None:
         """Forgets all examples."""
         self.rows: list[Row] = []
         # Figures of the task's own way are there, undefined, also before the first example.
-        self._metrics = {"": _Metrics.of(self._task)}  # by the suffix of the way
+        self._metrics = {"": self._fresh()}  # by the suffix of the way
 
     def update(self, examples: Sequence[Example], predictions: Mapping[str, Sequence[Any]]) -> None:
         """Adds the predictions for a batch.
@@ -90,11 +95,11 @@ class Scores:
         # Every way has metrics of its own, which other ways do not touch.
         by_way = {}
         for suffix, prediction in predictions.items():
-            metrics = _Metrics.of(self._task)
+            metrics = self._fresh()
             values = self._task.label_of(prediction)
             row |= _renamed(metrics.official.update(values, label), suffix)
             for further in metrics.further:
-                taken = (values, prediction.confidence) if further.takes_confidence else values
+                taken = (values, getattr(prediction, further.takes)) if further.takes else values
                 row |= _renamed(further.metric.update(taken, label), further.suffix + suffix)
             by_way[suffix] = metrics
         return _Measured(row, by_way)
@@ -133,7 +138,7 @@ class Scores:
         """Adds the `state` of an earlier run, or of another process."""
         self.rows += state["rows"]
         for suffix, gathered in state["metrics"].items():
-            metrics = _Metrics.of(self._task)
+            metrics = self._fresh()
             for metric, values in zip(metrics.all(), gathered, strict=True):
                 metric.restore(values)
             self._metrics_of(suffix).absorb(metrics)
@@ -144,8 +149,11 @@ class Scores:
 
     def _metrics_of(self, suffix: str) -> _Metrics:
         if suffix not in self._metrics:
-            self._metrics[suffix] = _Metrics.of(self._task)
+            self._metrics[suffix] = self._fresh()
         return self._metrics[suffix]
+
+    def _fresh(self) -> _Metrics:
+        return _Metrics.of(self._task, self._samples)
 
 
 def _renamed(values: Mapping[str, float], suffix: str) -> dict[str, float]:

@@ -13,17 +13,19 @@ share a column.
 
 from generalist.metrics.base import Metric
 from generalist.metrics.boundary import BOUNDARY_PROTOCOLS, BoundaryF
-from generalist.metrics.calibration import (
-    CALIBRATION_PROTOCOLS,
-    CalibrationError,
-    SparsificationError,
-)
+from generalist.metrics.calibration import CALIBRATION_PROTOCOLS, CalibrationError
 from generalist.metrics.depth import DEPTH_PROTOCOLS, DepthMetric
 from generalist.metrics.frechet import FRECHET_PROTOCOLS, FrechetDistance
 from generalist.metrics.image_quality import IMAGE_QUALITY_PROTOCOLS, ImageQuality
 from generalist.metrics.panoptic import PANOPTIC_PROTOCOLS, InstanceQuality, PanopticQuality
 from generalist.metrics.scalar import SCALAR_PROTOCOLS, ScalarMetric
 from generalist.metrics.segmentation import SEGMENTATION_PROTOCOLS, SegmentationMetric
+from generalist.metrics.sparsification import (
+    SPARSIFICATION_PROTOCOLS,
+    ClassSparsificationError,
+    ImageSparsificationError,
+    SparsificationError,
+)
 
 # Protocol id -> one line that says what is counted and whose script counts it so.
 PROTOCOLS: dict[str, str] = {
@@ -33,6 +35,7 @@ PROTOCOLS: dict[str, str] = {
     **PANOPTIC_PROTOCOLS,
     **BOUNDARY_PROTOCOLS,
     **CALIBRATION_PROTOCOLS,
+    **SPARSIFICATION_PROTOCOLS,
     **SCALAR_PROTOCOLS,
     **FRECHET_PROTOCOLS,
 }
@@ -41,9 +44,11 @@ __all__ = [
     "PROTOCOLS",
     "BoundaryF",
     "CalibrationError",
+    "ClassSparsificationError",
     "DepthMetric",
     "FrechetDistance",
     "ImageQuality",
+    "ImageSparsificationError",
     "InstanceQuality",
     "Metric",
     "PanopticQuality",

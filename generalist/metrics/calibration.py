@@ -1,35 +1,24 @@
-"""What confidences are worth.
-
-Whether 80 % is right in 80 % of the pixels, and whether errors lie where confidence is low.
-"""
+"""What confidences are worth: whether 80 % is right in 80 % of the pixels."""
 
 import dataclasses
 import math
 from typing import Self
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Int64
 from numpy.typing import ArrayLike
 
-from generalist.metrics.base import ImageMean, Metric, check_same_shape
-from generalist.metrics.depth import valid_pixels
+from generalist.metrics.base import Metric, check_same_shape
 
 CALIBRATION_PROTOCOLS = {
     "ece-15": (
         "expected calibration error over all pixels but void, 15 bins of equal width (Guo et al.)"
-    ),
-    "ause-rmse": (
-        "area between the RMSE left by dropping the least confident and the worst pixels, "
-        "over that of all (Ilg et al.)"
     ),
 }
 
 BINS = 15
 # Confidences are summed in whole numbers of 2^-24, so that sums do not depend on their order.
 _UNIT = 2**24
-
-STEPS = 20  # of the sparsification curve: 0, 5, .. 95 % of the pixels are dropped
-_EXACT = 1e-5  # meters; a smaller RMSE is rounding, whose place says nothing
 
 
 @dataclasses.dataclass(eq=False)
@@ -98,60 +87,3 @@ def _ece(counts: Int64[np.ndarray, "3 bins"]) -> dict[str, float]:
     if not pixels.sum():
         return {"ece": math.nan}
     return {"ece": float(np.abs(right - units / _UNIT).sum() / pixels.sum())}
-
-
-@dataclasses.dataclass(eq=False)
-class SparsificationError(ImageMean):
-    """Area under the sparsification error of Ilg et al. (ECCV 2018), relative to the RMSE.
-
-    "Uncertainty estimates and multi-hypotheses networks for optical flow", arXiv 1802.07095.
-
-    Pixels are dropped by ascending confidence, and by descending error; `ause` is the mean
-    difference of the two curves of RMSE, over the RMSE of all pixels. 0: errors lie exactly where
-    confidence is low. Pixels of one confidence are dropped in no order, each counting their mean
-    square. Mean over images; one whose RMSE is below 0.01 mm, or without a valid pixel, has nan and
-    stays out.
-
-    Args:
-      depth_protocol: which pixels count, as in `DepthMetric`.
-    """
-
-    keys = ("ause",)
-    depth_protocol: str = "native"
-    protocol = "ause-rmse"
-
-    def update(self, prediction: tuple[ArrayLike, ArrayLike], label: ArrayLike) -> dict[str, float]:
-        """Adds one image and returns its own value.
-
-        Args:
-          prediction: (depth float (h, w) in meters, confidence float (h, w)).
-          label: float (h, w) in meters.
-
-        Raises:
-          ValueError: the shapes differ, or do not fit `depth_protocol`.
-        """
-        depth, confidence, label = map(np.asarray, (*prediction, label))
-        check_same_shape(depth, label, "(h, w)")
-        check_same_shape(confidence, label, "(h, w)")
-
-        valid = valid_pixels(label, self.depth_protocol)
-        square = (depth[valid].astype(np.float64) - label[valid]) ** 2
-        if not square.size or math.sqrt(square.mean()) < _EXACT:
-            return {"ause": math.nan}
-
-        # Pixels of one confidence form a group, whose mean square each of them counts; group 0 is
-        # the most confident.
-        _, group = np.unique(-confidence[valid], return_inverse=True)
-        expected = (np.bincount(group, square) / np.bincount(group))[group]
-
-        by_confidence = _rmse_left(expected[np.argsort(group)])
-        by_error = _rmse_left(np.sort(square))
-        image = {"ause": float(np.mean(by_confidence - by_error) / by_error[0])}
-        self.images.append(image)
-        return image
-
-
-def _rmse_left(square: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " steps"]:
-    """Returns the RMSE of all of n squared errors, of the first 95 %, ... 5 %, rounded up."""
-    kept = [-(-len(square) * left // STEPS) for left in range(STEPS, 0, -1)]
-    return np.sqrt([np.mean(square[:count]) for count in kept])

@@ -35,13 +35,15 @@ class FurtherMetric(NamedTuple):
       suffix: appended to the names of its figures, to set them apart from the official ones
         ("_affine"); "" if they have names of their own.
       metric: fresh, see `generalist.metrics`.
-      takes_confidence: whether `metric.update` takes (prediction, confidence) in place of the
-        prediction.
+      takes: what `metric.update` takes beside the prediction, as a pair: "confidence" or
+        "certainty" of `Prediction`; "" if nothing.
+      of_samples: whether it is measured only where several samples became one prediction.
     """
 
     suffix: str
     metric: Any
-    takes_confidence: bool = False
+    takes: str = ""
+    of_samples: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -67,6 +69,11 @@ class Prediction(abc.ABC):
     def task(self) -> str:
         """Name of the task."""
         return self.decoded_by.name
+
+    @property
+    def certainty(self) -> Float32[np.ndarray, "h w"]:
+        """How sure each pixel is, on any scale: minus the uncertainty, else the confidence."""
+        return self.confidence if self.uncertainty is None else -self.uncertainty
 
     def render(self) -> UInt8[np.ndarray, "h w 3"]:
         """Draws a picture for people."""

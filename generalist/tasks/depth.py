@@ -97,10 +97,11 @@ class Depth(Task):
         return prediction.depth
 
     def further_metrics(self) -> tuple[FurtherMetric, ...]:
-        """Returns the error of the confidence and, on NYU Depth v2, affine-invariant errors."""
+        """Returns what certainty is worth and, on NYU Depth v2, affine-invariant errors."""
         from generalist import metrics
 
-        sparsification = FurtherMetric("", metrics.SparsificationError(self.protocol), True)
+        error = metrics.SparsificationError(self.protocol)
+        sparsification = FurtherMetric("", error, takes="certainty")
         if self.protocol != "nyu-eigen-metric":
             return (sparsification,)
         affine = FurtherMetric("_affine", metrics.DepthMetric("nyu-affine-invariant"))

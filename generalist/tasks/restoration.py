@@ -103,12 +103,16 @@ class Restoration(Task):
         return prediction.levels.astype(np.float64) / 255.0
 
     def further_metrics(self) -> tuple[FurtherMetric, ...]:
-        """Returns, for low light, image quality by the two other protocols of its papers."""
+        """Returns what the spread of samples is worth, and low light's two other protocols."""
         from generalist import metrics
 
+        # A single restored image says little of its certainty: nearly all of it has confidence 1.
+        error = metrics.ImageSparsificationError()
+        sparsification = FurtherMetric("", error, takes="certainty", of_samples=True)
         if self.protocol != "lol-rgb-painter":
-            return ()
+            return (sparsification,)
         return (
+            sparsification,
             FurtherMetric("_gaussian", metrics.ImageQuality("rgb-matlab")),
             FurtherMetric("_gt_mean", metrics.ImageQuality("lol-rgb-gt-mean")),
         )

@@ -163,12 +163,13 @@ class Semantic(Task):
         return prediction.classes
 
     def further_metrics(self) -> tuple[FurtherMetric, ...]:
-        """Returns the quality of the outlines and the calibration of the confidence."""
+        """Returns the quality of the outlines and what the confidence is worth."""
         from generalist import metrics
 
         return (
             FurtherMetric("", metrics.BoundaryF()),
-            FurtherMetric("", metrics.CalibrationError(), takes_confidence=True),
+            FurtherMetric("", metrics.CalibrationError(), takes="confidence"),
+            FurtherMetric("", metrics.ClassSparsificationError(), takes="certainty"),
         )
 
     def class_figures(self, metric) -> dict[str, float]:

@@ -117,9 +117,12 @@ def test_the_card_says_how_the_numbers_came_about(finished):
         "data_seed": 0,
         "keys_sha256": hashlib.sha256(keys.encode()).hexdigest(),
     }
-    assert list(card["tasks"]["semantic"]["also"]) == ["boundary_f", "ece"] and list(
-        card["tasks"]["semantic"]["ways"]
-    ) == ["_painter"]
+    assert list(card["tasks"]["semantic"]["also"]) == ["boundary_f", "ece", "ause"]
+    assert list(card["tasks"]["semantic"]["ways"]) == ["_painter"]
+    # One key has two meanings; restoration has no uncertainty, so not the key.
+    assert list(card["tasks"]["denoise"]["also"]) == []
+    meanings = [f"{name}: {PROTOCOLS[name]}" for name in ("ause-rmse", "ause-wrong")]
+    assert f"- `ause`: {'; '.join(meanings)}\n" in (finished.folder / "card.md").read_text()
     assert card["peak_memory"]["bytes"] > 1e7
     assert (card["steps"], card["weights"], card["target_size"]) == (1, "an <oracle>", SIZE)
     assert card["versions"]["numpy"] == np.__version__

@@ -15,6 +15,8 @@ from generalist.input_pipeline.scenes import ScenesSource
 from generalist.metrics import (
     BoundaryF,
     CalibrationError,
+    ClassSparsificationError,
+    ImageSparsificationError,
     Metric,
     SegmentationMetric,
     SparsificationError,
@@ -40,16 +42,19 @@ def test_both_decodes_of_a_semantic_task_are_measured(make_oracle, tmp_path):
             dataclasses.replace(task, upsample=upsample),
             SegmentationMetric(task.num_classes),
         )
-        outlines, calibration = BoundaryF(), CalibrationError()
+        outlines, calibration, order = BoundaryF(), CalibrationError(), ClassSparsificationError()
         for example in (source[i] for i in range(2)):
             prediction = codec.decode(oracle(example["image"][None], "semantic")[0], 48)
             metric.update(prediction.classes, example["label"])
             outlines.update(prediction.classes, example["label"])
-            calibration.update((prediction.classes, prediction.confidence), example["label"])
+            sure = (prediction.classes, prediction.confidence)
+            calibration.update(sure, example["label"])
+            order.update(sure, example["label"])
         assert metrics[key] == metric.compute()["miou"]
         suffix = key.removeprefix("semantic/miou")
         assert metrics[f"semantic/boundary_f{suffix}"] == outlines.compute()["boundary_f"]
         assert metrics[f"semantic/ece{suffix}"] == calibration.compute()["ece"]
+        assert metrics[f"semantic/ause{suffix}"] == order.compute()["ause"]
     assert metrics["semantic/miou_painter"] < metrics["semantic/miou"]
     assert metrics["ceiling/semantic/miou_painter"] < metrics["ceiling/semantic/miou"] < 1
     assert len(oracle.calls) == 1 + 4  # one batch, painted once for both, and four times here
@@ -131,3 +136,27 @@ def test_depth_is_also_measured_by_its_confidence(make_oracle, sources, finished
         finished.metrics["ceiling/depth/ause"] is None
         and finished.metrics["depth/ause"] < finished.metrics["trivial/depth/ause"]
     )
+
+
+@pytest.mark.parametrize("name", ["depth", "denoise", "semantic"])
+def test_several_samples_are_measured_by_their_spread_or_votes(sources, name):
+    """Pixels are dropped by the uncertainty of the samples, not by how clean their colors are."""
+    task, source = SCENES_TASKS[name], sources[name]
+    metric, values = {
+        "depth": (SparsificationError(), lambda prediction: prediction.depth),
+        "denoise": (ImageSparsificationError(), lambda prediction: prediction.levels / 255.0),
+        "semantic": (ClassSparsificationError(), lambda prediction: prediction.classes),
+    }[name]
+    scores = Scores(task, samples=3)
+    rng = np.random.default_rng(0)
+    for index in range(2):
+        example = source[index]
+        rgb = task.encode(example["label"], SIZE).rgb
+        draws = rgb + rng.normal(0, 0.3, (3, *rgb.shape)).astype(np.float32)
+        prediction = task.decode_samples({name: draws}, samples=3)
+        scores.update([example], {"": [prediction]})
+        metric.update((values(prediction), -prediction.uncertainty), example["label"])
+    assert scores.compute()["ause"] == pytest.approx(metric.compute()["ause"], rel=1e-6)
+
+    # A single sample of restoration has no uncertainty to measure.
+    assert ("ause" in Scores(task).compute()) is (name != "denoise")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchmetrics.functional.classification import binary_calibration_error
 
-from generalist.metrics import CalibrationError, SparsificationError
+from generalist.metrics import CalibrationError
 
 
 def test_worked_out_by_hand():
@@ -55,70 +55,8 @@ def test_a_confidence_out_of_range_is_refused(wrong):
         CalibrationError().update((classes, np.full((1, 1), wrong)), classes)
 
 
-def test_sparsification_worked_out_by_hand():
-    """20 pixels, 19 of error 0 and one of 2 m.
-
-    That one has the least confidence, the highest, or the same as all.
-    """
-    label = np.full((1, 20), 3.0)
-    depth = np.full((1, 20), 3.0)
-    depth[0, 7] = 5.0
-
-    # Dropping k of 20 pixels leaves an RMSE of 2 / sqrt(20 - k) until the wrong one goes; the
-    # oracle drops it first.
-    last = sum(2 / np.sqrt(20 - k) for k in range(1, 20)) / 20 / (2 / np.sqrt(20))
-    for wrong, expected in ((0.1, 0.0), (0.9, last)):
-        confidence = np.full((1, 20), 0.5)
-        confidence[0, 7] = wrong
-        image = SparsificationError().update((depth, confidence), label)
-        assert image["ause"] == pytest.approx(expected, rel=1e-12, abs=1e-12)
-
-    # No order: whatever is dropped, the mean square stays, so 19 of 20 differences are the whole
-    # RMSE.
-    image = SparsificationError().update((depth, np.ones((1, 20))), label)
-    assert image["ause"] == pytest.approx(19 / 20)
-
-
-def test_sparsification_equals_a_loop_over_pixels():
-    rng = np.random.default_rng(0)
-    label = rng.uniform(0.5, 9, (7, 9))
-    label[0] = 0
-    depth = label + rng.normal(0, 0.3, label.shape)
-    confidence = rng.random(label.shape)
-
-    pixels = []
-    for c, d, g in zip(confidence.ravel(), depth.ravel(), label.ravel(), strict=True):
-        if g > 0:
-            pixels.append((c, abs(d - g)))
-    pixels = sorted(pixels)
-    by_error = sorted(pixels, key=lambda pixel: -pixel[1])
-
-    def rmse(kept):
-        return np.sqrt(np.mean([error**2 for _, error in kept]))
-
-    steps = [len(pixels) * k // 20 for k in range(20)]  # pixels dropped, rounded down
-    expected = np.mean([rmse(pixels[k:]) - rmse(by_error[k:]) for k in steps]) / rmse(pixels)
-    image = SparsificationError().update((depth, confidence), label)
-    assert image["ause"] == pytest.approx(expected, rel=1e-12)
-
-
-def test_without_an_error_there_is_no_order():
-    label = np.full((2, 2), 3.0)
-    metric = SparsificationError()
-    assert math.isnan(metric.update((label + 1e-7, label / 10), label)["ause"])
-    assert math.isnan(metric.compute()["ause"])
-    assert math.isnan(metric.update((label, label / 10), np.zeros((2, 2)))["ause"])
-    with pytest.raises(ValueError, match=r"\(480, 640\), got \(2, 2\)"):
-        SparsificationError("nyu-eigen-metric").update((label, label / 10), label)
-
-
-@pytest.mark.parametrize(
-    ("metric", "prediction", "label"),
-    [
-        (CalibrationError, ([[1, 1, 0, 0]], [[0.95, 1, 0.5, 0.5]]), [[1, 0, 0, -1]]),
-        (SparsificationError, ([[3, 5, 3]], [[0.1, 0.9, 0.5]]), [[3, 3, 0]]),
-    ],
-)
-def test_lists_are_as_good_as_arrays(metric, prediction, label):
-    arrays = metric().update(tuple(map(np.asarray, prediction)), np.asarray(label))
-    assert metric().update(prediction, label) == arrays and not math.isnan(*arrays.values())
+def test_lists_are_as_good_as_arrays():
+    lists = ([[1, 1, 0, 0]], [[0.95, 1, 0.5, 0.5]]), [[1, 0, 0, -1]]
+    arrays = tuple(map(np.asarray, lists[0])), np.asarray(lists[1])
+    image = CalibrationError().update(*lists)
+    assert image == CalibrationError().update(*arrays) and not math.isnan(image["ece"])

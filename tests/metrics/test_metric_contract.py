@@ -14,9 +14,11 @@ from generalist.metrics import (
     PROTOCOLS,
     BoundaryF,
     CalibrationError,
+    ClassSparsificationError,
     DepthMetric,
     FrechetDistance,
     ImageQuality,
+    ImageSparsificationError,
     InstanceQuality,
     Metric,
     PanopticQuality,
@@ -69,12 +71,18 @@ def picture(rng):
     return rng.random((8, 9, 3)), rng.integers(0, 256, (8, 9, 3), np.uint8)
 
 
+def confident_photo(rng):
+    return (rng.random((6, 7, 3)), rng.random((6, 7), np.float32)), rng.random((6, 7, 3))
+
+
 METRICS = {
     "depth": (DepthMetric, depth_image),
     "segmentation": (lambda: SegmentationMetric(3), segmentation_image),
     "boundary": (BoundaryF, segmentation_image),
     "calibration": (CalibrationError, confident_image),
     "sparsification": (SparsificationError, confident_depth_image),
+    "image sparsification": (ImageSparsificationError, confident_photo),
+    "class sparsification": (ClassSparsificationError, confident_image),
     "panoptic": (lambda: PanopticQuality(CATEGORIES), panoptic_image),
     "instance": (InstanceQuality, instance_image),
     "frechet": (FrechetDistance, picture),
@@ -190,7 +198,7 @@ def test_unknown_protocol_lists_the_valid_ones_and_the_closest(metric, misspelt,
 
 
 def test_every_protocol_is_one_line():
-    assert len(PROTOCOLS) == 17
+    assert len(PROTOCOLS) == 18
     assert all(line and "\n" not in line for line in PROTOCOLS.values())
 
 

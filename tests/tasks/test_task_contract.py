@@ -127,26 +127,29 @@ def test_the_trivial_guess_of_instances_is_none_and_of_restoration_the_image():
 
 
 def further(task):
-    return [
-        (other.suffix, other.metric.protocol, other.takes_confidence)
-        for other in task.further_metrics()
-    ]
+    return [(other.suffix, other.metric.protocol, other.takes) for other in task.further_metrics()]
 
 
 def test_metrics_beside_the_official_ones():
-    assert [
-        (suffix, takes_confidence) for suffix, _, takes_confidence in further(TASKS["semantic"])
-    ] == [("", False), ("", True)]
+    assert further(TASKS["semantic"]) == [
+        ("", "boundary-f-0.75", ""),
+        ("", "ece-15", "confidence"),
+        ("", "ause-wrong", "certainty"),
+    ]
     assert [suffix for suffix, _, _ in further(TASKS["depth"])] == ["", "_affine"]
-    assert further(TASKS["depth"])[1] == ("_affine", "nyu-affine-invariant", False)
+    assert further(TASKS["depth"])[1] == ("_affine", "nyu-affine-invariant", "")
     assert [suffix for suffix, _, _ in further(SCENES_TASKS["depth"])] == [""]
     assert further(TASKS["light"]) == [
-        ("_gaussian", "rgb-matlab", False),
-        ("_gt_mean", "lol-rgb-gt-mean", False),
+        ("", "ause-rmse", "certainty"),
+        ("_gaussian", "rgb-matlab", ""),
+        ("_gt_mean", "lol-rgb-gt-mean", ""),
     ]
-    for name in ("denoise", "derain", "instance", "panoptic"):
+    for task in (TASKS["denoise"], TASKS["derain"], SCENES_TASKS["light"]):
+        assert further(task) == [("", "ause-rmse", "certainty")]
+        assert task.further_metrics()[0].of_samples  # one restored image has no uncertainty
+    for name in ("instance", "panoptic"):
         assert further(TASKS[name]) == []
-    assert further(SCENES_TASKS["light"]) == []
+    assert further(SCENES_TASKS["text_to_image"]) == []
 
 
 def test_a_semantic_task_has_the_other_way_to_decode():
