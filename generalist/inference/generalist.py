@@ -19,7 +19,8 @@ from generalist.inference.images import read_image
 from generalist.inference.sampler import jit_sampler
 from generalist.inference.tiling import paint_tiles
 from generalist.models import parameters as parameters_lib
-from generalist.pretrained import weights
+from generalist.pretrained import parts, weights
+from generalist.pretrained.folders import local_folder
 from generalist.recipe import Recipe
 from generalist.tasks import Prediction, Task, check_samples
 from generalist.tasks.arrays import resize_image
@@ -497,12 +498,17 @@ def load(name_or_path: str | os.PathLike, mesh: Mesh | None = None) -> Generalis
 
     Args:
       name_or_path: a training workdir, a model folder, or the name of shipped weights ("scenes").
+        Or a text-to-image model as the folder of its parts ("scenes_prior").
       mesh: the devices that sample, see `Generalist`.
 
     Raises:
       WeightsError: the folder is missing, damaged or does not fit.
       ValueError: a task's codec is of another version.
     """
+    folder = local_folder(name_or_path)
+    if (folder / parts.WHOLE_CONFIG).is_file():
+        return Generalist(*_text_to_image(folder), mesh, folder)
+
     folder = weights.folder_of(name_or_path)
     config, parameters = weights.load_weights(name_or_path)
     try:
@@ -514,3 +520,22 @@ def load(name_or_path: str | os.PathLike, mesh: Mesh | None = None) -> Generalis
         if name in generalist.tasks:
             generalist.tasks[name].check_version(version)
     return generalist
+
+
+def _text_to_image(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Returns config and parameters of a text-to-image model from the folder of its parts.
+
+    Raises WeightsError for a model that sees images, which needs more than published parts hold.
+    """
+    published = parts.read_parts(str(folder))
+    recipe = Recipe.from_config(weights.read_config(folder / parts.WHOLE_CONFIG), published)
+    if any(task.sees_image for task in recipe.tasks.values()):
+        raise weights.WeightsError(
+            f"{folder} holds parts of a model that was trained on {', '.join(recipe.tasks)}: a "
+            "text-to-image model alone is loaded from its parts. Train from them by "
+            f"--config.model.init_from={folder}"
+        )
+
+    # No image is ever seen: the encoder's values, which are not among the parts, count nothing.
+    _, initial = parameters_lib.split(models.build(recipe.model, recipe.config.seed))
+    return recipe.config.to_dict(), parts.fill(published, initial, recipe.config.model)

@@ -32,7 +32,10 @@ from generalist.models.unet import UNet
 from generalist.models.vision_transformer import VisionTransformer
 from generalist.pretrained import families
 from generalist.pretrained.huggingface import ACTIVATIONS
-from generalist.pretrained.weights import WeightsError, check_fit, load_weights
+from generalist.pretrained.parts import WHOLE_CONFIG
+from generalist.pretrained.tokenizer import FOLDER as TOKENIZER
+from generalist.pretrained.tokenizer import copy_tokenizer
+from generalist.pretrained.weights import WeightsError, check_fit, folder_of, load_weights
 
 logger = logging.getLogger("generalist")
 
@@ -215,6 +218,9 @@ def export_model(
 ) -> None:
     """Writes components of a model folder of this project to out/unet, out/image_encoder, ...
 
+    Beside them come the files of the tokenizer, where the model has one, and the config: of a
+    text-to-image model `Generalist.load` reads the folder again.
+
     Args:
       source: a model folder, or the name of shipped weights.
       out: the folder to write to.
@@ -256,8 +262,17 @@ def export_model(
         folder = pathlib.Path(out) / name
         plan.write(folder, dtype)
         logger.info(f"{name} -> {folder}: {plan}")
+    _write_beside(folder_of(source), pathlib.Path(out), config)
     if rest := sorted({path.split(".")[0] for path in values} - set(present)):
         logger.info(f"not exported, of no component: {', '.join(rest)}")
+
+
+def _write_beside(source: pathlib.Path, out: pathlib.Path, config: Mapping[str, Any]) -> None:
+    """Writes what belongs to all components: the tokenizer, and the config without its origin."""
+    if (source / TOKENIZER).is_dir():
+        copy_tokenizer(source / TOKENIZER, out)
+    whole = {**config, "model": {**config["model"], "init_from": ""}}
+    write_atomically(out / WHOLE_CONFIG, _to_json(whole))
 
 
 def _unet(settings: Mapping[str, Any], values: Mapping[str, np.ndarray]) -> Export:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from generalist.files import DamagedFileError, read_json
-from generalist.pretrained.weights import SHIPPED_AUTOENCODER, WeightsError, read_tensor_file
+from generalist.pretrained.weights import SHIPPED_PARTS, WeightsError, read_tensor_file
 
 # transformers' and diffusers' names of the weights; an fp16 variant counts if it is the only one.
 STEMS = ("model", "diffusion_pytorch_model", "model.fp16", "diffusion_pytorch_model.fp16")
@@ -22,19 +22,15 @@ def find_folder(path_or_id: str | os.PathLike, subfolder: str = "") -> pathlib.P
     """Finds the folder of a published model.
 
     Args:
-      path_or_id: a local folder or a file in it, "scenes_autoencoder" for the one that comes with
-        the package, or a hub id such as "org/name", which `huggingface_hub` downloads once.
+      path_or_id: a local folder or a file in it, a name of SHIPPED_PARTS, or a hub id such as
+        "org/name", which `huggingface_hub` downloads once.
       subfolder: of a pipeline ("unet", "vae", "text_encoder"); it is taken where the folder itself
         has no config.json.
 
     Raises:
       WeightsError: there is no such folder, or no config.json in it.
     """
-    if str(path_or_id) == SHIPPED_AUTOENCODER.name:
-        folder = SHIPPED_AUTOENCODER
-    else:
-        folder = pathlib.Path(path_or_id).expanduser()
-
+    folder = local_folder(path_or_id)
     if not folder.exists():
         folder = _download(str(path_or_id), subfolder)
     if folder.is_file():
@@ -48,6 +44,11 @@ def find_folder(path_or_id: str | os.PathLike, subfolder: str = "") -> pathlib.P
             f"diffusers write it{pipeline}."
         )
     return folder
+
+
+def local_folder(name_or_path: str | os.PathLike) -> pathlib.Path:
+    """Returns the folder of shipped parts by their name, else the path; there may be nothing."""
+    return SHIPPED_PARTS.get(str(name_or_path)) or pathlib.Path(name_or_path).expanduser()
 
 
 def _download(name: str, subfolder: str) -> pathlib.Path:

@@ -14,6 +14,7 @@ import numpy as np
 
 from generalist.models import layers
 from generalist.names import did_you_mean, listed
+from generalist.pretrained.folders import local_folder
 from generalist.pretrained.huggingface import (
     PublishedModel,
     read_autoencoder,
@@ -32,6 +33,9 @@ READERS = {
     "text_encoder": read_text_encoder,
     "autoencoder": read_autoencoder,
 }
+
+# The config of the model whose parts lie beside it, written by `export.export_model`.
+WHOLE_CONFIG = "generalist.json"
 
 # What a UNet must have in common with its checkpoint; the rest (variant, stem, extras) is the
 # config's.
@@ -84,7 +88,7 @@ def parse(init_from: str) -> dict[str, str]:
                 f"{did_you_mean(component, READERS)} Components: {', '.join(READERS)}."
             )
 
-    if len(whole) == 1 and (pathlib.Path(whole[0]).expanduser() / "unet" / "config.json").is_file():
+    if len(whole) == 1 and (local_folder(whole[0]) / "unet" / "config.json").is_file():
         return {"unet": whole[0], "text_encoder": whole[0]} | named
     if len(whole) > 1 or (whole and named):
         form = ",".join(f"{component}=FOLDER" for component in READERS)

@@ -39,7 +39,8 @@ DTYPES = {
 PACKAGE = pathlib.Path(__file__).parent
 # Weights that come with the package, by the name that `model.init_from` and `generalist.load` take.
 SHIPPED = {"scenes": PACKAGE / "scenes"}
-SHIPPED_AUTOENCODER = PACKAGE / "scenes_autoencoder"  # `load_autoencoder("scenes_autoencoder")`
+# Published parts that come with the package, by the name that may stand for their folder.
+SHIPPED_PARTS = {name: PACKAGE / name for name in ("scenes_autoencoder", "scenes_prior")}
 
 
 class WeightsError(ValueError):
@@ -122,13 +123,12 @@ def load_weights(
       WeightsError: a file is missing, damaged, or no safetensors file; names it.
     """
     folder = folder_of(name_or_path)
+    config = read_config(folder / CONFIG)
     try:
-        config = rename_fields(read_json(folder / CONFIG))
         arrays = read_tensor_file(folder / WEIGHTS)
     except (DamagedFileError, OSError) as error:
         raise WeightsError(
-            f"{folder}: damaged {CONFIG} or {WEIGHTS} ({error}). Restore the folder, or train "
-            "again."
+            f"{folder}: damaged {WEIGHTS} ({error}). Restore the folder, or train again."
         ) from error
 
     expected = read_metadata(folder).get(CHECKSUM)
@@ -138,6 +138,20 @@ def load_weights(
             "started again writes it anew."
         )
     return config, {path: np.asarray(value, np.float32) for path, value in arrays.items()}
+
+
+def read_config(file: pathlib.Path) -> dict[str, Any]:
+    """Reads the config of a model, with today's names of all fields.
+
+    Raises:
+      WeightsError: it is damaged.
+    """
+    try:
+        return rename_fields(read_json(file))
+    except (DamagedFileError, OSError) as error:
+        raise WeightsError(
+            f"{file.parent}: damaged {file.name} ({error}). Restore the folder, or train again."
+        ) from error
 
 
 def read_tensor_file(path: pathlib.Path) -> dict[str, np.ndarray]:

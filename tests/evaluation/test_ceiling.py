@@ -12,7 +12,7 @@ from generalist.evaluation.ceiling import ceiling, draw, format_table, measure
 from generalist.input_pipeline.scenes import ScenesSource
 from generalist.metrics import ImageQuality
 from generalist.pretrained import load_autoencoder
-from generalist.pretrained.weights import SHIPPED_AUTOENCODER
+from generalist.pretrained.weights import SHIPPED_PARTS
 from generalist.tasks import SCENES_TASKS, Depth, Scalar
 from generalist.tasks.drawing import unmatched
 
@@ -175,4 +175,4 @@ def test_the_shipped_autoencoder_reconstructs_held_out_images_of_the_scenes():
     assert latents.shape == (8, 16, 16, 4) and np.std(
         latents
     ) * model.scaling_factor == pytest.approx(1.0, rel=0.1)
-    assert sum(file.stat().st_size for file in SHIPPED_AUTOENCODER.iterdir()) < 4e6
+    assert sum(file.stat().st_size for file in SHIPPED_PARTS["scenes_autoencoder"].iterdir()) < 4e6

@@ -1,17 +1,35 @@
 """Pictures from captions alone, on a tiny model with random weights."""
 
+import json
+
 import numpy as np
 import pytest
+import tokenizers
 
 from generalist import cli, models
 from generalist.configs import common
 from generalist.evaluation.text_to_image import denoising_by_level
-from generalist.inference import Generalist
+from generalist.inference import Generalist, load
 from generalist.inference.denoising import denoising_errors
-from generalist.models import parameters
+from generalist.models import layers, parameters
+from generalist.models.text_encoder import TextEncoder
+from generalist.pretrained import WeightsError, save_weights
+from generalist.pretrained.export import export_component, export_model
+from generalist.pretrained.parts import fill, read_parts
+from generalist.pretrained.tokenizer import copy_tokenizer
 from generalist.recipe import Recipe
 
 SIDE = 16
+
+
+def _random(shapes):
+    """Values of an ordinary size, {path: array}: layers at zero would paint every prompt alike."""
+    rng = np.random.default_rng(0)
+    values = {}
+    for path, shape in shapes.items():
+        fan_in = 1 if path.endswith("embedding") else max(np.prod(shape.shape[:-1]), 1)
+        values[path] = rng.standard_normal(shape.shape, np.float32) / np.float32(fan_in) ** 0.5
+    return values
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +46,7 @@ def model():
     c.model.unet.update({"channels": (8,), "context_dim": 16, "groups": 4, "refine": 0})
     recipe = Recipe.from_config(c)
     _, shapes = parameters.abstract(lambda: models.build(recipe.model))
-    # Of an ordinary size: layers at zero would paint every prompt alike.
-    rng = np.random.default_rng(0)
-    values = {}
-    for path, shape in shapes.items():
-        fan_in = 1 if path.endswith("embedding") else max(np.prod(shape.shape[:-1]), 1)
-        values[path] = rng.standard_normal(shape.shape, np.float32) / np.float32(fan_in) ** 0.5
-    return Generalist(recipe.config.to_dict(), values)
+    return Generalist(recipe.config.to_dict(), _random(shapes))
 
 
 def test_a_caption_is_painted_without_an_image(model):
@@ -128,3 +140,59 @@ def test_the_error_of_denoising_by_hand(model):
     examples = [{"image": image, "label": image, "prompt": prompt} for prompt in "ab"]
     ((level, found),) = denoising_by_level(model, task, examples, (0.5,)).items()
     assert level == 0.5 and found.own > 0 and found.own != found.shuffled
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The workdir of a text-to-image model in the published form, with random weights."""
+    root = tmp_path_factory.mktemp("prior")
+    settings = {"vocabulary": 6, "length": 8, "dim": 16, "depth": 1, "heads": 2}
+    settings |= {"causal": True, "epsilon": 1e-5}
+    _, values = parameters.split(TextEncoder(**settings, rngs=layers.HostRngs(0)))
+    export_component("text_encoder", settings, values, root / "text_encoder")
+    names = ("<unknown>", "a", "red", "blue", "ball", "<|endoftext|>")
+    words = tokenizers.models.WordLevel({word: i for i, word in enumerate(names)}, "<unknown>")
+    (root / "tokenizer").mkdir()
+    tokenizers.Tokenizer(words).save(str(root / "tokenizer/tokenizer.json"))
+
+    c = common.tiny(common.text_to_image())
+    c.diffusion.steps = 2
+    c.model.target_size = SIDE
+    c.model.unet.update({"channels": (8,), "context_dim": 16, "groups": 4})
+    c.model.init_from = f"text_encoder={root}"
+    published = read_parts(c.model.init_from)
+    recipe = Recipe.from_config(c, published)
+    _, initial = parameters.split(models.build(recipe.model))
+    values = fill(published, initial, recipe.config.model)
+    unet = {path: value for path, value in values.items() if path.startswith("unet.")}
+    save_weights(root / "run", values | _random(unet), {})
+    (root / "run/config.json").write_text(recipe.to_json())
+    copy_tokenizer(root / "text_encoder", root / "run")
+    return root / "run"
+
+
+def test_a_folder_of_published_parts_paints_what_its_run_paints(run, tmp_path):
+    export_model(run, tmp_path / "parts", ["unet", "text_encoder"])
+    captions = ["a red ball", "a blue ball"]
+    wanted, painted = (
+        load(folder).predict(task="text_to_image", prompt=captions, seed=5)
+        for folder in (run, tmp_path / "parts")
+    )
+    for one, other in zip(wanted, painted, strict=True):
+        np.testing.assert_array_equal(one.levels, other.levels)
+    assert np.abs(wanted[0].levels - wanted[1].levels).max() > 1e-3
+
+    # It names no place of the machine it was made on.
+    config = json.loads((tmp_path / "parts/generalist.json").read_text())
+    assert config["model"]["init_from"] == ""
+
+
+def test_parts_of_a_model_that_sees_images_are_not_a_model(run, tmp_path):
+    export_model(run, tmp_path / "parts", ["unet", "text_encoder"])
+    config = json.loads((tmp_path / "parts/generalist.json").read_text())
+    for group in ("weights", "loss_weights", "timesteps"):
+        config["tasks"][group]["depth"] = config["tasks"][group]["text_to_image"]
+    config["diffusion"]["guidance"] = 1.0
+    (tmp_path / "parts/generalist.json").write_text(json.dumps(config))
+    with pytest.raises(WeightsError, match=r"trained on depth, text_to_image: .*init_from="):
+        load(tmp_path / "parts")

@@ -63,10 +63,7 @@ def test_other_layouts_are_saved_by_value(folder):
 )
 def test_damaged_files_are_named(folder, name, content):
     (folder / name).write_bytes(content)
-    with pytest.raises(
-        WeightsError,
-        match=f"{folder}: damaged config.json or model.safetensors .*Restore the folder",
-    ):
+    with pytest.raises(WeightsError, match=f"{folder}: damaged {name} .*Restore the folder"):
         load_weights(folder)
 
 
