@@ -4,14 +4,15 @@
 
 It has CLIP's form and random values, which stay as they are: it gives every word of the captions,
 and every place in a caption, features of its own, from which the UNet learns what they mean. The
-tokenizer knows the words of the captions, of the tasks' prompts and of the classes; every other
-word is the unknown one. Writes prior/text_encoder and prior/tokenizer.
+tokenizer knows the words of the captions, of the tasks' prompts and of the classes, and spells
+every other word, so that no two prompts are alike. Writes prior/text_encoder and prior/tokenizer.
 """
 
 import argparse
 import json
 import pathlib
 import re
+import string
 
 import tokenizers
 
@@ -27,6 +28,8 @@ START = "<|startoftext|>"
 END = "<|endoftext|>"  # also fills what is shorter
 UNKNOWN = "<unknown>"
 WORD = r"[\p{L}\p{N}]+"
+LETTERS = string.ascii_lowercase + string.digits
+INSIDE = "##"  # begins a letter that is not the first of its word
 SIZES = {"dim": 128, "depth": 2, "heads": 4, "causal": True, "epsilon": 1e-5}
 
 
@@ -40,10 +43,15 @@ def words(captions: int) -> list[str]:
 
 
 def tokenizer(vocabulary: list[str]) -> tokenizers.Tokenizer:
-    """Returns a tokenizer of whole words in lower case; punctuation counts nothing."""
-    names = [UNKNOWN, *vocabulary, START, END]
+    """Returns a tokenizer of whole words in lower case, or letters; punctuation counts nothing."""
+    letters = [*LETTERS, *(INSIDE + letter for letter in LETTERS)]
+    names = dict.fromkeys([UNKNOWN, *vocabulary, *letters, START, END])
     ids = {name: index for index, name in enumerate(names)}
-    tokens = tokenizers.Tokenizer(tokenizers.models.WordLevel(ids, unk_token=UNKNOWN))
+    tokens = tokenizers.Tokenizer(
+        tokenizers.models.WordPiece(
+            ids, unk_token=UNKNOWN, continuing_subword_prefix=INSIDE, max_input_chars_per_word=100
+        )
+    )
     tokens.normalizer = tokenizers.normalizers.Lowercase()
     tokens.pre_tokenizer = tokenizers.pre_tokenizers.Split(
         tokenizers.Regex(WORD), behavior="removed", invert=True
@@ -59,7 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("prior"))
     parser.add_argument(
-        "--captions", type=int, default=20_000, help="that are read for their words"
+        "--captions", type=int, default=3_000, help="that are read for their words"
     )
     args = parser.parse_args()
 
@@ -75,7 +83,7 @@ def main() -> None:
     encoder = TextEncoder(**settings, rngs=layers.HostRngs(0))
     _, values = parameters.split(encoder)
     export = export_component("text_encoder", settings, values, args.out / "text_encoder")
-    print(f"{args.out}: {tokens.get_vocab_size()} words; {export}")
+    print(f"{args.out}: {tokens.get_vocab_size()} tokens; {export}")
 
 
 if __name__ == "__main__":
