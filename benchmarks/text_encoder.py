@@ -66,9 +66,7 @@ def main() -> None:
     """Writes both folders."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("prior"))
-    parser.add_argument(
-        "--captions", type=int, default=3_000, help="that are read for their words"
-    )
+    parser.add_argument("--captions", type=int, default=3_000, help="that are read for their words")
     args = parser.parse_args()
 
     tokens = tokenizer(words(args.captions))

@@ -26,18 +26,18 @@ SIZE = 64
 SEED = 0
 WARMUP = 20  # steps
 LOG_EVERY = 15.0  # seconds
-SETTINGS = {"channels": (16, 32, 64), "layers_per_block": 1, "latent_channels": 4, "groups": 8}
+SETTINGS = {"channels": (16, 32, 64), "layers_per_block": 1, "groups": 8}
 KL_WEIGHT = 1e-6  # of the mean over the latent's values, against means over the image's
 LOGVAR = -6.0  # of an untrained encoder: noise too weak to hide what the decoder has to learn from
 EXAMPLES = 200  # held-out images of the PSNR, and training images of the scaling factor
 
 
-def make_model(seed: int | None):
+def make_model(latent_channels: int, seed: int | None):
     """Returns the untrained autoencoder."""
     from generalist.models import layers
     from generalist.models.autoencoder import Autoencoder
 
-    return Autoencoder(**SETTINGS, rngs=layers.HostRngs(seed))
+    return Autoencoder(**SETTINGS, latent_channels=latent_channels, rngs=layers.HostRngs(seed))
 
 
 def make_step(graphdef, optimizer):
@@ -71,7 +71,7 @@ def make_step(graphdef, optimizer):
 
 def image_batches(batch_size: int, seed: int):
     """Returns endless batches of scenes; their depth maps are not used."""
-    sources = open_sources(common.scenes(), ["depth"], "train")
+    sources = open_sources(common.scenes(size=str(SIZE)), ["depth"], "train")
     return loader.training_batches(
         sources,
         {"depth": SCENES_TASKS["depth"]},
@@ -83,19 +83,19 @@ def image_batches(batch_size: int, seed: int):
     )
 
 
-def first_parameters(init: str):
+def first_parameters(latent_channels: int, init: str):
     """Returns (graph definition, parameters) from scratch, or with those of the folder `init`."""
     from generalist.models import parameters as parameters_lib
     from generalist.pretrained.huggingface import read_autoencoder
 
-    graphdef, values = parameters_lib.split(make_model(SEED))
+    graphdef, values = parameters_lib.split(make_model(latent_channels, SEED))
     if init:
         return graphdef, read_autoencoder(init).values
-    values["quant_conv.bias"] = np.repeat(np.float32([0, LOGVAR]), SETTINGS["latent_channels"])
+    values["quant_conv.bias"] = np.repeat(np.float32([0, LOGVAR]), latent_channels)
     return graphdef, values
 
 
-def train(minutes: float, lr: float, batch_size: int, init: str = ""):
+def train(minutes: float, lr: float, batch_size: int, latent_channels: int, init: str = ""):
     """Trains for `minutes`, from scratch or from the folder `init`.
 
     Returns:
@@ -108,7 +108,7 @@ def train(minutes: float, lr: float, batch_size: int, init: str = ""):
     mesh = mesh_lib.make_mesh()
     # Further training sees other scenes.
     batches = image_batches(batch_size, seed=SEED + bool(init))
-    graphdef, values = first_parameters(init)
+    graphdef, values = first_parameters(latent_channels, init)
     values = jax.device_put(values, mesh_lib.replicated(mesh))
 
     # The step multiplies by the learning rate.
@@ -164,7 +164,7 @@ def measure(graphdef, values) -> tuple[float, float]:
     metric = ImageQuality(protocol="rgb-skimage")
     latents = []
     for split in ("train", "val"):
-        source = open_sources(common.scenes(), ["depth"], split, EXAMPLES)["depth"]
+        source = open_sources(common.scenes(size=str(SIZE)), ["depth"], split, EXAMPLES)["depth"]
         for index in range(EXAMPLES):
             image = source[index]["image"]
             latent, _ = encode(values, image[None] / np.float32(127.5) - 1.0)
@@ -186,6 +186,9 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=2e-3, help="highest learning rate")
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument(
+        "--latent_channels", type=int, default=4, help="as Stable Diffusion's; its third has 16"
+    )
+    parser.add_argument(
         "--init",
         default="",
         metavar="FOLDER",
@@ -200,9 +203,12 @@ def main() -> None:
     host.use_all_cores(os.cpu_count(), args.batch_size)
     from generalist.pretrained.export import export_component
 
-    graphdef, values, steps = train(args.minutes, args.lr, args.batch_size, args.init)
+    graphdef, values, steps = train(
+        args.minutes, args.lr, args.batch_size, args.latent_channels, args.init
+    )
     scaling_factor, psnr = measure(graphdef, values)
-    settings = SETTINGS | {"scaling_factor": round(scaling_factor, 5)}
+    settings = SETTINGS | {"latent_channels": args.latent_channels}
+    settings |= {"scaling_factor": round(scaling_factor, 5)}
     export_component("autoencoder", settings, values, args.out, "float16")
     print(
         f"{args.out}: {steps} steps of {args.batch_size}, scaling factor {scaling_factor:.4f}, "
