@@ -13,10 +13,13 @@ from generalist import models
 from generalist.devices.mesh import place_on_devices, replicated, shardings_of
 from generalist.models import parameters as parameters_lib
 from generalist.pretrained import parts, weights
+from generalist.pretrained.patches import resize_patches
 from generalist.recipe import Recipe
 from generalist.training.state import State, create_state, text_encoder
 
 logger = logging.getLogger("generalist")
+
+PATCHED = ("unet", "image_encoder")  # parts that cut pictures into patches
 
 
 def initial_state(
@@ -58,6 +61,9 @@ def initial_weights(
     model = recipe.config.model
     if model.init_from and not published:
         config, values = weights.load_weights(model.init_from)
+        if any(config["model"][part]["patch"] != model[part]["patch"] for part in PATCHED):
+            _, initial = parameters_lib.split(models.build(recipe.model, recipe.config.seed))
+            values = resize_patches(values, config["model"], initial, model)
         weights.check_fit(values, shapes, f"model.init_from={model.init_from}")
         _check_unet_time(Recipe.from_config(config).unet_time, recipe)
         logger.info(f"weights: from {weights.folder_of(model.init_from)}")
