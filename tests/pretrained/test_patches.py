@@ -94,7 +94,7 @@ def test_a_picture_of_twice_the_side_is_painted_as_it_was(small, tmp_path):
 
 def test_a_residual_of_other_channels_is_new_where_that_is_allowed(small):
     _, values, folder = small
-    recipe, started = _started(_config(2, refine=6), folder)
+    _, started = _started(_config(2, refine=6), folder)
     assert started["unet.refine.convs.0.kernel"].shape == (3, 3, 6, 6)
     assert not started["unet.refine.conv_out.kernel"].any()
     kept = "unet.mid_block.resnets.0.conv1.kernel"
