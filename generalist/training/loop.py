@@ -15,6 +15,7 @@ from generalist.devices import mesh as mesh_lib
 from generalist.devices.signals import EXIT_PREEMPTED, Interruption
 from generalist.devices.votes import Votes
 from generalist.evaluation import tables, write_report
+from generalist.evaluation.record import METRICS
 from generalist.evaluation.workdir import evaluate_workdir
 from generalist.input_pipeline import open_sources
 from generalist.input_pipeline.loader import training_batches
@@ -29,6 +30,7 @@ from generalist.training.initialization import encode_prompts, initial_state
 from generalist.training.meters import Meters
 from generalist.training.optimizer import make_optimizer, trainable
 from generalist.training.state import (
+    State,
     abstract_state,
     digest,
     log_parameter_counts,
@@ -101,12 +103,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[
         if first_step:
             logger.info(f"resuming {workdir} at step {first_step} of {config.total_steps}")
 
-        # Figures of the first weights, which those at the end are read against -----------------
-        if config.eval.before and not first_step:
-            save_model(workdir, recipe, checkpointer.with_frozen(state))
-            evaluate_workdir(
-                config, workdir, config.eval.final_examples, split=config.eval.final_split
-            )
+        # Figures of these weights, if they are due and not there --------------------------------
+        _evaluate_first(recipe, workdir, checkpointer, state, writer)
 
         if first_step < config.total_steps:
             # Batches ----------------------------------------------------------------------------
@@ -227,6 +225,26 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[
             logger.info(f"report: {write_report(workdir)}")
         logger.info(f"sha256 of parameters, EMA and step: {digest(state)}")
         return results
+
+
+def _evaluate_first(
+    recipe: Recipe, workdir: pathlib.Path, checkpointer: Checkpointer, state: State, writer: Writer
+) -> None:
+    """Measures the weights that training begins or goes on with, where no later ones would do."""
+    config = recipe.config
+    step = int(state.step)
+
+    # What the last figures are read against.
+    if step == 0 and config.eval.before:
+        save_model(workdir, recipe, checkpointer.with_frozen(state))
+        evaluate_workdir(config, workdir, config.eval.final_examples, split=config.eval.final_split)
+
+    # A kill cut an evaluation off: the run was saved before it.
+    is_missing = not processes.share((workdir / "eval" / str(step) / METRICS).exists())
+    if 0 < step < config.total_steps and is_due(step, config.eval.every_steps) and is_missing:
+        save_model(workdir, recipe, checkpointer.with_frozen(state))
+        results = evaluate_workdir(config, workdir, config.eval.examples, split=config.eval.split)
+        writer.write(step, _for_writer("eval", results))
 
 
 def _for_writer(group: str, results: Mapping[str, float | None]) -> dict[str, float]:

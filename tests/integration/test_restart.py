@@ -1,6 +1,7 @@
 """Promise: a run that is started again holds one state, and evaluates its last weights."""
 
 import gc
+import json
 import shutil
 
 import jax
@@ -57,13 +58,22 @@ def test_a_resumed_run_holds_one_state_and_a_finished_one_exports_what_it_ended_
     # Never by steps; these minutes are over after each. A log at its last step alone.
     tiny_config.checkpoint.every_steps = tiny_config.log.every_steps = 0
     tiny_config.checkpoint.every_minutes = 1e-9
+    tiny_config.eval.every_steps = 1
     before = bytes_held()
     results = loop.train_and_evaluate(tiny_config, tmp_path)
     left = {path.name for path in (tmp_path / "checkpoints").iterdir()}
     assert left == {"1", "2", "frozen.safetensors"}
-    assert exported == [2]
+    assert exported == [1, 2]
+
+    # A kill in the evaluation of step 1 leaves this; it is made when the run goes on.
+    measured = tmp_path / "eval/1/metrics.json"
+    first = json.loads(measured.read_text())["depth/rmse"]
     shutil.rmtree(tmp_path / "checkpoints/2")
+    shutil.rmtree(tmp_path / "eval/1")
     loop.train_and_evaluate(tiny_config, tmp_path)
+    assert json.loads(measured.read_text())["depth/rmse"] == first != results["depth/rmse"]
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "eval/depth/rmse" in line] == [1, 1]
     (fresh, state), (resumed, again) = held
     assert resumed - before < 1.1 * (fresh - before)
 
