@@ -1,142 +1,319 @@
-"""The paper's ablations on the built-in scenes.
+"""The studies of configs/ablations on the built-in scenes: every variant, several seeds, a table.
 
-    PYTHONPATH=. python benchmarks/ablations.py --steps 100 --out runs/ablations
+    PYTHONPATH=. python benchmarks/ablations.py --out results/ablations
 
-Each variant of each study in configs/ablations trains from the same seed on the same batches, for
-the same number of steps, and is evaluated on the same held-out scenes. With --minutes it trains for
-the same time: a short run gives the pace, and the number of steps, on which the learning-rate
-schedule depends, follows from it. Prints one table a study and writes it, with the logs it comes
-from, to the output folder. A variant whose metrics are there already is not run again.
+Each variant trains from the same seeds, at a constant rate, and its averaged weights are measured
+after one third, two thirds and all of the steps on the same held-out scenes: so one training gives
+three lengths. The model is the small one at half its widths (`ablations.thin`), and all have the
+text encoder of the scenes' text-to-image model. For the study of initialization that model, with
+true and with shuffled captions, is trained first.
+
+Seed by seed; the same command goes on where it was stopped, also in the middle of a training. What
+two studies have in common is trained once. OUT/<study>/<variant>/<seed>.json has the figures,
+OUT/<study>/table.md their means and, in brackets, the lowest and the highest of the seeds. The
+folders of the runs, which are large, are below --work.
 """
 
 import argparse
+import hashlib
 import importlib
 import json
 import os
 import pathlib
-import tempfile
+import statistics
 import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
+import text_encoder
+from ml_collections import ConfigDict
+
+from generalist.configs import common
+from generalist.configs.ablations import thin
 from generalist.console import show_log
+from generalist.evaluation.record import METRICS
+from generalist.evaluation.workdir import evaluate_workdir
+from generalist.files import read_json, write_atomically
+from generalist.pretrained.export import export_model
 from generalist.training import host
+from generalist.training.loop import train_and_evaluate
+from generalist.training.workdir import flatten
 
-STUDIES = ("conditioning", "initialization", "image_encoder", "resolution", "latent_vs_pixel")
+# In the order in which they are run.
+STUDIES = (
+    "initialization",
+    "diffusion",
+    "latent_vs_pixel",
+    "conditioning",
+    "image_encoder",
+    "resolution",
+    "objective",
+)
 FIGURES = (
     "depth/rmse",
     "semantic/miou",
+    "semantic/boundary_f",
+    "instance/pq",
     "panoptic/pq",
     "denoise/psnr",
     "derain/psnr",
     "light/psnr",
 )
-RESULT = "result.json"
-PACE_STEPS = 20  # of the short run; the pace is that of its last half
+RATIOS = ("miou", "boundary_f", "pq")  # shown in percent
+LENGTHS = 3  # of one training
+
+# The text-to-image models that initialization starts from, by the captions that they learn.
+PRIORS = {"prior": "own", "shuffled": "others"}
+PRIOR_BATCH = 32
 
 
-def steps_in(minutes: float, config) -> int:
-    """Returns how many steps of `config` take so long, by a short run of it."""
-    from generalist.training.loop import train_and_evaluate
+class Training(NamedTuple):
+    """One variant of a study with one seed."""
 
-    config = config.copy_and_resolve_references()
-    config.total_steps = PACE_STEPS
-    config.log.every_steps = PACE_STEPS // 2
-    config.eval.final_examples = 1
-    config.eval.panels = 0
-    with tempfile.TemporaryDirectory() as folder:
-        train_and_evaluate(config, folder)
-        lines = pathlib.Path(folder, "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    study: str
+    variant: str
+    seed: int
+    config: ConfigDict
 
+    def results(self, out: pathlib.Path) -> pathlib.Path:
+        """Returns the file of its figures."""
+        return out / self.study / self.variant / f"{self.seed}.json"
+
+    def workdir(self, work: pathlib.Path) -> pathlib.Path:
+        """Returns the folder of its run, named by the config: equal runs are one."""
+        text = json.dumps(self.config.to_dict(), sort_keys=True)
+        return work / "runs" / hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def module_of(study: str) -> Any:
+    """Returns the config file of a study."""
+    return importlib.import_module(f"generalist.configs.ablations.{study}")
+
+
+def trainings(args: argparse.Namespace) -> list[Training]:
+    """Returns all that is asked for, the first seed of every variant first."""
+    found = []
+    for seed in args.seeds:
+        for study in args.studies:
+            for variant in module_of(study).VARIANTS:
+                config = configure(module_of(study).get_config(variant), seed, args)
+                if study == "initialization" and variant in PRIORS:
+                    config.model.init_from += f",unet={args.work / variant / 'unet'}"
+                found.append(Training(study, variant, seed, config))
+    return found
+
+
+def configure(c: ConfigDict, seed: int, args: argparse.Namespace) -> ConfigDict:
+    """Turns a variant of the small recipe into one that a study can afford."""
+    c = thin(c)
+    c.seed = seed
+    c.data.scenes_seed = 0  # the same held-out scenes for all
+    c.batch_size = 8
+    c.total_steps = args.steps
+    c.optimizer.schedule = "constant"  # so that every length is one that could have been the last
+
+    # What only a start from a text-to-image model needs, all have: the start alone differs.
+    parts = [c.model.init_from, f"text_encoder={args.work / 'text'}"]
+    c.model.init_from = ",".join(filter(None, parts))
+    c.diffusion.unet_time = "equal_logsnr"
+
+    # Each length is measured as the last one is.
+    c.eval.every_steps = args.steps // LENGTHS
+    c.eval.split = c.eval.final_split
+    c.eval.examples = args.examples
+    c.eval.final_examples = args.examples
+    c.eval.panels = 0
+    return c
+
+
+def prepare(args: argparse.Namespace) -> None:
+    """Makes what the trainings start from, as far as it is not there: text encoder and priors."""
+    if not (args.work / "text/text_encoder/config.json").is_file():
+        text_encoder.write(args.work / "text")
+    for name, captions in PRIORS.items():
+        folder = args.work / name
+        if "initialization" not in args.studies or (folder / "unet/config.json").is_file():
+            continue
+        print(f"--- the text-to-image model {name}", flush=True)
+        train_and_evaluate(prior(captions, args), folder / "run")
+        export_model(folder / "run", folder, ["unet"])
+
+
+def prior(captions: str, args: argparse.Namespace) -> ConfigDict:
+    """Returns the text-to-image model that a study's generalist can start from."""
+    c = thin(common.text_to_image())
+    c.data.scenes_captions = captions
+    c.batch_size = PRIOR_BATCH
+    c.total_steps = args.prior_steps
+    c.model.init_from = f"text_encoder={args.work / 'text'}"
+    c.eval.final_examples = 32
+    return c
+
+
+def train(training: Training, args: argparse.Namespace) -> dict[str, Any]:
+    """Trains one variant with one seed, as far as it is not there; returns its results."""
+    config = training.config
+    workdir = training.workdir(args.work)
+    evaluations = workdir / "eval"
+    last = evaluations / str(config.total_steps)
+    if not (last / METRICS).is_file():
+        train_and_evaluate(config, workdir)
+
+    # By steps of training, and at the end also by those of the sampler.
+    folders = {str(step): evaluations / str(step) for step in lengths(config)}
+    for steps in getattr(module_of(training.study), "SAMPLER_STEPS", ()):
+        folder = last
+        if steps != config.diffusion.steps:
+            folder = last.with_name(f"{last.name}_sampled_{steps}")
+        if not (folder / METRICS).is_file():
+            examples = config.eval.final_examples
+            split = config.eval.final_split
+            evaluate_workdir(config, workdir, examples, split=split, out_dir=folder, steps=steps)
+        folders[f"{config.total_steps}, sampled in {steps}"] = folder
+    metrics = {label: read_json(folder / METRICS) for label, folder in folders.items()}
+
+    # Of the figures those of the model; those of a class, or of what stands beside, have prefixes.
+    figures = {}
+    for label, measured in metrics.items():
+        figures[label] = {name: measured[name] for name in measured if name.count("/") == 1}
+    run = read_json(workdir / "run.json")
+    del run["command"]
+    return {
+        "changed": changes(config, args),
+        "run": run,
+        "images_per_second": images_per_second(workdir),
+        "trivial": {figure: metrics[last.name][f"trivial/{figure}"] for figure in FIGURES},
+        "figures": figures,
+    }
+
+
+def lengths(config: ConfigDict) -> list[int]:
+    """Returns the steps after which a training is measured."""
+    every = config.eval.every_steps
+    return [*range(every, config.total_steps, every), config.total_steps]
+
+
+def changes(config: ConfigDict, args: argparse.Namespace) -> dict[str, Any]:
+    """Returns the fields that differ from the study's base: what it changed, and the seed."""
+    base = flatten(configure(common.get_config("scenes,scratch"), 0, args).to_dict())
+    own = flatten(config.to_dict())
+    return {field: own[field] for field in own if own[field] != base.get(field)}
+
+
+def images_per_second(workdir: pathlib.Path) -> float:
+    """Returns the median over what the training logged."""
+    lines = (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     rates = [json.loads(line).get("images_per_second") for line in lines]
-    last = [rate for rate in rates if rate is not None][-1]
-    return int(60 * minutes * last / config.batch_size)
+    return statistics.median(rate for rate in rates if rate is not None)
 
 
-def train(config, args, out: pathlib.Path) -> dict[str, float]:
-    """Trains and evaluates one variant; returns its metrics with the number of steps."""
-    # JAX is imported here: `main` must have split the CPU before.
-    from generalist.training.loop import train_and_evaluate
-
-    config.eval.final_examples = args.examples
-    config.total_steps = steps_in(args.minutes, config) if args.minutes else args.steps
-    return train_and_evaluate(config, out) | {"steps": config.total_steps}
-
-
-def cell(figure: str, value: float | None) -> str:
-    """Returns a figure as text; ratios in percent."""
-    if value is None:
+def cell(figure: str, values: Sequence[float | None]) -> str:
+    """Returns a figure of several seeds as text: the mean, and in brackets the range."""
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
         return "-"
-    if figure.endswith(("miou", "pq")):
-        return f"{100 * value:.1f} %"
-    return f"{value:.2f}"
+    is_ratio = figure.endswith(RATIOS)
+    mean, lowest, highest = (
+        f"{100 * value:.1f}" if is_ratio else f"{value:.2f}"
+        for value in (statistics.fmean(known), min(known), max(known))
+    )
+    unit = " %" if is_ratio else ""
+    return f"{mean}{unit} ({lowest}..{highest})" if len(known) > 1 else f"{mean}{unit}"
 
 
-def row(name: str, steps: int | str, metrics: dict[str, float], prefix: str = "") -> str:
-    """Returns a line of the table."""
-    cells = [cell(figure, metrics[prefix + figure]) for figure in FIGURES]
-    return f"| {name} | {steps} | " + " | ".join(cells) + " |"
+def row(name: str, steps: str, seeds: str, figures: Sequence[Mapping[str, float | None]]) -> str:
+    """Returns a line of the table; `figures` has one mapping a seed."""
+    cells = [cell(figure, [each[figure] for each in figures]) for figure in FIGURES]
+    return f"| {' | '.join([name, steps, seeds, *cells])} |"
 
 
-def table(results: dict[str, dict[str, float]]) -> str:
+def table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """Returns a study's table in Markdown.
 
     The trivial predictor is its first row where all variants are scored alike.
+
+    Args:
+      results: {variant: content of its files, one a seed}.
     """
-    rows = [
-        "| variant | steps | " + " | ".join(FIGURES) + " |",
-        "|---|---" + "|---:" * len(FIGURES) + "|",
-    ]
-    trivial = {row("trivial", "-", metrics, "trivial/") for metrics in results.values()}
-    if len(trivial) == 1:
-        rows += trivial
-    for name, metrics in results.items():
-        rows.append(row(name, metrics["steps"], metrics))
+    head = ["variant", "steps", "seeds", *FIGURES]
+    rows = [f"| {' | '.join(head)} |", "|---|---|---:" + "|---:" * len(FIGURES) + "|"]
+    trivial = [result["trivial"] for variant in results.values() for result in variant]
+    if all(each == trivial[0] for each in trivial):
+        rows.append(row("trivial", "-", "-", trivial[:1]))
+
+    for name, variant in results.items():
+        for label in variant[0]["figures"]:
+            figures = [result["figures"][label] for result in variant]
+            rows.append(row(name, label, str(len(figures)), figures))
     return "\n".join(rows)
 
 
-def main() -> None:
-    """Runs what is not there yet and prints the tables."""
+def read_results(study: str, out: pathlib.Path) -> dict[str, list[dict[str, Any]]]:
+    """Returns the results of a study that are there, by variant, in the order of the seeds."""
+    found = {}
+    for variant in module_of(study).VARIANTS:
+        files = sorted((out / study / variant).glob("*.json"), key=lambda file: int(file.stem))
+        if files:
+            found[variant] = [read_json(file) for file in files]
+    return found
+
+
+def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
+    """Writes a file of results."""
+    write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Returns the arguments of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--studies", nargs="+", default=list(STUDIES), choices=STUDIES)
-    parser.add_argument("--steps", type=int, default=100, help="of each variant, 16 images each")
-    parser.add_argument(
-        "--minutes",
-        type=float,
-        default=0.0,
-        help="training time of each variant, instead of --steps",
-    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=1500, help="of each training, 8 images each")
+    parser.add_argument("--prior-steps", type=int, default=4000, help=f"{PRIOR_BATCH} images each")
     parser.add_argument("--examples", type=int, default=100, help="held-out scenes a task")
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/ablations"))
-    args = parser.parse_args()
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/ablations/results"))
+    parser.add_argument("--work", type=pathlib.Path, default=pathlib.Path("runs/ablations"))
+    args = parser.parse_args(argv)
+    if args.steps < LENGTHS or args.steps % LENGTHS:
+        parser.error(f"--steps {args.steps}: give a multiple of {LENGTHS}, its lengths are thirds")
+    return args
 
+
+def check_base(args: argparse.Namespace) -> None:
+    """Keeps the config that all variants start from, or ends where results have another."""
+    base = json.loads(configure(common.get_config("scenes,scratch"), 0, args).to_json())
+    file = args.out / "config.json"
+    if file.is_file() and read_json(file) != base:
+        raise SystemExit(
+            f"{file} is of other steps, examples, folders or code: give the options of these "
+            "results, or another --out"
+        )
+    write_json(file, base)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs what is not there yet, and writes the tables after each training."""
+    args = parse(argv)
     show_log()
-    host.use_all_cores(os.cpu_count(), 16)
-    todo = []
-    for study in args.studies:
-        module = importlib.import_module(f"generalist.configs.ablations.{study}")
-        todo += [(study, variant, module) for variant in module.VARIANTS]
+    host.use_all_cores(os.cpu_count() or 1, 8)
+    check_base(args)
+    todo = [each for each in trainings(args) if not each.results(args.out).is_file()]
+    if todo:
+        prepare(args)
 
-    tables: dict[str, dict] = {study: {} for study in args.studies}
     began = time.monotonic()
-    done = 0
-    for number, (study, variant, module) in enumerate(todo, 1):
-        out = args.out / study / variant
-        if not (out / RESULT).is_file():
-            print(f"--- {study}: {variant} ({number} of {len(todo)})", flush=True)
-            result = train(module.get_config(variant), args, out)
-            (out / RESULT).write_text(json.dumps(result, indent=1), encoding="utf-8")
+    for number, training in enumerate(todo, 1):
+        name = f"{training.study}, {training.variant}, seed {training.seed}"
+        print(f"--- {name} ({number} of {len(todo)})", flush=True)
+        write_json(training.results(args.out), train(training, args))
 
-            done += 1
-            left = len(todo) - number
-            minutes = (time.monotonic() - began) / done * left / 60
-            print(f"--- {left} left, about {minutes:.0f} min", flush=True)
-        tables[study][variant] = json.loads((out / RESULT).read_text(encoding="utf-8"))
-
-    sections = [f"### {study}\n\n{table(results)}" for study, results in tables.items()]
-    text = "\n\n".join(sections)
-    (args.out / "tables.md").write_text(text + "\n", encoding="utf-8")
-    print(text)
+        results = read_results(training.study, args.out)
+        text = table(results) + "\n"
+        write_atomically(args.out / training.study / "table.md", text.encode())
+        minutes = (time.monotonic() - began) / number * (len(todo) - number) / 60
+        print(f"{text}--- {len(todo) - number} left, about {minutes:.0f} min", flush=True)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ UNKNOWN = "<unknown>"
 WORD = r"[\p{L}\p{N}]+"
 LETTERS = string.ascii_lowercase + string.digits
 INSIDE = "##"  # begins a letter that is not the first of its word
+CAPTIONS = 3_000  # that are read for their words
 SIZES = {"dim": 128, "depth": 2, "heads": 4, "causal": True, "epsilon": 1e-5}
 
 
@@ -62,26 +63,37 @@ def tokenizer(vocabulary: list[str]) -> tokenizers.Tokenizer:
     return tokens
 
 
-def main() -> None:
-    """Writes both folders."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("prior"))
-    parser.add_argument("--captions", type=int, default=3_000, help="that are read for their words")
-    args = parser.parse_args()
+def write(out: pathlib.Path, captions: int = CAPTIONS) -> str:
+    """Writes both folders below `out`; returns what they hold, for people.
 
-    tokens = tokenizer(words(args.captions))
+    Args:
+      out: a folder.
+      captions: that are read for their words.
+    """
+    tokens = tokenizer(words(captions))
     files = {
         "tokenizer.json": tokens.to_str(),
         "tokenizer_config.json": json.dumps({"pad_token": END}, indent=1),
     }
     for name, text in files.items():
-        write_atomically(args.out / "tokenizer" / name, text.encode())
+        write_atomically(out / "tokenizer" / name, text.encode())
 
     settings = SIZES | {"vocabulary": tokens.get_vocab_size(), "length": CAPTION_LENGTH}
     encoder = TextEncoder(**settings, rngs=layers.HostRngs(0))
     _, values = parameters.split(encoder)
-    export = export_component("text_encoder", settings, values, args.out / "text_encoder")
-    print(f"{args.out}: {tokens.get_vocab_size()} tokens; {export}")
+    export = export_component("text_encoder", settings, values, out / "text_encoder")
+    return f"{out}: {tokens.get_vocab_size()} tokens; {export}"
+
+
+def main() -> None:
+    """Writes both folders."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("prior"))
+    parser.add_argument(
+        "--captions", type=int, default=CAPTIONS, help="that are read for their words"
+    )
+    args = parser.parse_args()
+    print(write(args.out, args.captions))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,18 @@ from generalist.recipe import Recipe
 from generalist.training.optimizer import trainable
 from generalist.training.workdir import flatten
 
+ALL_LEVELS = {
+    "diffusion.x_init": "gaussian",
+    "diffusion.sampler": "ddim",
+    "diffusion.steps": 4,
+}
+
+
+def levels(p_pure_noise: float) -> dict[str, float]:
+    """The fields that say how often a task is trained at pure noise."""
+    return {f"tasks.timesteps.{task}.p_pure_noise": p_pure_noise for task in common.SCENES}
+
+
 STUDIES = {
     "conditioning": {
         "cross_attention": {"model.concatenate_image": False, "model.aligned_features": False},
@@ -20,21 +32,35 @@ STUDIES = {
         "aligned": {"model.concatenate_image": False},
         "both": {},
     },
-    "initialization": {"scratch": {}, "pretrained": {"model.init_from": "scenes"}},
+    "initialization": {
+        "scratch": {"diffusion.unet_time": "equal_logsnr"},
+        "prior": {"diffusion.unet_time": "equal_logsnr", "model.adapt.image": "copied"},
+        "shuffled": {"diffusion.unet_time": "equal_logsnr", "model.adapt.image": "copied"},
+    },
+    "diffusion": {"twin": levels(1.0), "all_levels": levels(0.3) | ALL_LEVELS},
     "image_encoder": {
         "tuned": {},
         "frozen": {"optimizer.frozen": (r"^text_encoder\.", r"^image_encoder\.")},
-        "coarse": {"model.image_encoder.patch": 16},
-        "deep": {"model.image_encoder.depth": 4},
     },
+    # Labels of one size; the grids of the UNet and of the encoder stay.
     "resolution": {
-        str(size): {
-            "data.scenes_size": 256,
-            "data.image_size": size,
-            "model.target_size": size,
-            "model.unet.patch": size // 16,
-        }
-        for size in (64, 128, 256)
+        "64": {"data.scenes_size": 128},
+        "128": {
+            "data.scenes_size": 128,
+            "data.image_size": 128,
+            "model.target_size": 128,
+            "model.unet.patch": 8,
+            "model.unet.refine": 32,
+            "model.image_encoder.image_size": 128,
+            "model.image_encoder.patch": 16,
+        },
+    },
+    "objective": {
+        f"{prediction}_{weight}": levels(0.3)
+        | ALL_LEVELS
+        | {"diffusion.prediction_type": prediction, "diffusion.loss_weight": weight}
+        for prediction in ("x0", "v")
+        for weight in ("x0", "v")
     },
     "latent_vs_pixel": {
         "pixel": {"diffusion.prototype_weight": 0.0, "model.unet.refine": 0},

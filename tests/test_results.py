@@ -4,6 +4,7 @@ import json
 import pathlib
 import re
 
+import ablations
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -90,6 +91,14 @@ def test_tables_of_the_ablations_are_those_of_their_logs(folder):
             ratio = figure.endswith(("miou", "pq"))
             expected.append(f"{100 * value:.1f} %" if ratio else f"{value:.2f}")
         assert table[variant] == expected, variant
+
+
+def test_tables_of_the_studies_are_those_of_their_files():
+    """All seeds of a study are of one code: the table is what its program makes of them."""
+    for file in RESULTS.glob("ablations/*/table.md"):
+        study = file.parent.name
+        expected = ablations.table(ablations.read_results(study, file.parents[1]))
+        assert file.read_text() == f"{expected}\n", study
 
 
 def test_every_folder_is_in_the_page():

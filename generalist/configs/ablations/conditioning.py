@@ -7,9 +7,8 @@ The variants are cross_attention, the paper's: tokens only; concatenate, which a
 x_t; aligned, which adds the encoder's token grid at every level; and both. Cross-attention stays on
 in all of them.
 
-What to expect on two CPU cores after 100 steps, one seed (results/README.md): mIoU 11.6 %, 12.4 %,
-15.6 % and 12.7 %, denoising 16.4, 20.8, 18.6 and 21.0 dB, in that order. A full run takes 10 to 12
-minutes.
+A run by itself takes 10 to 12 minutes on two CPU cores. In 100 steps, one seed (results/README.md),
+mIoU was 11.6 %, 12.4 %, 15.6 % and 12.7 %, denoising 16.4, 20.8, 18.6 and 21.0 dB, in that order.
 """
 
 from typing import NamedTuple

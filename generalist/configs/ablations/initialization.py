@@ -1,30 +1,34 @@
-"""What training starts from.
+"""What training starts from: nothing, or a text-to-image model.
 
     python main.py --config=configs/ablations/initialization.py:scratch
-    python benchmarks/ablations.py --studies initialization  # both side by side
+    python main.py --config=configs/ablations/initialization.py:prior
+    python benchmarks/ablations.py --studies initialization  # all three side by side
 
-The variants are scratch and pretrained. On the scenes, pretrained means the weights shipped with
-the package, which know these very tasks. On the paper's data give a Stable Diffusion folder:
-`:pretrained,paper --config.model.init_from=FOLDER`.
+The variants are scratch; prior, a UNet that has learned to paint the scenes from their captions;
+and shuffled, one that has learned the same pictures with each other's captions: what it knows, it
+knows without words. The benchmark trains both priors first; by itself a run wants the folders of
+one, `--config.model.init_from=unet=FOLDER,text_encoder=FOLDER` (docs/text_to_image.md). On the
+paper's data the prior is Stable Diffusion: `:prior,paper --config.model.init_from=FOLDER`.
 
-What to expect on two CPU cores after 100 steps, one seed (results/README.md): mIoU 12.7 % and
-65.8 %, in that order. A full run takes 10 to 12 minutes.
+The UNet sees the image through the prior's own kernels, and all three are told the time as the
+prior is. Not measured yet.
 """
 
 from ml_collections import ConfigDict
 
 from generalist.configs import common
 
-VARIANTS = ("scratch", "pretrained")
+VARIANTS = ("scratch", "prior", "shuffled")
 
 
 def get_config(arg: str = "scratch") -> ConfigDict:
-    """Returns the scenes with one learning rate for both.
+    """Returns the scenes, ready for a UNet that is given by `model.init_from`.
 
     Behind a comma it takes whatever multitask.py takes.
     """
     name, rest = common.choose(arg, VARIANTS)
     c = common.get_config(rest or "scenes,scratch")
-    if name == "pretrained" and c.data.source == "scenes":
-        c.model.init_from = "scenes"
+    c.diffusion.unet_time = "equal_logsnr"
+    if name != "scratch":
+        c.model.adapt.image = "copied"
     return c

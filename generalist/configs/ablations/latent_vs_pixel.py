@@ -9,8 +9,8 @@ stem, so that the two UNets differ in their first and last convolution only. On 
 give Stable Diffusion's:
 `:latent,paper --config.model.init_from=unet=FOLDER,text_encoder=FOLDER,autoencoder=FOLDER`.
 
-What to expect on two CPU cores after 100 steps, one seed (results/README.md): mIoU 4.3 % and 0.6 %,
-denoising 19.2 and 21.5 dB, in that order. A full run takes 10 to 12 minutes.
+A run by itself takes 10 to 12 minutes on two CPU cores. In 100 steps, one seed (results/README.md),
+mIoU was 4.3 % and 0.6 %, denoising 19.2 and 21.5 dB, in that order.
 """
 
 from ml_collections import ConfigDict
