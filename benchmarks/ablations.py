@@ -168,7 +168,9 @@ def train(training: Training, args: argparse.Namespace) -> dict[str, Any]:
         if not (folder / METRICS).is_file():
             examples = config.eval.final_examples
             split = config.eval.final_split
-            evaluate_workdir(config, workdir, examples, split=split, out_dir=folder, steps=steps)
+            sampled = config.copy_and_resolve_references()
+            sampled.diffusion.update({"sampler": "ddim", "steps": steps})
+            evaluate_workdir(sampled, workdir, examples, split=split, out_dir=folder)
         folders[f"{config.total_steps}, sampled in {steps}"] = folder
     metrics = {label: read_json(folder / METRICS) for label, folder in folders.items()}
 

@@ -122,7 +122,7 @@ class Copier:
         stacked = np.array(resized, np.uint8).reshape(-1, *size, 3)
         return Seen(stacked, stacked)
 
-    def predict_seen(self, seen: Seen, task: str, steps: int) -> np.ndarray:
+    def predict_seen(self, seen: Seen, task: str, *sampling) -> np.ndarray:
         """Returns float32 (b, s, s, 3) in [-1, 1]."""
         return seen.pictures.astype(np.float32) / 127.5 - 1.0
 

@@ -198,6 +198,7 @@ RULES: Mapping[str, Rule] = {
     "diffusion.steps": _whole(1, 10_000),
     "diffusion.eta": _number(0, 1),
     "diffusion.guidance": _number(0, 1e6),
+    "diffusion.samples": _whole(1, 10_000),
     "optimizer.lr": _number(0, 1e18),  # one that diverges is named by its step
     "optimizer.schedule": _TEXT,
     "optimizer.warmup_steps": _whole(0, MOST_STEPS),

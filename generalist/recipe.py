@@ -47,6 +47,7 @@ class Sampling(NamedTuple):
     x_init: str  # "zeros", "gaussian"
     eta: float
     guidance: float  # 1 is off
+    samples: int  # that are combined to one answer, see `Task.decode_samples`
 
     @property
     def stochastic(self) -> bool:

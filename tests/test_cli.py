@@ -130,7 +130,6 @@ def test_evaluate_and_report(tiny_workdir, tmp_path, monkeypatch):
     assert choices == {
         "names": None,
         "out_dir": tiny_workdir / "eval" / "0",
-        "steps": None,
         "native": None,
         "submission": False,
     }
@@ -165,13 +164,27 @@ def test_evaluate_on_other_data_keeps_apart_what_is_chosen(
     assert cli.main([*command, "--no-native"]) == 0 and calls.pop()[1]["native"] is False
     assert second == {
         "names": ["derain"],
-        "out_dir": tiny_workdir / "eval" / "0_derain_data_test-Rain100H_4steps",
-        "steps": 4,
+        "out_dir": tiny_workdir / "eval" / "0_derain_data_test-Rain100H_4steps_ddim",
         "native": True,
         "submission": True,
     }
-    assert cli.main([*command, "--steps", "0"]) == 2
-    assert "steps at least 1" in capsys.readouterr().err
+    assert (config.diffusion.steps, config.diffusion.sampler) == (4, "ddim")
+    chosen = "--steps 1 --sampler dpmpp_2m --samples 8"
+    assert cli.main([*command, *chosen.split()]) == 0
+    assert calls.pop()[1]["out_dir"] == tiny_workdir / "eval" / "0_data_dpmpp_2m_8samples"
+
+
+@pytest.mark.parametrize(
+    ("choices", "said"),
+    [
+        ("--samples 8", "diffusion.samples 8 would all be equal: diffusion.x_init 'zeros'"),
+        ("--limit -1", "--limit -1: examples are at least 0"),
+    ],
+)
+def test_evaluate_refuses_a_sampler_that_cannot_be(tiny_workdir, capsys, choices, said):
+    command = f"evaluate --from {tiny_workdir} --out /nowhere {choices}"
+    assert cli.main(command.split()) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_ceiling_of_pixels_and_of_latents(tmp_path, monkeypatch, capsys):

@@ -35,7 +35,7 @@ def test_a_recipe_says_what_its_config_says(config):
         "panoptic",
     ]
     assert set(recipe.known_tasks) == {*recipe.tasks, "light", "panoptic", "text_to_image"}
-    assert recipe.sampling == Sampling("ddim", 4, "zeros", 0.0, 1.0)
+    assert recipe.sampling == Sampling("ddim", 4, "zeros", 0.0, 1.0, samples=1)
     assert not recipe.sampling.stochastic
     assert recipe.timesteps["depth"] == TimestepDistribution(0.0, 1.0, 0.9)
     assert recipe.prediction_type == "x0"
@@ -127,6 +127,7 @@ def test_without_prototype_weight_there_are_no_palettes(config):
         ("diffusion.prediction_type", "eps", "choose prediction_type 'x0' or 'v', or schedule"),
         ("diffusion.eta", 0.5, "eta must be 0"),
         ("diffusion.steps", 0, "a whole number of at least 1"),
+        ("diffusion.samples", 0, "diffusion.samples=0: allowed is a whole number of at least 1"),
         ("tasks.timesteps.depth.std", 0.0, "std"),
         ("tasks.timesteps.depth.p_pure_noise", 1.5, "p_pure_noise"),
         ("eval.tasks", ("dept",), "Did you mean 'depth'"),

@@ -3,6 +3,8 @@
 import argparse
 import os
 import pathlib
+from collections.abc import Sequence
+from typing import Any
 
 from generalist.cli.common import DEFAULT_WORKDIR, add_source
 
@@ -14,6 +16,7 @@ EXAMPLES = """examples:
   generalist evaluate --from runs/multitask --limit 100
   generalist evaluate --from runs/multitask --task derain --data-dir /data \\
       --split test/Rain100H --native --submission
+  generalist evaluate --from runs/multitask --steps 8 --samples 8
 
 The folder gets metrics.json, card.md and card.json, per_image.csv and panels/, and with
 --submission the predictions: panoptic in COCO's form, semantic as 8-bit class + 1 (ADE20K), depth
@@ -54,7 +57,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--steps",
         type=int,
         metavar="N",
-        help="denoising steps (default: as the model's config says)",
+        help="denoising steps (default: as the model's config says); more than one of a model that "
+        "answers in one are of DDIM",
+    )
+    parser.add_argument(
+        "--samples",
+        type=int,
+        metavar="N",
+        help="samples of each image that are combined, as predict does (default: as the model's "
+        "config says)",
+    )
+    parser.add_argument(
+        "--sampler",
+        metavar="NAME",
+        help="one_step, ddim or dpmpp_2m (default: as the model's config says)",
     )
     parser.add_argument(
         "--native",
@@ -85,17 +101,17 @@ def run(args: argparse.Namespace) -> int:
             f"--from {source}: figures are written into the folder they belong to; "
             "say where else by --out"
         )
-    if args.limit < 0 or (args.steps is not None and args.steps < 1):
-        raise ValueError(
-            f"--limit {args.limit} --steps {args.steps}: examples are at least 0, steps at least 1"
-        )
+    if args.limit < 0:
+        raise ValueError(f"--limit {args.limit}: examples are at least 0")
 
     from ml_collections import ConfigDict
 
-    from generalist.evaluation.workdir import evaluate_workdir
+    from generalist.evaluation.workdir import evaluate_workdir, sampled_otherwise
 
-    # The model's config, with the data chosen here.
+    # The model's config, with what is chosen here.
     config = ConfigDict(load_weights(source)[0])
+    own = config.diffusion.to_dict()
+    config.diffusion.update(_sampling(args, own["sampler"]))
     config.data_dir = args.data_dir or os.environ.get("GENERALIST_DATA_DIR", config.data_dir)
     if args.data_dir and config.data.source == "scenes":
         config.data.source = "paper"
@@ -107,7 +123,8 @@ def run(args: argparse.Namespace) -> int:
     if args.out:
         out = pathlib.Path(args.out)
     else:
-        out = folder / "eval" / _folder_name(args, read_step(source))
+        words = sampled_otherwise(own, config.diffusion)
+        out = folder / "eval" / _folder_name(args, read_step(source), words)
 
     evaluate_workdir(
         config,
@@ -115,7 +132,6 @@ def run(args: argparse.Namespace) -> int:
         args.limit,
         names=args.task or all_tasks,
         out_dir=out,
-        steps=args.steps,
         native=args.native,
         submission=args.submission,
     )
@@ -123,13 +139,19 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _folder_name(args: argparse.Namespace, step: str) -> str:
+def _sampling(args: argparse.Namespace, own_sampler: str) -> dict[str, Any]:
+    """Returns the fields of `diffusion` that are chosen here."""
+    chosen = {"steps": args.steps, "samples": args.samples, "sampler": args.sampler}
+    if own_sampler == "one_step" and (args.steps or 1) > 1 and not args.sampler:
+        chosen["sampler"] = "ddim"  # as `predict` does
+    return {field: value for field, value in chosen.items() if value is not None}
+
+
+def _folder_name(args: argparse.Namespace, step: str, sampling: Sequence[str]) -> str:
     """Returns the step and what differs from the model's own evaluation: "1500_data_test"."""
     choices = [step, "+".join(args.task)]
     if args.data_dir:
         choices.append(pathlib.Path(args.data_dir).resolve().name)
     if args.split:
         choices.append(args.split.replace("/", "-"))
-    if args.steps:
-        choices.append(f"{args.steps}steps")
-    return "_".join(choice for choice in choices if choice)
+    return "_".join(choice for choice in [*choices, *sampling] if choice)

@@ -257,6 +257,9 @@ def full_size() -> ConfigDict:
     c.diffusion.steps = 1
     c.diffusion.eta = 0.0
     c.diffusion.guidance = 1.0  # 1 is off
+    # That `predict` and evaluations draw of an image and combine: the mean of quantities, the vote
+    # of classes and segments. More than one need a sampler that draws noise.
+    c.diffusion.samples = 1
 
     c.optimizer = ConfigDict()
     c.optimizer.lr = 1e-4

@@ -57,6 +57,11 @@ def check_combination(
             "p_pure_noise is 0: choose tasks.timesteps.<task>.p_pure_noise above 0, or x_init "
             "'gaussian'"
         )
+    if choices["samples"] > 1 and choices["x_init"] == "zeros" and not choices["eta"]:
+        raise ValueError(
+            f"diffusion.samples {choices['samples']} would all be equal: diffusion.x_init 'zeros' "
+            "with diffusion.eta 0 draws no noise: choose samples 1, or x_init 'gaussian'"
+        )
     hidden = {"drop_image" if sees else "drop_text" for sees in sees_image}
     for field in sorted(hidden):
         if choices["guidance"] != 1.0 and choices[field] == 0.0:

@@ -41,6 +41,8 @@ class EvaluationSettings:
     Attributes:
       target_size: side of the square that the model paints, in pixels; the ceiling has the same.
       steps: denoising steps, for the card.
+      samples: how many `predict_rgb` draws of an example, to be combined as `Generalist.predict`
+        does; 1 of the tasks that combine none.
       batch_size: images a call of the model.
       limit: examples a task, evenly spaced; 0 takes all.
       panels: examples shown in the pictures.
@@ -55,6 +57,7 @@ class EvaluationSettings:
 
     target_size: int
     steps: int | None = None
+    samples: int = 1
     batch_size: int = 64
     limit: int = 0
     panels: int = 4
@@ -85,7 +88,8 @@ def evaluate(
       predict_rgb: (images uint8 (b, h, w, 3), task name) -> float32 (b, target_size, target_size,
         3) in about [-1, 1]; images of several sizes come as a list of (h, w, 3). A composed task
         is painted as its components. Of several processes all call it at once, each for its own
-        images, of which there may be none; see `predictors.on_all_processes`.
+        images, of which there may be none; see `predictors.on_all_processes`. Sample k > 0 is asked
+        for by `seed=k`.
       tasks: {name: task}.
       sources: {name: random-access source of held-out examples}, one for each task.
       settings: how to evaluate.
@@ -112,8 +116,8 @@ def evaluate(
     # Which examples are measured, and who predicts them.
     rows = {name: evenly_spaced(len(sources[name]), settings.limit) for name in tasks}
     predictors = _Predictors(
-        model=Model(predict_rgb, settings.target_size),
-        tiles=Tiles(predict_rgb, settings.target_size, settings.batch_size),
+        model=Model(predict_rgb, settings.target_size, settings.samples),
+        tiles=Tiles(predict_rgb, settings.target_size, settings.batch_size, settings.samples),
         trivial=Trivial(train_sources, settings.target_size),
         ceiling=Ceiling(settings.target_size),
         exact=Ceiling(None),
@@ -220,7 +224,8 @@ def _task_evaluation(
     ways = _ways(task, predictors.model)
     if in_tiles:
         ways = {"": Way(task, predictors.tiles), "_whole": Way(task, predictors.model)}
-    model = Measurement(ways, Scores(task, source.groups))
+    samples = settings.samples if task.combines_samples else 1
+    model = Measurement(ways, Scores(task, source.groups, samples))
 
     # What is known from an earlier evaluation is not measured again.
     baselines = {}
@@ -412,11 +417,14 @@ def _earlier_figures(folder: pathlib.Path, card: Mapping[str, Any]) -> dict[str,
 
 
 def _is_same(earlier: Mapping[str, Any], card: Mapping[str, Any], task: str) -> bool:
-    """Whether two cards are of the same examples of a task, painted as large in as many steps."""
+    """Whether two cards are of the same examples of a task, painted as large by as much work."""
     one = earlier["tasks"].get(task, {})
     other = card["tasks"][task]
     same_examples = one.get("keys_sha256") == other["keys_sha256"]
-    return same_examples and all(earlier[key] == card[key] for key in ("target_size", "steps"))
+    # Cards of earlier releases are of one sample.
+    same_samples = earlier.get("samples", 1) == card.get("samples", 1)
+    same_painting = all(earlier[key] == card[key] for key in ("target_size", "steps"))
+    return same_examples and same_samples and same_painting
 
 
 def _under(prefix: str, figures: Mapping[str, float | None]) -> dict[str, float | None]:
@@ -428,6 +436,7 @@ def _card_facts(settings: EvaluationSettings) -> dict[str, Any]:
     return {
         "target_size": settings.target_size,
         "steps": settings.steps,
+        "samples": settings.samples,
         "batch_size": settings.batch_size,
         **settings.facts,
     }

@@ -21,6 +21,7 @@ T = TypeVar("T")
 # (images uint8 (b, h, w, 3) or a list of (h, w, 3), task name)
 # -> float32 (b, s, s, 3) in about [-1, 1].
 # For a task whose examples have their own prompts, the third argument is a list of b of them.
+# Where several samples are drawn, `seed=k` asks for sample k > 0.
 # Of several processes all call it at once, each for its own images, of which there may be none.
 PredictRGB = Callable[..., np.ndarray]
 
@@ -36,11 +37,15 @@ class Predictor(Protocol):
 def on_all_processes(generalist: Generalist, steps: int) -> PredictRGB:
     """Returns what samples the images of all processes as one batch, on all of their devices.
 
-    The batch is that of one process, so its noise is too: first come the images of process 0.
+    The batch is that of one process, so its noise is too: first come the images of process 0. It
+    depends on the seed and on the place in the batch.
     """
 
     def predict_rgb(
-        images: np.ndarray | list[np.ndarray], task: str, prompts: list[str] | None = None
+        images: np.ndarray | list[np.ndarray],
+        task: str,
+        prompts: list[str] | None = None,
+        seed: int = 0,
     ) -> np.ndarray:
         # At the model's own sizes the images of all processes fit into one array.
         seen = generalist.see(images)
@@ -52,7 +57,7 @@ def on_all_processes(generalist: Generalist, steps: int) -> PredictRGB:
             gathered = processes.gather_rows(packed)
             prompts = [prompt for own in gathered for prompt in json.loads(own.tobytes())]
 
-        rgb = generalist.predict_seen(whole, task, steps, prompts=prompts)
+        rgb = generalist.predict_seen(whole, task, steps, seed, prompts)
         first = sum(len(part) for part in parts[0][: jax.process_index()])
         return rgb[first : first + len(images)]
 
@@ -65,7 +70,7 @@ class Painted(NamedTuple):
     Attributes:
       images: those of this process, uint8 (h, w, 3) each.
       prompts: of the images, where they have their own.
-      rgb: float32 (b, s, s, 3) in about [-1, 1].
+      rgb: float32 (b, s, s, 3) in about [-1, 1]; of several samples (b, n, s, s, 3).
       total: number of images of all processes.
       seconds: how long they took.
     """
@@ -83,24 +88,27 @@ class Model:
     Args:
       predict_rgb: the model.
       target_size: side of the square that the model paints, in pixels.
+      samples: how many become one prediction, of the tasks that combine them.
 
     Attributes:
       seconds: {task: seconds an image for painting and decoding, of each batch}.
     """
 
-    def __init__(self, predict_rgb: PredictRGB, target_size: int):
+    def __init__(self, predict_rgb: PredictRGB, target_size: int, samples: int = 1):
         self.seconds: dict[Task, list[float]] = {}
         self._predict_rgb = predict_rgb
         self._target_size = target_size
-        self._last: dict[str, Painted] = {}  # by component task
+        self._samples = samples
+        self._last: dict[tuple[str, int], Painted] = {}  # by component task and number of samples
 
     def __call__(self, task: Task, examples: Sequence[Example]) -> list[Any]:
         """Returns the task's prediction for each example of a batch, at the size of its label."""
-        painted = {part.name: self._paint(examples, part) for part in task.component_tasks}
+        samples = self._samples if task.combines_samples else 1
+        painted = {part.name: self._paint(examples, part, samples) for part in task.component_tasks}
 
         began = time.perf_counter()
         rgbs = {name: part.rgb for name, part in painted.items()}
-        predictions = decode(task, rgbs, examples)
+        predictions = decode(task, rgbs, examples, samples)
         decoding = time.perf_counter() - began
 
         # A task is charged for its painting also where another task has paid before.
@@ -109,12 +117,12 @@ class Model:
         self.seconds.setdefault(task, []).append((decoding + painting) / total)
         return predictions
 
-    def _paint(self, examples: Sequence[Example], part: Task) -> Painted:
+    def _paint(self, examples: Sequence[Example], part: Task, samples: int) -> Painted:
         """Returns what the model paints for these images; the same batch is not painted again."""
         name = part.name
         images = [example["image"] for example in examples]
         prompts = _prompts(part, examples)
-        last = self._last.get(name)
+        last = self._last.get((name, samples))
         same = last is not None and _same(last.images, images) and last.prompts == prompts
         # All processes paint, or none does.
         counts = processes.gather_values(np.asarray([len(images), same], np.int32))
@@ -123,12 +131,19 @@ class Model:
             return last
 
         began = time.perf_counter()
-        own_prompts = () if prompts is None else (prompts,)
-        rgb = np.asarray(self._predict_rgb(_as_batch(images), name, *own_prompts))
+        drawn = _draw(self._predict_rgb, images, name, prompts, samples)
         seconds = time.perf_counter() - began
 
+        for rgb in drawn:
+            self._check(rgb, len(images), name)
+        rgb = drawn[0] if samples == 1 else np.stack(drawn, axis=1)
+        self._last[name, samples] = Painted(images, prompts, rgb, total, seconds)
+        return self._last[name, samples]
+
+    def _check(self, rgb: np.ndarray, count: int, name: str) -> None:
+        """Raises ValueError unless this is one sample of `count` images."""
         # Without these checks a wrong model would fail in a decoder, or have figures of nan.
-        expected = (len(images), self._target_size, self._target_size, 3)
+        expected = (count, self._target_size, self._target_size, 3)
         if rgb.shape != expected or rgb.dtype.kind != "f":
             raise ValueError(
                 f"Task '{name}': predict_rgb returned {rgb.dtype} of shape {rgb.shape}, expected "
@@ -139,8 +154,6 @@ class Model:
                 f"Task '{name}': predict_rgb returned nan or inf: "
                 "the weights are broken, take an older checkpoint."
             )
-        self._last[name] = Painted(images, prompts, rgb, total, seconds)
-        return self._last[name]
 
 
 class Tiles:
@@ -152,27 +165,36 @@ class Tiles:
       predict_rgb: the model.
       target_size: side of a tile in pixels; neighbors overlap by at least a quarter of it.
       batch_size: tiles a call of the model, of all processes together.
+      samples: how many become one prediction, of the tasks that combine them.
 
     Attributes:
       seconds: {task: seconds an image for painting and decoding, of each batch}.
     """
 
-    def __init__(self, predict_rgb: PredictRGB, target_size: int, batch_size: int = CHUNK):
+    def __init__(
+        self,
+        predict_rgb: PredictRGB,
+        target_size: int,
+        batch_size: int = CHUNK,
+        samples: int = 1,
+    ):
         self.seconds: dict[Task, list[float]] = {}
         self._predict_rgb = predict_rgb
         self._side = target_size
         self._batch_size = batch_size
+        self._samples = samples
 
-    def _tiles(self, example: Example) -> list["_Tile"]:
+    def _tiles(self, example: Example, samples: int) -> list["_Tile"]:
         image = example["image"]
         if max(image.shape[:2]) <= self._side:
             return [_Tile(example, None, 0)]
-        tiling = Tiling(image, self._side, self._side // 4)
-        return [_Tile(example, tiling, index) for index in range(len(tiling))]
+        tilings = [Tiling(image, self._side, self._side // 4) for _ in range(samples)]
+        return [_Tile(example, tilings, index) for index in range(len(tilings[0]))]
 
     def __call__(self, task: Task, examples: Sequence[Example]) -> list[Any]:
         """Returns the task's prediction for each example of a batch, at the size of its label."""
-        tiles = [tile for example in examples for tile in self._tiles(example)]
+        samples = self._samples if task.combines_samples else 1
+        tiles = [tile for example in examples for tile in self._tiles(example, samples)]
 
         # Where the tiles of this process lie among those of all.
         counts = processes.gather_values(np.asarray(len(tiles), np.int32))
@@ -185,13 +207,14 @@ class Tiles:
         for start in range(0, int(counts.sum()), self._batch_size):
             own = tiles[max(start - first, 0) : max(start + self._batch_size - first, 0)]
             prompts = _prompts(task, [tile.example for tile in own])
-            own_prompts = () if prompts is None else (prompts,)
-            cut = _as_batch([tile.cut() for tile in own])
-            painted = self._predict_rgb(cut, task.name, *own_prompts)
-            for tile, rgb in zip(own, painted, strict=True):
-                whole = tile.add(rgb)
-                if whole is not None:
-                    predictions.append(task.decode(whole, native_size(tile.example["label"])))
+            cut = [tile.cut() for tile in own]
+            drawn = _draw(self._predict_rgb, cut, task.name, prompts, samples)
+            for tile, *rgbs in zip(own, *drawn, strict=True):
+                whole = tile.add(rgbs)
+                if whole:
+                    colors = {task.name: np.stack(whole)}
+                    size = native_size(tile.example["label"])
+                    predictions.append(task.decode_samples(colors, size, samples))
 
         seconds = time.perf_counter() - began
         total = int(processes.gather_values(np.asarray(len(examples), np.int32)).sum())
@@ -204,33 +227,62 @@ class _Tile(NamedTuple):
 
     Attributes:
       example: what it is of.
-      tiling: all tiles of the image; None for an image that is seen whole.
+      tilings: all tiles of the image, for each sample; None for an image that is seen whole.
       index: of the tile.
     """
 
     example: Example
-    tiling: Tiling | None
+    tilings: list[Tiling] | None
     index: int
 
     def cut(self) -> np.ndarray:
         """Returns what the model is shown, uint8 (h, w, 3)."""
-        return self.example["image"] if self.tiling is None else self.tiling.cut(self.index)
+        return self.example["image"] if self.tilings is None else self.tilings[0].cut(self.index)
 
-    def add(self, rgb: np.ndarray) -> np.ndarray | None:
-        """Takes what was painted for it, and returns all that was for the image after the last."""
-        if self.tiling is None:
-            return rgb
-        self.tiling.add(self.index, rgb)
-        return self.tiling.take() if self.index == len(self.tiling) - 1 else None
+    def add(self, rgbs: list[np.ndarray]) -> list[np.ndarray]:
+        """Takes the samples painted for it; returns those of the image after its last tile."""
+        if self.tilings is None:
+            return rgbs
+        for tiling, rgb in zip(self.tilings, rgbs, strict=True):
+            tiling.add(self.index, rgb)
+        if self.index < len(self.tilings[0]) - 1:
+            return []
+        return [tiling.take() for tiling in self.tilings]
 
 
-def decode(task: Task, rgbs: Mapping[str, np.ndarray], examples: Sequence[Example]) -> list[Any]:
+def _draw(
+    predict_rgb: PredictRGB,
+    images: list[np.ndarray],
+    task: str,
+    prompts: list[str] | None,
+    samples: int,
+) -> list[np.ndarray]:
+    """Returns the samples of a batch, float32 (b, s, s, 3) each.
+
+    The first is what one sample is. Each is a batch as large as that of one: memory stays.
+    """
+    batch = _as_batch(images)
+    own_prompts = () if prompts is None else (prompts,)
+    drawn = [np.asarray(predict_rgb(batch, task, *own_prompts))]
+    for seed in range(1, samples):
+        drawn.append(np.asarray(predict_rgb(batch, task, *own_prompts, seed=seed)))
+    return drawn
+
+
+def decode(
+    task: Task,
+    rgbs: Mapping[str, np.ndarray],
+    examples: Sequence[Example],
+    samples: int = 1,
+) -> list[Any]:
     """Decodes a batch.
 
     Args:
       task: what is measured.
-      rgbs: {component task: what was painted for it, float32 (b, s, s, 3) in about [-1, 1]}.
+      rgbs: {component task: what was painted for it, float32 (b, s, s, 3) in about [-1, 1]}; of
+        several samples (b, n, s, s, 3).
       examples: the b examples, whose labels say at which sizes.
+      samples: n, which become one prediction.
 
     Returns:
       b predictions of the task.
@@ -239,7 +291,10 @@ def decode(task: Task, rgbs: Mapping[str, np.ndarray], examples: Sequence[Exampl
     # The model paints one size; every prediction takes the size of its own label.
     def decode_one(index: int) -> Any:
         colors = {name: rgb[index] for name, rgb in rgbs.items()}
-        return task.decode_components(colors, native_size(examples[index]["label"]))
+        size = native_size(examples[index]["label"])
+        if samples == 1:
+            return task.decode_components(colors, size)
+        return task.decode_samples(colors, size, samples)
 
     return in_parallel(decode_one, range(len(examples)))
 

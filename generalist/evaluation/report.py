@@ -137,6 +137,8 @@ def _summary(step: int, card: Mapping[str, Any]) -> str:
 
     if card["steps"]:
         parts.append(f"{card['steps']} denoising step" + "s" * (card["steps"] > 1))
+    if card.get("samples", 1) > 1:
+        parts.append(f"{card['samples']} samples of each image")
     parts.append(card["device_kind"])
     return html.escape(" · ".join(parts))
 

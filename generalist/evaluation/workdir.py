@@ -4,7 +4,8 @@ import hashlib
 import logging
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -16,8 +17,19 @@ from generalist.evaluation.evaluate import EvaluationSettings, evaluate
 from generalist.evaluation.predictors import on_all_processes
 from generalist.inference import load
 from generalist.pretrained import weights
+from generalist.recipe import Sampling
 
 logger = logging.getLogger("generalist")
+
+# How a field of `Sampling` is named in a folder.
+_WORDS = {
+    "steps": "{}steps",
+    "sampler": "{}",
+    "x_init": "{}",
+    "eta": "eta{}",
+    "guidance": "guidance{}",
+    "samples": "{}samples",
+}
 
 
 def evaluate_workdir(
@@ -28,7 +40,6 @@ def evaluate_workdir(
     split: str | None = None,
     names: Sequence[str] | None = None,
     out_dir: pathlib.Path | None = None,
-    steps: int | None = None,
     native: bool | None = None,
     submission: bool = False,
 ) -> dict[str, float | None]:
@@ -38,13 +49,13 @@ def evaluate_workdir(
     them.
 
     Args:
-      config: the model's, with the data to evaluate on.
+      config: the model's, with the data to evaluate on, and how to sample (see `Sampling`).
       workdir: a workdir or model folder.
       limit: examples a task; 0 takes all.
       split: of the examples; None takes the official one, `config.eval.final_split`.
       names: tasks; None takes all of `config.eval.tasks`, empty those of them that the data have.
-      out_dir: folder of the results; None takes `eval/<step>/` of the workdir.
-      steps: denoising steps; None takes the config's.
+      out_dir: folder of the results; None takes `eval/<step>/` of the workdir, with what is sampled
+        otherwise than the model's own config says in its name: `eval/1500_4steps_ddim/`.
       native: see `EvaluationSettings`; None: for photographs, not for the built-in scenes, which
         are of the model's size.
       submission: see `EvaluationSettings`.
@@ -55,12 +66,15 @@ def evaluate_workdir(
     Raises:
       WeightsError: the folder holds no weights, or they do not fit their config.
       InUseError: another evaluation writes into the folder of the results.
-      ValueError: as of `open_data`, or a task that the model was not trained on.
+      ValueError: as of `open_data`, a task that the model was not trained on, or a way to sample
+        that cannot be.
     """
     generalist = load(workdir, make_mesh() if jax.device_count() > 1 else None)
+    own = generalist.recipe.sampling
+    chosen = {field: config.diffusion[field] for field in Sampling._fields}
+    generalist = generalist.with_sampling(**chosen)
+    sampling = generalist.recipe.sampling
     step = weights.read_step(workdir)
-    if steps is None:
-        steps = config.diffusion.steps
 
     split = split or config.eval.final_split
     names = config.eval.tasks if names is None else names
@@ -76,7 +90,8 @@ def evaluate_workdir(
 
     settings = EvaluationSettings(
         target_size=config.model.target_size,
-        steps=steps,
+        steps=sampling.steps,
+        samples=sampling.samples,
         batch_size=config.eval.batch_size,
         limit=limit,
         panels=config.eval.panels,
@@ -87,18 +102,22 @@ def evaluate_workdir(
             "step": int(step),
             "seed": config.seed,
             "split": split,
-            "sampler": config.diffusion.sampler,
-            "x_init": config.diffusion.x_init,
+            "sampler": sampling.sampler,
+            "x_init": sampling.x_init,
+            "eta": sampling.eta,
+            "guidance": sampling.guidance,
             "weights": str(workdir),
             "weights_sha256": _sha256_of_weights(workdir),
         },
     )
 
     began = time.monotonic()
-    out_dir = out_dir or workdir / "eval" / step
+    if out_dir is None:
+        words = sampled_otherwise(own._asdict(), sampling._asdict())
+        out_dir = workdir / "eval" / "_".join([step, *words])
     with lock.hold(out_dir):
         metrics = evaluate(
-            on_all_processes(generalist, steps),
+            on_all_processes(generalist, sampling.steps),
             data.tasks,
             data.sources,
             settings,
@@ -107,6 +126,17 @@ def evaluate_workdir(
         )
     logger.info(f"evaluated step {step} in {time.monotonic() - began:.0f} s")
     return metrics
+
+
+def sampled_otherwise(own: Mapping[str, Any], chosen: Mapping[str, Any]) -> list[str]:
+    """Returns a word for each field of `Sampling` that differs, such as ["4steps", "ddim"].
+
+    They go into the name of a folder, so that figures of another sampler are not taken for the
+    model's own.
+    """
+    return [
+        word.format(chosen[field]) for field, word in _WORDS.items() if chosen[field] != own[field]
+    ]
 
 
 def _sha256_of_weights(workdir: pathlib.Path) -> str:

@@ -1,6 +1,7 @@
 """A trained model for use: images in, what each task predicts out."""
 
 import contextlib
+import copy
 import functools
 import logging
 import os
@@ -96,12 +97,25 @@ class Generalist:
             return jnp.asarray(value, jnp.float32)
         return place_on_devices(np.asarray(value, np.float32), self._whole)
 
+    def with_sampling(self, **fields: Any) -> "Generalist":
+        """Returns this model with other fields of `Sampling`; they share their parameters.
+
+        Raises:
+          ValueError: a field out of range, or fields that do not fit together.
+        """
+        config = self.recipe.config.to_dict()
+        config["diffusion"] |= fields
+        other = copy.copy(self)
+        other.recipe = Recipe.from_config(config)
+        other._sample = jit_sampler(other.recipe.config, self.graphdef, self._whole)
+        return other
+
     def predict(
         self,
         image: Any = None,
         task: str | Iterable[str] = "depth",
         steps: int | None = None,
-        samples: int = 1,
+        samples: int | None = None,
         seed: int = 0,
         tile: bool | int | None = None,
         prompt: str | Sequence[str] | None = None,
@@ -120,7 +134,7 @@ class Generalist:
             them say, instances and segments those of the sample that the others agree with most.
             `uncertainty` is their standard deviation, or the share that says otherwise. They differ
             only where the sampler is random (it starts from noise, or eta > 0); else one is drawn
-            and the uncertainty is 0.
+            and the uncertainty is 0. None takes the config's, or 1 if a task combines none.
           seed: of that randomness, 0 to 2^32 - 1.
           tile: for denoising, deraining and whatever else prefers tiles (`Task.prefers_tiles`),
             whether to work at native resolution in overlapping tiles of the model's target size; an
@@ -139,6 +153,9 @@ class Generalist:
         """
         names = [task] if isinstance(task, str) else list(task)
         tasks = self.recipe.select(names)
+        if samples is None:
+            combined = all(one.combines_samples for one in tasks.values())
+            samples = self.recipe.sampling.samples if combined else 1
         check_samples(tasks.values(), samples)
         _check_known(tasks.values(), image, prompt)
 

@@ -36,6 +36,7 @@ def rename_fields(config: Any) -> Any:
         diffusion["x_init"] = "gaussian"
     if diffusion:
         diffusion.setdefault("unet_time", "linear")
+        diffusion.setdefault("samples", 1)
 
     _fill_in_model(config)
     timesteps = _group(config, "tasks", "timesteps")

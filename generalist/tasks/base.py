@@ -233,6 +233,11 @@ class Task(abc.ABC):
 
     # Samples --------------------------------------------------------------------------------------
 
+    @property
+    def combines_samples(self) -> bool:
+        """Whether several samples become one prediction, by their mean or by a vote."""
+        return self.averages_samples or self.votes_on_samples
+
     def decode_samples(
         self,
         rgbs: Mapping[str, Float32[np.ndarray, "n h w 3"]],
@@ -401,7 +406,7 @@ def check_samples(tasks: Iterable[Task], samples: int) -> None:
     if samples < 1:
         raise ValueError(f"samples is {samples}; give 1 or more")
 
-    apart = [task.name for task in tasks if not (task.averages_samples or task.votes_on_samples)]
+    apart = [task.name for task in tasks if not task.combines_samples]
     if samples > 1 and apart:
         raise ValueError(
             f"samples={samples} become one answer, by their mean or a vote, which those of "

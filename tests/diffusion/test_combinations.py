@@ -28,6 +28,7 @@ CHOICES = {
     "steps": 1,
     "eta": 0.0,
     "guidance": 1.0,
+    "samples": 1,
     "drop_image": 0.0,
     "drop_text": 0.0,
     "prototype_weight": 0.0,
@@ -196,6 +197,7 @@ def test_what_is_refused_for_its_answer_at_the_start_does_not_learn_it(choice):
         ({"sampler": "ddim", "steps": 2.5}, "steps=2.5 must be a whole number"),
         ({"steps": 4}, "for more steps use 'ddim' or 'dpmpp_2m'"),
         ({"eta": 0.5}, "eta must be 0, or in [0, 1] with 'ddim'"),
+        ({"samples": 8}, "would all be equal: diffusion.x_init 'zeros' with diffusion.eta 0"),
         ({"loss_weight": "xo"}, "Did you mean 'x0'"),
     ],
 )
@@ -211,6 +213,8 @@ def test_what_is_refused_is_told_what_to_choose(changes, message):
         {"guidance": 3.0, "drop_image": 0.1},
         {"sampler": "ddim", "steps": 10, "eta": 1.0},
         {"sampler": "dpmpp_2m", "steps": 4},
+        {"samples": 8, "x_init": "gaussian"},
+        {"samples": 8, "sampler": "ddim", "steps": 2, "eta": 0.5},
         {"prototype_weight": 1.0},
     ],
 )

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -16,6 +17,7 @@ import generalist
 from generalist.devices.lock import InUseError, hold
 from generalist.evaluation.data import open_data
 from generalist.evaluation.workdir import evaluate_workdir
+from generalist.inference import load
 from generalist.pretrained.weights import load_weights
 from generalist.tasks import SCENES_TASKS, TASKS
 
@@ -113,6 +115,34 @@ def test_a_model_of_the_scenes_on_rain_images(measured):
     assert sorted(
         path.relative_to(out / "submission").as_posix() for path in out.rglob("submission/*/*")
     ) == [f"{name}/{key}.png" for name in ("derain", "derain_whole") for key in "12"]
+
+
+def test_a_model_is_sampled_as_the_config_of_the_evaluation_says(rain, tiny_workdir, tmp_path):
+    """And its figures lie beside its own, in a folder that names what was chosen."""
+    workdir = tmp_path / "run"
+    shutil.copytree(tiny_workdir, workdir)
+    chosen = {"x_init": "gaussian", "sampler": "ddim", "steps": 2, "samples": 3}
+    rain.diffusion.update(chosen)
+    metrics = evaluate_workdir(rain, workdir, 0, names=["derain"], native=False)
+    (out,) = (path for path in (workdir / "eval").iterdir() if path.is_dir())
+    assert out.name == "0_2steps_ddim_gaussian_3samples"
+    card = json.loads((out / "card.json").read_text())
+    assert {field: card[field] for field in chosen} == chosen
+
+    # As `predict_rgb` draws them: one batch, three seeds.
+    model = load(workdir).with_sampling(**chosen)
+    data = open_data(rain, ["derain"])
+    task, source = data.tasks["derain"], data.sources["derain"]
+    examples = [source[index] for index in range(2)]
+    draws = np.stack(
+        [model.predict_rgb([one["image"] for one in examples], "derain", seed=k) for k in range(3)]
+    )
+    metric = task.metric()
+    for index, example in enumerate(examples):
+        prediction = task.decode_samples({"derain": draws[:, index]}, (24, 40), 3)
+        metric.update(task.label_of(prediction), example["label"])
+    assert metrics["derain/psnr"] == metric.compute()["psnr"]
+    assert 0 < metrics["derain/ause"] < 1
 
 
 def test_a_folder_that_another_evaluation_writes_into_is_refused(rain, tiny_workdir, tmp_path):

@@ -1,6 +1,7 @@
 """Restoration in tiles: at native resolution nothing is lost to resizing."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from generalist.evaluation import EvaluationSettings, evaluate
 from generalist.evaluation.predictors import Model, Tiles
 from generalist.input_pipeline.scenes import ScenesSource
+from generalist.metrics import ImageQuality, SegmentationMetric
 from generalist.tasks import SCENES_TASKS
 
 SIZE = 16
@@ -121,3 +123,99 @@ def test_a_model_is_told_the_prompts_of_examples_where_they_have_their_own(predi
     predict(own, examples)
     predict(own, examples[1:] * 2)  # the same images, with other prompts
     assert told == [(), (["none", "a"],), (["a", "a"],)]
+
+
+@pytest.mark.parametrize("predictor", [Model, Tiles])
+@pytest.mark.parametrize("name", ["denoise", "text_to_image"])
+def test_samples_are_batches_of_other_seeds_which_the_task_combines(predictor, name):
+    """A task that combines none is sampled as ever."""
+    calls = []
+
+    def paint(images, name, *prompts, **seed):
+        calls.append((len(images), seed))
+        noise = np.random.default_rng(seed.get("seed", 0)).uniform(-1, 1, (SIZE, SIZE, 3))
+        return np.stack([noise * image.mean() / 255 for image in images]).astype(np.float32)
+
+    task = SCENES_TASKS[name]
+    images = [np.full((36, 40, 3), level, np.uint8) for level in (100, 200)]
+    if predictor is Model:
+        images = [image[:SIZE, :SIZE] for image in images]
+    examples = [{"image": image, "label": image} for image in images]
+    alone = predictor(paint, SIZE)(task, examples)
+    once = len(calls)
+    assert all(seed == {} for _, seed in calls)
+
+    calls.clear()
+    several = predictor(paint, SIZE, samples=3)(task, examples)
+    if name == "text_to_image":
+        assert len(calls) == once and several[1].uncertainty is None
+        np.testing.assert_array_equal(several[1].levels, alone[1].levels)
+        return
+    assert len(calls) == 3 * once and {count for count, _ in calls} == {calls[0][0]}
+    assert [seed for _, seed in calls[:3]] == [{}, {"seed": 1}, {"seed": 2}]
+
+    # Each sample as if it were drawn alone; then the mean and its spread.
+    singles = []
+    for seed in range(3):
+        one = predictor(lambda *given, seed=seed: paint(*given, seed=seed), SIZE)
+        singles.append(one(task, examples)[1].levels)
+    np.testing.assert_allclose(several[1].levels, np.mean(singles, axis=0), atol=1e-3)
+    spread = np.std(singles, axis=0).mean(-1)
+    np.testing.assert_allclose(several[1].uncertainty, spread, atol=1e-2)
+    assert spread.mean() > 1
+
+
+def test_an_evaluation_of_samples_has_the_figures_of_their_mean_and_their_vote(tmp_path):
+    """Truth and noise: the more samples, the better; the picture that text paints stays."""
+    names = ("denoise", "semantic", "instance", "panoptic", "text_to_image")
+    tasks = {name: SCENES_TASKS[name] for name in names}
+    sources = {name: ScenesSource(name, "val", 3, SIZE) for name in names}
+    truth = {}
+    for name in ("denoise", "semantic", "instance", "text_to_image"):
+        for index in range(3):
+            example = sources[name][index]
+            target = tasks[name].encode(example["label"], SIZE)
+            truth[name, example["image"].tobytes()] = target.rgb
+    drawn = []
+
+    def predict_rgb(images, name, prompts=None, seed=0):
+        drawn.append((name, seed))
+        rgb = np.stack([truth[name, image.tobytes()] for image in images])
+        noise = np.random.default_rng(seed).normal(0, 0.3, rgb.shape)
+        return (rgb + noise).astype(np.float32)
+
+    def run(samples):
+        settings = EvaluationSettings(target_size=SIZE, samples=samples, batch_size=3, panels=0)
+        return evaluate(predict_rgb, tasks, sources, settings, tmp_path / str(samples) / "0")
+
+    one = run(1)
+    assert set(drawn) == {(name, 0) for name, _ in truth}
+    drawn.clear()
+    four = run(4)
+    # Instances are painted once for the task itself and for what is merged of them.
+    assert sorted(drawn) == sorted(
+        [("text_to_image", 0)]
+        + [(name, k) for name in ("denoise", "semantic", "instance") for k in range(4)]
+    )
+
+    quality = ImageQuality(tasks["denoise"].protocol)
+    classes = SegmentationMetric(tasks["semantic"].num_classes)
+    for name, metric in (("denoise", quality), ("semantic", classes)):
+        task = tasks[name]
+        examples = [sources[name][index] for index in range(3)]
+        images = np.stack([example["image"] for example in examples])
+        draws = np.stack([predict_rgb(images, name, seed=k) for k in range(4)])
+        for index, example in enumerate(examples):
+            prediction = task.decode_samples({name: draws[:, index]}, samples=4)
+            metric.update(task.label_of(prediction), example["label"])
+    assert four["denoise/psnr"] == quality.compute()["psnr"] > one["denoise/psnr"] + 3
+    assert four["semantic/miou"] == classes.compute()["miou"] > one["semantic/miou"]
+    assert four["text_to_image/frechet"] == one["text_to_image/frechet"]
+
+    # What does not come of samples stays what it was.
+    assert {key for key in four if key not in one} == {"denoise/ause"}
+    for key, value in one.items():
+        if key.startswith(("trivial/", "ceiling/")):
+            assert four[key] == value
+    card = json.loads((tmp_path / "4/0/card.json").read_text())
+    assert card["samples"] == 4 and list(card["tasks"]["denoise"]["also"]) == ["ause"]

@@ -1,8 +1,9 @@
 """main.py, which first evaluates a tiny model on a tiny COCO: python evaluate_together.py FLAGS.
 
 Finds the files in <workdir>/../data. Leaves in <workdir>/../<count>p/ the results of an
-evaluation that nothing disturbed, and in <workdir>/../stopped/ those of one that is stopped in the
-middle where it finds no state of another, and finished where it finds one.
+evaluation that nothing disturbed, in samples/ of it those of two samples of each image, and in
+<workdir>/../stopped/ those of one that is stopped in the middle where it finds no state of another,
+and finished where it finds one.
 """
 
 import dataclasses
@@ -93,7 +94,7 @@ def evaluate_coco(folder: pathlib.Path) -> None:
     tasks = {name: TASKS[name] for name in COCO_TASKS}
     tasks["denoise"] = dataclasses.replace(TASKS["denoise"], own_prompts=True)
 
-    def run(out, predict=predict, fails=None):
+    def run(out, predict=predict, fails=None, samples=1):
         read = []
         sources = {
             name: open_source("coco", name, "val", folder / "data", on_error="skip", quiet=True)
@@ -102,7 +103,12 @@ def evaluate_coco(folder: pathlib.Path) -> None:
         # Of another size than COCO's: each image has 6 tiles.
         sources["denoise"] = ScenesSource("denoise", "val", 3, (20, 40))
         settings = EvaluationSettings(
-            target_size=16, batch_size=BATCH_SIZE, panels=3, native=True, submission=True
+            target_size=16,
+            samples=samples,
+            batch_size=BATCH_SIZE,
+            panels=3,
+            native=True,
+            submission=True,
         )
         counted = {
             name: Counted(source, read, fails if name == "panoptic" else None)
@@ -117,6 +123,7 @@ def evaluate_coco(folder: pathlib.Path) -> None:
     partial._SAVE_EVERY_SECONDS = 0.0
     own = folder / f"{jax.process_count()}p"
     run(own)
+    run(own / "samples", samples=2)
 
     calls = []
 

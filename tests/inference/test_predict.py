@@ -164,6 +164,29 @@ def test_samples_from_noise_differ_and_follow_the_seed(tiny_workdir):
     assert set(shares.tolist()) <= {0.25, 0.5, 0.75, 1.0} and shares[0] < 1
 
 
+def test_samples_are_as_many_as_the_config_says_where_none_are_given(tiny_model):
+    model = tiny_model.with_sampling(x_init="gaussian", samples=4)
+    given, said = model.predict(SMALL, "depth"), model.predict(SMALL, "depth", samples=4)
+    np.testing.assert_array_equal(given.depth, said.depth)
+    np.testing.assert_array_equal(given.uncertainty, said.uncertainty)
+    assert given.uncertainty.mean() > 0
+    # The other model is left as it was.
+    assert tiny_model.recipe.sampling.samples == 1 and not tiny_model.stochastic
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"sampler": "ddmi"}, "Did you mean 'ddim'"),
+        ({"steps": 2}, "sampler 'one_step' takes steps=1, not 2"),
+        ({"samples": 2}, "diffusion.samples 2 would all be equal"),
+    ],
+)
+def test_a_sampler_that_cannot_be_is_refused(tiny_model, fields, said):
+    with pytest.raises(ValueError, match=said):
+        tiny_model.with_sampling(**fields)
+
+
 def test_several_images_share_batches_and_equal_the_images_alone(tiny_model, monkeypatch):
     images = [SMALL, LARGE, SMALL[:, ::-1]]
     names = ["depth", "semantic"]

@@ -58,6 +58,15 @@ def test_a_caption_is_painted_without_an_image(model):
     assert np.abs(again[1].levels - again[0].levels).max() > 0.1  # the noise
 
 
+def test_what_is_not_combined_is_sampled_once_whatever_the_config_says(model, monkeypatch):
+    several = model.with_sampling(samples=3)
+    monkeypatch.setattr(several, "_sample", model._sample)  # the same program
+    picture = several.predict(None, "text_to_image", prompt="a red ball", seed=3)
+    alone = model.predict(None, "text_to_image", prompt="a red ball", seed=3)
+    np.testing.assert_array_equal(picture.levels, alone.levels)
+    assert picture.uncertainty is None
+
+
 def test_an_image_changes_nothing_but_the_size_of_the_picture(model):
     images = np.random.default_rng(0).integers(0, 256, (2, 20, 30, 3), np.uint8)
     light, dark = model.predict([*images], "text_to_image", prompt="a red ball", seed=1)

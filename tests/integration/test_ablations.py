@@ -45,9 +45,9 @@ def begun(tmp_path, monkeypatch):
         for step in ablations.lengths(config):
             evaluate(config, workdir / "eval" / str(step))
 
-    def evaluate_again(config, workdir, examples, *, split, out_dir, steps):
-        assert (examples, split) == (100, "val")
-        evaluate(config, out_dir, steps)
+    def evaluate_again(config, workdir, examples, *, split, out_dir):
+        assert (examples, split, config.diffusion.sampler) == (100, "val", "ddim")
+        evaluate(config, out_dir, config.diffusion.steps)
 
     monkeypatch.setattr(ablations, "prepare", lambda args: None)
     monkeypatch.setattr(ablations, "train_and_evaluate", train)

@@ -176,6 +176,20 @@ def test_an_evaluation_by_two_processes_has_the_bits_of_one(runs):
         assert figures(together / f"returned-{index}.json") == expected
 
 
+def test_samples_do_not_depend_on_who_draws_them(runs):
+    """Two of each image, in tiles and whole: their mean, or what they vote for."""
+    alone, together = (runs[0].parent / name / "samples/eval/0" for name in ("1p", "2p"))
+    expected = figures(alone / "metrics.json")
+    assert figures(together / "metrics.json") == expected
+    assert results(together) == results(alone)
+
+    # The mean of two is another image, and their spread is measured.
+    single = figures(runs[0].parent / "1p/eval/0/metrics.json")
+    assert expected["denoise/psnr"] > single["denoise/psnr"]
+    assert {"denoise/ause", "denoise/ause_whole"} <= expected.keys() - single.keys()
+    assert expected["coco_semantic/ause"] != single["coco_semantic/ause"]
+
+
 def test_every_row_is_read_by_one_process(runs):
     folder = runs[0].parent
     (alone,) = (json.loads(path.read_text()) for path in (folder / "1p").glob("read-*.json"))

@@ -56,7 +56,12 @@ def test_numbers_get_their_names_and_values_their_new_words():
             "scenes_seed": -1,
             "scenes_captions": "own",
         },
-        "diffusion": {"prediction_type": "v", "x_init": "gaussian", "unet_time": "linear"},
+        "diffusion": {
+            "prediction_type": "v",
+            "x_init": "gaussian",
+            "unet_time": "linear",
+            "samples": 1,
+        },
         "optimizer": {"accum_steps": 4},
         "eval": {"split": "val", "final_split": "val", "before": False},
     }
@@ -67,7 +72,7 @@ def test_numbers_get_their_names_and_values_their_new_words():
 
 @pytest.mark.parametrize("x_init", ["zeros", "gaussian"])
 def test_todays_values_stay(x_init):
-    today = {"diffusion": {"x_init": x_init, "unet_time": "equal_logsnr"}}
+    today = {"diffusion": {"x_init": x_init, "unet_time": "equal_logsnr", "samples": 4}}
     assert rename_fields(today) == today
 
 
