@@ -27,6 +27,9 @@ from generalist.tasks import Task, get_tasks
 
 FULL_RATE = [r"^image_encoder\.", 1.0]  # row of `optimizer.lr_multipliers`
 
+# From this share of samples at pure noise on, a model has hardly learned any other noise level.
+MOSTLY_PURE_NOISE = 0.85
+
 # Fields of the `model` group that say where weights come from, not what the model is.
 NOT_OF_THE_MODEL = ("init_from", "adapt", "prompt_ids")
 
@@ -149,6 +152,36 @@ class Recipe:
     def to_json(self) -> str:
         """Returns the content of `config.json`."""
         return json.dumps(self.config.to_dict(), indent=1)
+
+    @property
+    def mostly_pure_noise(self) -> bool:
+        """Whether training shows hardly any noise level but t = 1: a regressor, or nearly one."""
+        return self._pure_noise_share() >= MOSTLY_PURE_NOISE
+
+    def learned(self) -> str:
+        """Says in a few words which noise levels the model was trained at, and what that is for."""
+        share = self._pure_noise_share()
+        if share == 1.0:
+            return "trained at pure noise only, a regressor: one step is what it learned"
+        percent = f"{100 * share:.0f} %"
+        if self.mostly_pure_noise:
+            return (
+                f"trained at pure noise in {percent} of the samples, nearly a regressor: one step "
+                "is what it learned"
+            )
+        return f"trained at all noise levels, {percent} of the samples at t = 1: one step or more"
+
+    def trained_for(self) -> str:
+        """Returns a line for people: `learned`, and how the config samples."""
+        sampling = self.sampling
+        steps = "1 step" if sampling.steps == 1 else f"{sampling.steps} steps"
+        return f"{self.learned()}; {sampling.sampler} takes {steps} from {sampling.x_init}"
+
+    def _pure_noise_share(self) -> float:
+        """The share of the training samples at t = 1."""
+        weights = self.config.tasks.weights
+        pure = sum(weights[name] * self.timesteps[name].p_pure_noise for name in self.tasks)
+        return pure / sum(weights[name] for name in self.tasks)
 
     @property
     def own_prompts(self) -> bool:

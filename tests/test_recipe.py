@@ -41,6 +41,40 @@ def test_a_recipe_says_what_its_config_says(config):
     assert recipe.prediction_type == "x0"
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            "scenes,twin",
+            "trained at pure noise only, a regressor: one step is what it learned; one_step takes "
+            "1 step from zeros",
+        ),
+        (
+            "scenes",
+            "trained at pure noise in 90 % of the samples, nearly a regressor: one step is what it "
+            "learned; one_step takes 1 step from zeros",
+        ),
+        (
+            "scenes,all_levels",
+            "trained at all noise levels, 30 % of the samples at t = 1: one step or more; ddim "
+            "takes 4 steps from gaussian",
+        ),
+    ],
+)
+def test_a_recipe_says_what_a_model_is_trained_for(words, said):
+    assert Recipe.from_config(common.get_config(words)).trained_for() == said
+
+
+def test_samples_at_pure_noise_are_counted_by_the_weights_of_their_tasks():
+    """Of 4 samples 3 are of depth: 3/4 + 0.4/4 is 85 %, 3/4 + 0.39/4 is less."""
+    c = common.get_config("scenes,depth,light")
+    c.tasks.weights.update({"depth": 3.0, "light": 1.0})
+    c.tasks.timesteps.depth.p_pure_noise = 1.0
+    for share, mostly in ((0.4, True), (0.39, False)):
+        c.tasks.timesteps.light.p_pure_noise = share
+        assert Recipe.from_config(c).mostly_pure_noise is mostly
+
+
 def test_a_recipe_read_from_its_own_json_is_the_same(config):
     recipe = Recipe.from_config(config)
     again = Recipe.from_config(json.loads(recipe.to_json()))

@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     # What is wrong with the command fails here, before the first image.
     model.components(args.task)
     model.check_sampling(args.steps, args.seed)
-    print(f"weights: {source}")
+    print(f"weights: {source}\n{model.recipe.trained_for()}")
     if not images:
         return _paint(model, args, out)
 

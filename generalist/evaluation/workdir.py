@@ -70,7 +70,7 @@ def evaluate_workdir(
         that cannot be.
     """
     generalist = load(workdir, make_mesh() if jax.device_count() > 1 else None)
-    own = generalist.recipe.sampling
+    own = generalist.recipe
     chosen = {field: config.diffusion[field] for field in Sampling._fields}
     generalist = generalist.with_sampling(**chosen)
     sampling = generalist.recipe.sampling
@@ -106,6 +106,7 @@ def evaluate_workdir(
             "x_init": sampling.x_init,
             "eta": sampling.eta,
             "guidance": sampling.guidance,
+            "trained_for": own.trained_for(),
             "weights": str(workdir),
             "weights_sha256": _sha256_of_weights(workdir),
         },
@@ -113,7 +114,7 @@ def evaluate_workdir(
 
     began = time.monotonic()
     if out_dir is None:
-        words = sampled_otherwise(own._asdict(), sampling._asdict())
+        words = sampled_otherwise(own.sampling._asdict(), sampling._asdict())
         out_dir = workdir / "eval" / "_".join([step, *words])
     with lock.hold(out_dir):
         metrics = evaluate(

@@ -84,6 +84,7 @@ class Generalist:
         self.parameters = {path: self._placed(path, parameters[path]) for path in shapes}
 
         self._folder = pathlib.Path(folder)
+        self._name = str(folder) or "this model"
         self._prompts: dict[str, np.ndarray] = {}  # tokens (1, n, d) by text
         self._warned_of_steps = False
         self._sample = jit_sampler(self.recipe.config, self.graphdef, self._whole)
@@ -129,7 +130,7 @@ class Generalist:
             the model's own size, one for each prompt of a list.
           task: a name, or several.
           steps: denoising steps; None takes the config's. A model that answers in one step is asked
-            by DDIM for more, and says so.
+            by DDIM for more; one that was trained at hardly any noise but pure noise says so.
           samples: how many to draw. Depth and restoration become their mean, classes what most of
             them say, instances and segments those of the sample that the others agree with most.
             `uncertainty` is their standard deviation, or the share that says otherwise. They differ
@@ -412,14 +413,18 @@ class Generalist:
         sampler = sampling.sampler
         if sampler == "one_step" and steps != 1:
             sampler = "ddim"
-            if not self._warned_of_steps:
-                logger.warning(
-                    "this model was trained to answer in 1 step and is asked for %s, by DDIM: "
-                    "every figure of such models that was measured became worse",
-                    steps,
-                )
-                self._warned_of_steps = True
         diffusion.check_sampler(sampler, steps, sampling.eta)
+
+        if steps > 1 and self.recipe.mostly_pure_noise and not self._warned_of_steps:
+            logger.warning(
+                "%s: %s, and it is asked for %s, by %s: every figure of such models that was "
+                "measured became worse",
+                self._name,
+                self.recipe.learned(),
+                steps,
+                sampler,
+            )
+            self._warned_of_steps = True
         return steps, sampler
 
     def _sample_tiled(

@@ -128,6 +128,9 @@ def test_a_model_is_sampled_as_the_config_of_the_evaluation_says(rain, tiny_work
     assert out.name == "0_2steps_ddim_gaussian_3samples"
     card = json.loads((out / "card.json").read_text())
     assert {field: card[field] for field in chosen} == chosen
+    # Of the model: how it was evaluated is said beside.
+    assert card["trained_for"].endswith("one_step takes 1 step from zeros")
+    assert f"- trained_for: {card['trained_for']}\n" in (out / "card.md").read_text()
 
     # As `predict_rgb` draws them: one batch, three seeds.
     model = load(workdir).with_sampling(**chosen)
