@@ -431,10 +431,13 @@ def test_figures_of_an_earlier_evaluation_are_those_that_can_be_compared(tmp_pat
     compared = _earlier_figures(_earlier(folder, 1, "a", figures), card)
     assert compared == {"depth/rmse": 2.0, "depth/silog": None}
 
-    # Other examples, another number of steps, another size.
+    # Other examples, another number of steps, another size, the mean of several samples.
     assert _earlier_figures(_earlier(folder, 1, "c", figures), card) == {}
     assert _earlier_figures(_earlier(folder, 8, "a", figures), card) == {}
     assert _earlier_figures(folder, card | {"target_size": 128}) == {}
+    _earlier(folder, 1, "a", figures)
+    assert _earlier_figures(folder, card | {"samples": 8}) == {}
+    assert _earlier_figures(folder, card | {"samples": 1}) == compared
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"tasks": []}', '{"tasks": {"depth": 3}}'])
