@@ -10,8 +10,9 @@ true and with shuffled captions, is trained first.
 
 Seed by seed; the same command goes on where it was stopped, also in the middle of a training. What
 two studies have in common is trained once. OUT/<study>/<variant>/<seed>.json has the figures,
-OUT/<study>/table.md their means and, in brackets, the lowest and the highest of the seeds. The
-folders of the runs, which are large, are below --work.
+OUT/<study>/table.md their means and, in brackets, the lowest and the highest of the seeds; "sampled
+in 4 x 8" is in four denoising steps, eight samples combined. The folders of the runs, which are
+large, are below --work.
 """
 
 import argparse
@@ -59,7 +60,7 @@ FIGURES = (
     "derain/psnr",
     "light/psnr",
 )
-RATIOS = ("miou", "boundary_f", "pq")  # shown in percent
+RATIOS = ("miou", "boundary_f", "pq", "ause")  # shown in percent
 LENGTHS = 3  # of one training
 
 # The text-to-image models that initialization starts from, by the captions that they learn.
@@ -159,19 +160,19 @@ def train(training: Training, args: argparse.Namespace) -> dict[str, Any]:
     if not (last / METRICS).is_file():
         train_and_evaluate(config, workdir)
 
-    # By steps of training, and at the end also by those of the sampler.
+    # By steps of training, and at the end also by the ways to sample.
     folders = {str(step): evaluations / str(step) for step in lengths(config)}
-    for steps in getattr(module_of(training.study), "SAMPLER_STEPS", ()):
+    for steps, samples in getattr(module_of(training.study), "SAMPLINGS", ()):
+        if samples > 1 and config.diffusion.x_init == "zeros":
+            continue
         folder = last
-        if steps != config.diffusion.steps:
-            folder = last.with_name(f"{last.name}_sampled_{steps}")
+        if (steps, samples) != (config.diffusion.steps, config.diffusion.samples):
+            folder = last.with_name(f"{last.name}_{steps}steps_{samples}samples")
         if not (folder / METRICS).is_file():
-            examples = config.eval.final_examples
-            split = config.eval.final_split
-            sampled = config.copy_and_resolve_references()
-            sampled.diffusion.update({"sampler": "ddim", "steps": steps})
-            evaluate_workdir(sampled, workdir, examples, split=split, out_dir=folder)
-        folders[f"{config.total_steps}, sampled in {steps}"] = folder
+            other = config.copy_and_resolve_references()
+            other.diffusion.update({"sampler": "ddim", "steps": steps, "samples": samples})
+            evaluate_workdir(other, workdir, args.examples, out_dir=folder)
+        folders[f"{config.total_steps}, sampled in {steps} x {samples}"] = folder
     metrics = {label: read_json(folder / METRICS) for label, folder in folders.items()}
 
     # Of the figures those of the model; those of a class, or of what stands beside, have prefixes.
@@ -223,30 +224,31 @@ def cell(figure: str, values: Sequence[float | None]) -> str:
     return f"{mean}{unit} ({lowest}..{highest})" if len(known) > 1 else f"{mean}{unit}"
 
 
-def row(name: str, steps: str, seeds: str, figures: Sequence[Mapping[str, float | None]]) -> str:
-    """Returns a line of the table; `figures` has one mapping a seed."""
-    cells = [cell(figure, [each[figure] for each in figures]) for figure in FIGURES]
-    return f"| {' | '.join([name, steps, seeds, *cells])} |"
-
-
-def table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+def table(study: str, results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """Returns a study's table in Markdown.
 
     The trivial predictor is its first row where all variants are scored alike.
 
     Args:
+      study: its name.
       results: {variant: content of its files, one a seed}.
     """
-    head = ["variant", "steps", "seeds", *FIGURES]
-    rows = [f"| {' | '.join(head)} |", "|---|---|---:" + "|---:" * len(FIGURES) + "|"]
+    names = [*FIGURES, *getattr(module_of(study), "FURTHER_FIGURES", ())]
+
+    def row(*words: str, seeds: Sequence[Mapping[str, float | None]]) -> str:
+        cells = [cell(name, [figures.get(name) for figures in seeds]) for name in names]
+        return f"| {' | '.join([*words, *cells])} |"
+
+    head = ["variant", "steps", "seeds", *names]
+    rows = [f"| {' | '.join(head)} |", "|---|---|---:" + "|---:" * len(names) + "|"]
     trivial = [result["trivial"] for variant in results.values() for result in variant]
     if all(each == trivial[0] for each in trivial):
-        rows.append(row("trivial", "-", "-", trivial[:1]))
+        rows.append(row("trivial", "-", "-", seeds=trivial[:1]))
 
     for name, variant in results.items():
         for label in variant[0]["figures"]:
             figures = [result["figures"][label] for result in variant]
-            rows.append(row(name, label, str(len(figures)), figures))
+            rows.append(row(name, label, str(len(figures)), seeds=figures))
     return "\n".join(rows)
 
 
@@ -312,7 +314,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_json(training.results(args.out), train(training, args))
 
         results = read_results(training.study, args.out)
-        text = table(results) + "\n"
+        text = table(training.study, results) + "\n"
         write_atomically(args.out / training.study / "table.md", text.encode())
         minutes = (time.monotonic() - began) / number * (len(todo) - number) / 60
         print(f"{text}--- {len(todo) - number} left, about {minutes:.0f} min", flush=True)

@@ -97,7 +97,7 @@ def test_tables_of_the_studies_are_those_of_their_files():
     """All seeds of a study are of one code: the table is what its program makes of them."""
     for file in RESULTS.glob("ablations/*/table.md"):
         study = file.parent.name
-        expected = ablations.table(ablations.read_results(study, file.parents[1]))
+        expected = ablations.table(study, ablations.read_results(study, file.parents[1]))
         assert file.read_text() == f"{expected}\n", study
 
 

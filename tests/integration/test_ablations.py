@@ -27,13 +27,16 @@ def begun(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     configs = []
 
-    def evaluate(config, folder, steps=None):
+    def evaluate(config, folder):
         depth = 1.0 + 0.4 * config.seed - 0.1 * int(folder.name.partition("_")[0])
         if r"^image_encoder\." in config.optimizer.frozen:
             depth /= 2
         figures = dict.fromkeys(ablations.FIGURES, 0.25) | {"depth/rmse": depth}
         trivial = {f"trivial/{name}": 2.0 for name in figures}
-        content = figures | trivial | {"semantic/iou/wall": 0.5, "asked": steps}
+        asked = [config.diffusion[field] for field in ("sampler", "steps", "samples")]
+        content = figures | trivial | {"semantic/iou/wall": 0.5, "asked": asked}
+        if config.diffusion.samples > 1:
+            content |= {"depth/ause": 0.125}
         ablations.write_json(folder / "metrics.json", content)
 
     def train(config, workdir):
@@ -45,9 +48,9 @@ def begun(tmp_path, monkeypatch):
         for step in ablations.lengths(config):
             evaluate(config, workdir / "eval" / str(step))
 
-    def evaluate_again(config, workdir, examples, *, split, out_dir):
-        assert (examples, split, config.diffusion.sampler) == (100, "val", "ddim")
-        evaluate(config, out_dir, config.diffusion.steps)
+    def evaluate_again(config, workdir, examples, *, out_dir):
+        assert (examples, config.eval.final_split) == (100, "val")
+        evaluate(config, out_dir)
 
     monkeypatch.setattr(ablations, "prepare", lambda args: None)
     monkeypatch.setattr(ablations, "train_and_evaluate", train)
@@ -110,17 +113,22 @@ def test_a_study_goes_on_where_it_was_killed_and_its_table_has_mean_and_range(be
         ablations.main(["--studies", "image_encoder", *OPTIONS, "--examples", "7"])
 
 
-def test_all_levels_are_also_measured_by_the_steps_of_the_sampler(begun):
+def test_diffusion_is_also_measured_by_the_ways_to_sample(begun):
     ablations.main(["--studies", "diffusion", *OPTIONS, "--seeds", "0"])
-    rows = pathlib.Path("out/diffusion/table.md").read_text().splitlines()[3:]
-    labels = ["2", "4", "6", *(f"6, sampled in {steps}" for steps in (1, 2, 4, 8))]
-    assert [row.split(" | ")[1] for row in rows] == 2 * labels
-    asked = [
-        json.loads(path.read_text())["asked"]
-        for path in sorted(pathlib.Path("work").rglob("6_*/*"))
-    ]
-    # What the recipe takes anyway, one step and four, is there already.
-    assert sorted(asked) == [1, 2, 2, 4, 8, 8]
+    head, *rows = pathlib.Path("out/diffusion/table.md").read_text().splitlines()
+    assert head.endswith("| light/psnr | depth/ause | semantic/ause |")
+    ways = {"1 x 1": "-", "2 x 1": "-", "4 x 1": "-", "8 x 1": "-"}
+    several = {"1 x 8": "12.5 %", "4 x 8": "12.5 %"}
+    expected = []
+    for variant in (ways, ways | several):  # twin, all_levels
+        expected += [(steps, "-") for steps in ("2", "4", "6")]
+        expected += [(f"6, sampled in {way}", ause) for way, ause in variant.items()]
+    cells = [row.strip("| ").split(" | ") for row in rows[2:]]
+    assert [(row[1], row[-2]) for row in cells] == expected
+
+    (folder,) = pathlib.Path("work").rglob("6_4steps_8samples")
+    assert json.loads((folder / "metrics.json").read_text())["asked"] == ["ddim", 4, 8]
+    assert "depth/ause" not in ablations.FIGURES
 
 
 def test_all_that_is_trained_fits_together(tmp_path, monkeypatch):
