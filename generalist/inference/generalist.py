@@ -559,5 +559,6 @@ def _text_to_image(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.n
         )
 
     # No image is ever seen: the encoder's values, which are not among the parts, count nothing.
-    _, initial = parameters_lib.split(models.build(recipe.model, recipe.config.seed))
+    _, built = parameters_lib.split(models.build(recipe.model, recipe.config.seed))
+    initial = {path: np.asarray(value) for path, value in built.items()}
     return recipe.config.to_dict(), parts.fill(published, initial, recipe.config.model)
