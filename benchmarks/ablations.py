@@ -113,10 +113,9 @@ def configure(c: ConfigDict, seed: int, args: argparse.Namespace) -> ConfigDict:
     c.total_steps = args.steps
     c.optimizer.schedule = "constant"  # so that every length is one that could have been the last
 
-    # What only a start from a text-to-image model needs, all have: the start alone differs.
+    # The text encoder of the text-to-image models, and its words, all have.
     parts = [c.model.init_from, f"text_encoder={args.work / 'text'}"]
     c.model.init_from = ",".join(filter(None, parts))
-    c.diffusion.unet_time = "equal_logsnr"
 
     # Each length is measured as the last one is.
     c.eval.every_steps = args.steps // LENGTHS

@@ -33,9 +33,9 @@ STUDIES = {
         "both": {},
     },
     "initialization": {
-        "scratch": {"diffusion.unet_time": "equal_logsnr"},
-        "prior": {"diffusion.unet_time": "equal_logsnr", "model.adapt.image": "copied"},
-        "shuffled": {"diffusion.unet_time": "equal_logsnr", "model.adapt.image": "copied"},
+        "scratch": {},
+        "prior": {"diffusion.unet_time": "clean", "model.adapt.image": "copied"},
+        "shuffled": {"diffusion.unet_time": "clean", "model.adapt.image": "copied"},
     },
     "diffusion": {"twin": levels(1.0), "all_levels": levels(0.3) | ALL_LEVELS},
     "image_encoder": {

@@ -65,9 +65,9 @@ def run(config, tmp_path_factory):
     asked = {}
     predict_seen = Generalist.predict_seen
 
-    def predict(self, seen, task, steps, prompts=None):
+    def predict(self, seen, task, steps, seed, prompts):
         asked.setdefault(task, []).extend(prompts or [])
-        return predict_seen(self, seen, task, steps, prompts=prompts)
+        return predict_seen(self, seen, task, steps, seed, prompts)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Generalist, "predict_seen", predict)

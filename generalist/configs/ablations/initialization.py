@@ -10,8 +10,8 @@ knows without words. The benchmark trains both priors first; by itself a run wan
 one, `--config.model.init_from=unet=FOLDER,text_encoder=FOLDER` (docs/text_to_image.md). On the
 paper's data the prior is Stable Diffusion: `:prior,paper --config.model.init_from=FOLDER`.
 
-The UNet sees the image through the prior's own kernels, and all three are told the time as the
-prior is. Not measured yet.
+From a prior the UNet sees the image through the prior's own kernels, and is told the time of an
+image without noise: there it knows the most of images. Not measured yet.
 """
 
 from ml_collections import ConfigDict
@@ -28,7 +28,7 @@ def get_config(arg: str = "scratch") -> ConfigDict:
     """
     name, rest = common.choose(arg, VARIANTS)
     c = common.get_config(rest or "scenes,scratch")
-    c.diffusion.unet_time = "equal_logsnr"
     if name != "scratch":
         c.model.adapt.image = "copied"
+        c.diffusion.unet_time = "clean"
     return c
