@@ -1,7 +1,7 @@
 """The same captions painted here and by diffusers' and transformers' own classes.
 
     pip install -e '.[test]'
-    python benchmarks/text_to_image_in_diffusers.py --from scenes_prior --out results/scenes_prior
+    python benchmarks/text_to_image_in_diffusers.py --from prior --out results/prior
 
 `--from` is a folder that `generalist weights export` wrote. UNet2DConditionModel, CLIPTextModel and
 the tokenizer are read from it by their libraries; the sampler is written down once more below. From
@@ -101,7 +101,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--from", dest="source", default="scenes_prior", help="an exported folder")
+    parser.add_argument("--from", dest="source", default="prior", help="an exported folder")
     parser.add_argument("--out", type=pathlib.Path, help="folder of the picture")
     args = parser.parse_args()
 

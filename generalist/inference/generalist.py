@@ -520,7 +520,7 @@ def load(name_or_path: str | os.PathLike, mesh: Mesh | None = None) -> Generalis
 
     Args:
       name_or_path: a training workdir, a model folder, or the name of shipped weights ("scenes").
-        Or a text-to-image model as the folder of its parts ("scenes_prior").
+        Or a text-to-image model as the folder of its parts (`generalist weights export`).
       mesh: the devices that sample, see `Generalist`.
 
     Raises:
@@ -550,7 +550,11 @@ def _text_to_image(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.n
     Raises WeightsError for a model that sees images, which needs more than published parts hold.
     """
     published = parts.read_parts(str(folder))
-    recipe = Recipe.from_config(weights.read_config(folder / parts.WHOLE_CONFIG), published)
+    file = folder / parts.WHOLE_CONFIG
+    try:
+        recipe = Recipe.from_config(weights.read_config(file), published)
+    except ValueError as error:
+        raise weights.WeightsError(f"{file} cannot be used: {error}") from error
     if any(task.sees_image for task in recipe.tasks.values()):
         raise weights.WeightsError(
             f"{folder} holds parts of a model that was trained on {', '.join(recipe.tasks)}: a "

@@ -40,7 +40,7 @@ PACKAGE = pathlib.Path(__file__).parent
 # Weights that come with the package, by the name that `model.init_from` and `generalist.load` take.
 SHIPPED = {"scenes": PACKAGE / "scenes"}
 # Published parts that come with the package, by the name that may stand for their folder.
-SHIPPED_PARTS = {name: PACKAGE / name for name in ("scenes_autoencoder", "scenes_prior")}
+SHIPPED_PARTS = {"scenes_autoencoder": PACKAGE / "scenes_autoencoder"}
 
 
 class WeightsError(ValueError):

@@ -205,3 +205,15 @@ def test_parts_of_a_model_that_sees_images_are_not_a_model(run, tmp_path):
     (tmp_path / "parts/generalist.json").write_text(json.dumps(config))
     with pytest.raises(WeightsError, match=r"trained on depth, text_to_image: .*init_from="):
         load(tmp_path / "parts")
+
+
+def test_a_config_beside_parts_that_is_damaged_or_wrong_is_named(run, tmp_path):
+    export_model(run, tmp_path / "parts", ["unet", "text_encoder"])
+    file = tmp_path / "parts/generalist.json"
+    content = file.read_text()
+    file.write_text(content[:-9])
+    with pytest.raises(WeightsError, match=r"parts: damaged generalist\.json .*Restore"):
+        load(tmp_path / "parts")
+    file.write_text(content.replace('"ddim"', '"dddim"'))
+    with pytest.raises(WeightsError, match=r"generalist\.json cannot be used: .*'dddim'"):
+        load(tmp_path / "parts")
