@@ -61,11 +61,13 @@ def initial_weights(
     model = recipe.config.model
     if model.init_from and not published:
         config, values = weights.load_weights(model.init_from)
-        if any(config["model"][part]["patch"] != model[part]["patch"] for part in PATCHED):
+        theirs = Recipe.from_config(config)
+        their_model = theirs.config.model
+        if any(their_model[part].patch != model[part].patch for part in PATCHED):
             _, initial = parameters_lib.split(models.build(recipe.model, recipe.config.seed))
-            values = resize_patches(values, config["model"], initial, model)
+            values = resize_patches(values, their_model, initial, model)
         weights.check_fit(values, shapes, f"model.init_from={model.init_from}")
-        _check_unet_time(Recipe.from_config(config).unet_time, recipe)
+        _check_unet_time(theirs.unet_time, recipe)
         logger.info(f"weights: from {weights.folder_of(model.init_from)}")
         return values
 
