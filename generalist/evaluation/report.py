@@ -305,7 +305,7 @@ def _guide(metrics: Metrics, card: Mapping[str, Any]) -> str:
         "prediction": (
             "what the model painted, decoded and measured at the labels' own resolution."
         ),
-        "before": "the same of the weights that training began with, where it was measured.",
+        "before": "the same of the weights that training began with.",
         "shipped": "the same of the weights that come with the package, for the built-in scenes.",
         "trivial": (
             "a predictor that never looks at the image: mean depth map, most frequent class of "
@@ -322,6 +322,9 @@ def _guide(metrics: Metrics, card: Mapping[str, Any]) -> str:
         ),
         tables.UNDEFINED: "undefined: no such class or segment among the examples.",
     }
+    # A column that is not in the table is not explained.
+    for column in set(tables.EARLIER) - set(tables.columns(metrics)):
+        del terms[column]
     for name, task in card["tasks"].items():
         terms[name] = f"protocol {task['protocol']}: {task['counts']}."
     rows = "".join(

@@ -82,12 +82,6 @@ def evaluate_workdir(
     # Fails here for a task that the model was not trained on, before anything is measured.
     generalist.components(data.tasks)
 
-    beside = {}
-    if int(step):
-        beside["before"] = workdir / "eval" / "0"
-    if config.data.source == "scenes":
-        beside["shipped"] = weights.SHIPPED["scenes"]
-
     settings = EvaluationSettings(
         target_size=config.model.target_size,
         steps=sampling.steps,
@@ -97,7 +91,7 @@ def evaluate_workdir(
         panels=config.eval.panels,
         native=config.data.source != "scenes" if native is None else native,
         submission=submission,
-        beside=beside,
+        beside=earlier_evaluations(config, workdir, int(step)),
         facts={
             "step": int(step),
             "seed": config.seed,
@@ -127,6 +121,18 @@ def evaluate_workdir(
         )
     logger.info(f"evaluated step {step} in {time.monotonic() - began:.0f} s")
     return metrics
+
+
+def earlier_evaluations(
+    config: ConfigDict, workdir: pathlib.Path, step: int
+) -> dict[str, pathlib.Path]:
+    """Returns the folder of each of `tables.EARLIER` that may be there, for `evaluate`."""
+    folders = {}
+    if step:
+        folders["before"] = workdir / "eval" / "0"
+    if config.data.source == "scenes":
+        folders["shipped"] = weights.SHIPPED["scenes"]
+    return folders
 
 
 def sampled_otherwise(own: Mapping[str, Any], chosen: Mapping[str, Any]) -> list[str]:

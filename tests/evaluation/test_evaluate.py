@@ -13,9 +13,11 @@ from generalist.console import Progress
 from generalist.evaluation import EvaluationSettings, evaluate
 from generalist.evaluation.ceiling import ceiling
 from generalist.evaluation.evaluate import _earlier_figures
+from generalist.evaluation.workdir import earlier_evaluations
 from generalist.input_pipeline.scenes import ScenesSource
 from generalist.input_pipeline.sources import DataError, open_source
 from generalist.metrics import PROTOCOLS, ImageQuality
+from generalist.pretrained import SHIPPED
 from generalist.tasks import SCENES_TASKS, TASKS
 
 SIZE, COUNT = 32, 3  # as in conftest.py
@@ -448,3 +450,22 @@ def test_what_else_lies_there_costs_no_evaluation(tmp_path, content):
     assert _earlier_figures(folder, card) == {}
     (folder / "card.json").unlink()
     assert _earlier_figures(folder, card) == {}
+
+
+def test_the_shipped_figures_are_of_the_shipped_weights_and_of_the_demos_examples(tmp_path):
+    folder = SHIPPED["scenes"]
+    card = json.loads((folder / "card.json").read_text())
+    content = (folder / "model.safetensors").read_bytes()
+    assert card["weights_sha256"] == hashlib.sha256(content).hexdigest()
+
+    demo = common.get_config("scenes")
+    folders = earlier_evaluations(demo, tmp_path, step=3)
+    assert folders == {"before": tmp_path / "eval/0", "shipped": folder}
+    assert earlier_evaluations(common.get_config("paper"), tmp_path, step=0) == {}
+
+    keys = [f"scenes/{demo.seed}/val/{i:08}" for i in range(demo.eval.final_examples)]
+    sha256 = hashlib.sha256("\n".join(keys).encode()).hexdigest()
+    now = {"steps": demo.diffusion.steps, "samples": 1, "target_size": demo.model.target_size}
+    now["tasks"] = {"depth": {"keys_sha256": sha256}}
+    figures = _earlier_figures(folder, now)
+    assert figures["depth/rmse"] == json.loads((folder / "metrics.json").read_text())["depth/rmse"]

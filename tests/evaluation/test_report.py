@@ -94,6 +94,8 @@ def test_it_shows_every_number_of_the_table(page, finished):
     # Nothing was measured earlier.
     names = tables.columns(finished.metrics)
     assert not {*tables.EARLIER} & {*names}
+    assert "<dt>trivial</dt>" in page
+    assert "<dt>before</dt>" not in page and "<dt>shipped</dt>" not in page
     shown = [tuple(getattr(row, name) for name in names) for row in tables.rows(finished.metrics)]
     assert [row[1:] for row in rows] == [row[1:] for row in shown]
 
